@@ -1,0 +1,211 @@
+"""The data that moves through a step, one type a phase, and the protocols between the packages.
+
+    prompt -> rollout -> reward -> advantage -> packed batch -> train step -> (refit) -> next step
+    Prompt    Completion  Scored    TrainSequence  PackedBatch   StepStats
+"""
+
+# S tokens of one sequence, T tokens of a pack, N sequences in a pack
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str  # system | user | assistant
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A question with its reference answer.
+
+    id: hash of the content, the same in every run; it also decides the split.
+    task: the name of the verifier that grades it ("integer", "math", "gym:chain_sum", ...).
+    language: the language that the answer is to be written in ("en", "zh", ...).
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    reference: str
+    task: str
+    language: str = "en"
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def question(self) -> str:
+        return self.messages[-1].content
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Text to learn from: `response` follows the rendered `messages` (none for plain text)."""
+
+    messages: tuple[Message, ...]
+    response: str
+    language: str = "en"
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to sample. temperature 0 is greedy. The same seed gives the same samples in every layout."""
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sampled answer. token_ids end with EOS unless the answer was cut (finished is False)."""
+
+    prompt: Prompt
+    prompt_ids: list[int]
+    token_ids: list[int]
+    rollout_logprobs: list[float]  # of token_ids, by the engine that sampled them
+    text: str  # decoded token_ids, tags kept, EOS removed
+    finished: bool
+    policy_version: int
+    routes: Tensor | None = None  # [len(prompt_ids) + len(token_ids) - 1, moe_layers, top_k] expert indices
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One reward's judgement of one completion; value None: ungradable, and `note` says why."""
+
+    value: float | None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A completion with its combined reward and the parts; reward None: a part was ungradable."""
+
+    completion: Completion
+    reward: float | None
+    parts: dict[str, Score]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSequence:
+    """One sequence to train on.
+
+    token_ids: [S]. weights: [S] float32, the share of token i in the loss when it is predicted (the
+    first is never predicted: 0); over the whole batch of a step the weights carry the normalisation.
+    fields: per-token extras of shape [S], aligned as weights are (advantage, old_logprobs, ...).
+    """
+
+    token_ids: Tensor
+    weights: Tensor
+    fields: dict[str, Tensor] = field(default_factory=dict)
+    routes: Tensor | None = None  # [S - 1, moe_layers, top_k]
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """Sequences side by side without padding between them; the model sees one row of T tokens.
+
+    tokens: [T] inputs. labels: [T] the token after each input. weights: [T] of predicting the label.
+    positions: [T] from 0 in each sequence. cu_seqlens: [N + 1] int32 offsets, the last is T.
+    fields: [T] each, aligned with labels. Tail padding is one more sequence of weight 0.
+    """
+
+    tokens: Tensor
+    labels: Tensor
+    weights: Tensor
+    positions: Tensor
+    cu_seqlens: Tensor
+    fields: dict[str, Tensor] = field(default_factory=dict)
+    routes: Tensor | None = None  # [T, moe_layers, top_k]
+
+
+# loss(logprobs [T], entropy [T] or None, batch) -> (loss a token [T], before the weights;
+# sums of metrics by name, each a tensor [2] of (sum, count), added up over packs and ranks)
+LossFunction = Callable[[Tensor, Tensor | None, PackedBatch], tuple[Tensor, dict[str, Tensor]]]
+
+
+@dataclass(frozen=True, slots=True)
+class StepStats:
+    """What an update reports: means over the global batch. `metrics` are the loss function's own."""
+
+    loss: float
+    grad_norm: float
+    metrics: dict[str, float]
+    num_tokens: int  # trained on, over all ranks
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """What a finished stage leaves: written last, atomically, as artifact.json."""
+
+    stage: str
+    kind: str
+    config_hash: str
+    inputs: dict[str, str]  # name of an input -> its hash
+    checkpoint: str | None  # path relative to the stage's directory
+    metrics: dict[str, float]
+
+
+class Replicas(Protocol):
+    """Communication between the copies of the model (data-parallel ranks), for stages.
+
+    All ranks of one copy (its tensor, pipeline and context ranks) run the same stage code on the same data.
+    """
+
+    index: int  # of this copy, 0 .. count - 1
+    count: int
+    is_main: bool  # this rank writes files and logs
+
+    def sum(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Add up over the copies; every rank gets the result. The keys must agree."""
+        ...
+
+    def gather(self, items: Sequence[Any]) -> list[Any]:
+        """All copies' items, in the order of the copies, on every rank."""
+        ...
+
+    def share(self, make: Callable[[], Any]) -> Any:
+        """Call `make` once a copy and give its result to all ranks of the copy."""
+        ...
+
+
+class Policy(Protocol):
+    """The model as stages see it: sampled from, scored with, trained, saved. Never Megatron's own types."""
+
+    version: int  # +1 with every update
+    replicas: Replicas
+
+    def generate(self, prompts: Sequence[list[int]], sampling: Sampling, *, keys: Sequence[int]
+                 ) -> list[tuple[list[int], list[float], Tensor | None]]:
+        """Token ids (with EOS), their log-probs and routes, for this copy's prompts.
+
+        keys: one number a prompt that, with sampling.seed, decides its random draws in any layout.
+        """
+        ...
+
+    def logprobs(self, sequences: Sequence[TrainSequence], *, reference: bool = False) -> list[Tensor]:
+        """[S] float32 for each sequence: log-prob of token i given those before it (first 0)."""
+        ...
+
+    def refresh_reference(self) -> None:
+        """The reference becomes a copy of the weights as they are now."""
+        ...
+
+    def train_step(self, sequences: Sequence[TrainSequence], loss: LossFunction, *, lr: float) -> StepStats:
+        """One optimizer update on this copy's sequences; gradients are summed over the copies."""
+        ...
+
+    def save(self, directory: Path, state: Mapping[str, Any]) -> None:
+        """Write weights, optimizer, random state and the stage's own `state` as one complete checkpoint."""
+        ...
+
+    def load(self, directory: Path, *, weights_only: bool = False) -> dict[str, Any]:
+        """Read a checkpoint of any layout; returns the stage's `state`."""
+        ...
