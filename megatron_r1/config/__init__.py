@@ -1,0 +1,1 @@
+"""Configuration: a YAML file with inheritance and overrides in, one validated frozen object out."""

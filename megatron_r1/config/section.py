@@ -1,0 +1,13 @@
+"""The base class of every configuration section: strict, frozen, no unknown keys, documented by its attributes.
+
+Strict means that a YAML `true` is not 1 and "1" is not 1; an int is accepted where a float is asked.
+The string under an attribute is its description: the JSON schema and the error messages show it.
+"""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Section(BaseModel):
+    """One mapping of a configuration file."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
