@@ -1,4 +1,4 @@
-"""The base class of every configuration section: strict, frozen, no unknown keys, documented by its attributes.
+"""The base class of every configuration section: strict, frozen, no unknown keys, self-documented.
 
 Strict means that a YAML `true` is not 1 and "1" is not 1; an int is accepted where a float is asked.
 The string under an attribute is its description: the JSON schema and the error messages show it.

@@ -1,0 +1,252 @@
+"""How the ranks share the model and the data, and whether they can: pure arithmetic.
+
+The rules are Megatron-Core 0.19.2's own (parallel_state.initialize_model_parallel,
+TransformerConfig.__post_init__, PipelineParallelLayerLayout), said before anything starts, with a remedy.
+"""
+
+import os
+import re
+import sys
+from typing import Annotated
+
+from pydantic import Field
+
+from megatron_r1.config.section import Section
+from megatron_r1.models.shape import ModelShape
+
+Degree = Annotated[int, Field(ge=1)]
+
+
+class Layout(Section):
+    """Over how many ranks each dimension of the work is spread; the rest of the ranks are replicas."""
+
+    ranks: Degree = 1
+    """Processes in all, one a GPU (on a CPU: one a core at most)."""
+
+    tensor: Degree = 1
+    """Ranks that share every matrix. Above 1, sequence parallelism is on as well."""
+
+    pipeline: Degree = 1
+    """Ranks that share the layers, one after the other."""
+
+    virtual_pipeline: Degree = 1
+    """Chunks of layers a pipeline rank; above 1 the pipeline is interleaved."""
+
+    pipeline_split: str | None = None
+    """An uneven split in Megatron's notation, such as "Et*3|(tttt|)*14ttmL".
+
+    E is the embedding, t a layer, m an MTP layer, L the loss; | ends a chunk, *n repeats.
+    """
+
+    context: Degree = 1
+    """Ranks that share one sequence."""
+
+    expert: Degree = 1
+    """Ranks that share the experts of a layer."""
+
+    expert_tensor: Degree = 1
+    """Ranks that share the matrices of one expert."""
+
+    distributed_optimizer: bool = True
+    """Replicas share the optimizer's state instead of each keeping all of it."""
+
+    overlap: bool = False
+    """Reduce gradients and gather parameters while computing."""
+
+    @property
+    def data(self) -> int:
+        """Replicas of the model."""
+        return self.ranks // (self.tensor * self.pipeline * self.context)
+
+    @property
+    def expert_data(self) -> int:
+        """Replicas of each expert."""
+        return self.ranks // (self.expert * self.expert_tensor * self.pipeline)
+
+
+def split_layers(layout: Layout, shape: ModelShape) -> list[str]:
+    """Each pipeline chunk's layers as letters (E, t, m, L), in the order of the layers.
+
+    Chunk i lives on pipeline rank i % pipeline. Needs a layout without problems.
+    """
+    if layout.pipeline_split is not None:
+        return _unroll(layout.pipeline_split).split("|")
+    chunks = layout.pipeline * layout.virtual_pipeline
+    rows = ["t" * (shape.num_layers // chunks)] * chunks
+    rows[0] = "E" + rows[0]
+    rows[-1] += "m" * shape.num_mtp_layers + "L"
+    return rows
+
+
+def problems(layout: Layout, shape: ModelShape) -> list[str]:
+    """Everything that keeps this model from running in this layout: what, the value, the remedy."""
+    return [
+        f"layout: {finding}"
+        for finding in (
+            _rank_problems(layout)
+            + _tensor_problems(layout, shape)
+            + _expert_problems(layout, shape)
+            + _pipeline_problems(layout, shape)
+        )
+    ]
+
+
+def warnings(layout: Layout, shape: ModelShape, *, cores: int | None = None) -> list[str]:
+    """What will run, but slower or less exactly than it seems. cores: None where GPUs do the work."""
+    found = []
+    if cores is not None and layout.ranks > cores:
+        found.append(
+            f"layout: {layout.ranks} ranks on {cores} cores take turns, and a rank that waits for another "
+            f"keeps its core busy: expect more than {-(-layout.ranks // cores)} times the time; "
+            f"for work rather than a test, use ranks={cores}"
+        )
+    if layout.context > 1 and shape.num_mtp_layers:
+        found.append(
+            f"layout: context={layout.context} with MTP: Megatron averages the MTP loss over the tokens of "
+            "a rank, so the gradient differs slightly (by 3e-5 in a toy run) from that of context=1"
+        )
+    if layout.expert_tensor > 1:
+        found.append(
+            f"layout: expert_tensor={layout.expert_tensor} cuts experts that are small already; "
+            f"expert={layout.expert * layout.expert_tensor} takes the same ranks and is usually faster"
+        )
+    return found
+
+
+def available_cores() -> int:
+    """Cores that this process may use, which in a container or a job is fewer than the machine has."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _rank_problems(layout: Layout) -> list[str]:
+    found = []
+    model = layout.tensor * layout.pipeline * layout.context
+    if layout.ranks % model:
+        found.append(
+            _no_room(
+                layout.ranks,
+                {"tensor": layout.tensor, "pipeline": layout.pipeline, "context": layout.context},
+            )
+        )
+    experts = layout.expert * layout.expert_tensor * layout.pipeline
+    if layout.ranks % experts and experts != model:
+        found.append(
+            _no_room(
+                layout.ranks,
+                {"expert": layout.expert, "expert_tensor": layout.expert_tensor, "pipeline": layout.pipeline},
+            )
+        )
+    if layout.overlap and not layout.distributed_optimizer:
+        found.append("overlap=true needs distributed_optimizer=true; set both or neither")
+    return found
+
+
+def _no_room(ranks: int, degrees: dict[str, int]) -> str:
+    product = 1
+    for degree in degrees.values():
+        product *= degree
+    terms = " x ".join(f"{name}={degree}" for name, degree in degrees.items() if degree > 1)
+    if ranks < product:
+        return f"{ranks} ranks cannot hold {terms} ({product}); lower one or start {product}"
+    fits = [ranks // product * product, -(-ranks // product) * product]
+    return f"{ranks} ranks are no multiple of {terms} ({product}); start {fits[0]} or {fits[1]}"
+
+
+def _tensor_problems(layout: Layout, shape: ModelShape) -> list[str]:
+    tensor, groups = layout.tensor, shape.num_query_groups
+    found = [
+        f"tensor={tensor} does not divide {name}={size}; use {_divisors(size, tensor)}"
+        for name, size in {
+            "num_attention_heads": shape.num_attention_heads,
+            "ffn_hidden_size": shape.ffn_hidden_size,
+        }.items()
+        if size % tensor
+    ]
+    if groups % tensor and tensor % groups:
+        found.append(
+            f"tensor={tensor} is neither a divisor nor a multiple of num_query_groups={groups}; "
+            f"use {_divisors(groups, tensor)}"
+        )
+    if shape.vocab_size % tensor:
+        rows = -(-shape.vocab_size // tensor) * tensor
+        found.append(
+            f"tensor={tensor} does not divide vocab_size={shape.vocab_size}; "
+            f"set the model's vocab_size to {rows} (rows that no token uses do no harm)"
+        )
+    return found
+
+
+def _expert_problems(layout: Layout, shape: ModelShape) -> list[str]:
+    if not shape.num_experts:
+        return [
+            f"{name}={degree} needs a model with experts, this one is dense; use {name}=1"
+            for name, degree in {"expert": layout.expert, "expert_tensor": layout.expert_tensor}.items()
+            if degree > 1
+        ]
+    return [
+        f"{name}={degree} does not divide {what}={size}; use {_divisors(size, degree)}"
+        for name, degree, what, size in (
+            ("expert", layout.expert, "num_experts", shape.num_experts),
+            ("expert_tensor", layout.expert_tensor, "moe_ffn_hidden_size", shape.moe_ffn_hidden_size),
+        )
+        if size % degree
+    ]
+
+
+def _pipeline_problems(layout: Layout, shape: ModelShape) -> list[str]:
+    if layout.virtual_pipeline > 1 and layout.pipeline == 1:
+        return [f"virtual_pipeline={layout.virtual_pipeline} needs pipeline > 1; use virtual_pipeline=1"]
+    if layout.pipeline_split is not None:
+        return _split_problems(layout, shape, split=layout.pipeline_split)
+    chunks = layout.pipeline * layout.virtual_pipeline
+    if shape.num_layers % chunks:
+        degrees = f"pipeline={layout.pipeline}"
+        if layout.virtual_pipeline > 1:
+            degrees += f" x virtual_pipeline={layout.virtual_pipeline} ({chunks})"
+        return [
+            f"{degrees} does not divide num_layers={shape.num_layers}; "
+            f"use {_divisors(shape.num_layers, chunks)}, or say an uneven split in pipeline_split"
+        ]
+    return []
+
+
+def _split_problems(layout: Layout, shape: ModelShape, *, split: str) -> list[str]:
+    letters = _unroll(split)
+    unknown = sorted(set(letters) - set("EtmL|"))
+    if unknown:
+        return [
+            f"pipeline_split {split!r} holds {''.join(unknown)!r}; only E, t, m, L, | and (...)*n are known"
+        ]
+    found = []
+    rows, chunks = letters.split("|"), layout.pipeline * layout.virtual_pipeline
+    if len(rows) != chunks:
+        found.append(
+            f"pipeline_split {split!r} makes {len(rows)} chunks, "
+            f"pipeline={layout.pipeline} x virtual_pipeline={layout.virtual_pipeline} needs {chunks}"
+        )
+    for letter, name, count in (
+        ("t", "num_layers", shape.num_layers),
+        ("m", "num_mtp_layers", shape.num_mtp_layers),
+    ):
+        if letters.count(letter) != count:
+            found.append(f"pipeline_split {split!r} holds {letters.count(letter)} {letter}, {name}={count}")
+    if not re.fullmatch("Et*m*L", letters.replace("|", "")):
+        found.append(f"pipeline_split {split!r} must run from E over t and m to L, with one E and one L")
+    if sum("m" in row for row in rows) > 1:
+        found.append(f"pipeline_split {split!r} spreads the MTP layers; keep all m in one chunk")
+    return found
+
+
+def _unroll(split: str) -> str:
+    """Megatron's notation written out: "Et*2|(t|)*2L" -> "Ett|t|t|L"."""
+    letters = split.replace(",", "").replace(" ", "")
+    for pattern in (r"\(([^)]+)\)\*(\d+)", r"(.)\*(\d+)"):
+        letters = re.sub(pattern, lambda found: found[1] * int(found[2]), letters)
+    return letters
+
+
+def _divisors(size: int, limit: int) -> str:
+    """The divisors of `size` below `limit`, for the reader to choose from."""
+    return " or ".join(str(n) for n in range(1, limit) if size % n == 0)

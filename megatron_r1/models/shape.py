@@ -1,0 +1,33 @@
+"""What a model family must tell about itself: the sizes that layouts and plans count with.
+
+No torch and no Megatron here: checking a configuration takes no longer than reading it.
+"""
+
+from dataclasses import dataclass
+
+from megatron_r1.config.section import Section
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """The sizes of a model that a layout divides. A size of 0: the model has no such part."""
+
+    num_layers: int
+    num_attention_heads: int
+    num_query_groups: int  # key/value heads; with MLA the same as num_attention_heads
+    vocab_size: int
+    ffn_hidden_size: int = 0  # of a dense layer
+    num_experts: int = 0  # 0: a dense model
+    moe_ffn_hidden_size: int = 0  # of one routed expert
+    num_dense_layers: int = 0  # before the first layer with experts
+    num_mtp_layers: int = 0
+
+
+class FamilyConfig(Section):
+    """Base of every model family's section; `family` is narrowed to the family's name."""
+
+    family: str
+    """Which model family: the name of a file's FAMILY in megatron_r1/models."""
+
+    def shape(self) -> ModelShape:
+        raise NotImplementedError(f"{type(self).__name__}.shape")

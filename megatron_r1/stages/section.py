@@ -1,0 +1,36 @@
+"""The base class of every stage's section: what the chain and `check` need to know of a stage."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from megatron_r1.config.section import Section
+
+if TYPE_CHECKING:
+    from megatron_r1.run_config import RunConfig
+
+
+class StageConfig(Section):
+    """One stage of the chain; `kind` is narrowed to the stage's name."""
+
+    kind: str
+    """Which kind of stage: the name of a file's STAGE in megatron_r1/stages."""
+
+    init: str | None = None
+    """The weights to start from: the name of an earlier stage, hf:PATH, or null for random ones."""
+
+    def problems(self, run: RunConfig) -> list[str]:
+        """What is wrong with this stage in this run, apart from its types.
+
+        Each is "key: what, the value, the remedy"; `key` is relative to the stage ("optim.lr"), so that
+        the report can give the file and the line. Without a key it concerns the stage as a whole.
+        """
+        return []
+
+    def warnings(self, run: RunConfig) -> list[str]:
+        """What will run but is likely not meant."""
+        return []
+
+    def batch_table(self, run: RunConfig) -> list[tuple[str, str]]:
+        """The stage's batch as arithmetic: ("outputs a step", "32 questions x 16 outputs = 512")."""
+        return []
