@@ -1,0 +1,36 @@
+# `make` lists the targets. The set-up itself is scripts/setup.sh; it needs a Python 3.12 or 3.13.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast gpu lock clean
+
+VENV := .venv/bin
+
+help:  ## this list
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
+
+setup:  ## the environment in .venv (PYTHON=PATH names the interpreter)
+	@scripts/setup.sh
+
+demo: setup  ## R1-Zero on a CPU in a few minutes: cold base, GRPO, report
+	$(VENV)/megatron-r1 run conf/tiny_zero.yaml
+
+test: setup  ## everything that runs without a GPU
+	@scripts/system_packages.sh
+	$(VENV)/ruff check
+	$(VENV)/pyright
+	$(VENV)/python -m pytest
+
+test-fast: setup  ## ruff, pyright and the unit tests, under two minutes
+	$(VENV)/ruff check
+	$(VENV)/pyright
+	$(VENV)/python -m pytest -m "not slow"
+
+gpu: setup  ## the tests and benchmarks that need CUDA
+	@scripts/gpu.sh
+
+lock: setup  ## compile requirements.txt anew from pyproject.toml
+	$(VENV)/uv pip compile --python $(VENV)/python --extra dev --no-emit-index-url --no-header --no-annotate \
+		-c constraints.txt pyproject.toml -o requirements.txt
+
+clean:  ## remove the environment and the caches; runs/ stays
+	rm -rf .venv .pytest_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
