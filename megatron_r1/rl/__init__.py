@@ -1,0 +1,14 @@
+"""Reinforcement learning in pure torch: advantage, loss, aggregation, group filters, schedules.
+
+A published algorithm is a row of options (GrpoLoss unless another module is named):
+
+    algorithm           options
+    GRPO (2402.03300)   the defaults; advantage normalise=std, aggregation=sequence_mean
+    R1, first RL stage  clip_low=10, clip_high=10 (2501.12948)
+    Dr. GRPO            advantage normalise=none, aggregation=fixed_length, kl=none (2503.20783)
+    DAPO (2503.14476)   clip_high=0.28, aggregation=token_mean, groups equal=resample, kl=none
+    GSPO (2507.18071)   ratio=sequence, clip_low=3e-4, clip_high=4e-4, kl=none
+    CISPO (2506.13585)  objective=cispo, clip_low=1 or more (no lower bound), aggregation=token_mean, kl=none
+    V3.2 (2512.02556)   kl=k3_weighted, off_policy_threshold=..., advantage normalise=none
+    TIS                 rollout_correction=truncate, rollout_cap=2, with any of the above
+"""
