@@ -1,0 +1,18 @@
+"""Which problems are held out: a hash of the content decides, so it is the same in every run."""
+
+import hashlib
+from typing import Literal
+
+Split = Literal["train", "held_out"]
+
+HELD_OUT_EVERY = 10  # one problem in ten
+
+
+def content_id(content: str) -> str:
+    """Id of a problem: md5 of its content, in hex."""
+    return hashlib.md5(content.encode(), usedforsecurity=False).hexdigest()
+
+
+def split_of(problem_id: str) -> Split:
+    """The side that a problem belongs to. Only the 32 hex digits count, so that an id may carry a suffix."""
+    return "held_out" if int(problem_id[:32], 16) % HELD_OUT_EVERY == 0 else "train"
