@@ -1,0 +1,107 @@
+"""Process groups of a layout, and the communication between replicas that stages use."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+
+from megatron_r1.backend.layout import Layout
+
+
+def device() -> torch.device:
+    """Where this rank computes."""
+    if torch.cuda.is_available() and torch.version.cuda:
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def start(layout: Layout, *, timeout_s: float = 1800.0) -> None:
+    """Join the other ranks (RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set) and build the groups."""
+    if not dist.is_initialized():
+        cuda = torch.cuda.is_available()
+        if cuda:
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    assert dist.get_world_size() == layout.ranks, f"{dist.get_world_size()} ranks for {layout.ranks}"
+    build_groups(layout)
+
+
+def build_groups(layout: Layout) -> None:
+    """Megatron's process groups; replaces those of an earlier layout."""
+    if parallel_state.model_parallel_is_initialized():
+        parallel_state.destroy_model_parallel()
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=layout.tensor,
+        pipeline_model_parallel_size=layout.pipeline,
+        virtual_pipeline_model_parallel_size=layout.virtual_pipeline if layout.virtual_pipeline > 1 else None,
+        context_parallel_size=layout.context,
+        expert_model_parallel_size=layout.expert,
+        expert_tensor_parallel_size=layout.expert_tensor,
+        create_gloo_process_groups=True,
+    )
+    # dropout is 0 everywhere and weights have their own generator (initial_weights.py), so that this seed
+    # decides nothing; Megatron wants its trackers all the same
+    model_parallel_cuda_manual_seed(0, force_reset_rng=True)
+
+
+def stop() -> None:
+    """Leave the groups."""
+    if parallel_state.model_parallel_is_initialized():
+        parallel_state.destroy_model_parallel()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+class MegatronReplicas:
+    """types.Replicas over Megatron's data-parallel group."""
+
+    def __init__(self) -> None:
+        self.index = parallel_state.get_data_parallel_rank()
+        self.count = parallel_state.get_data_parallel_world_size()
+        self.is_main = dist.get_rank() == 0
+        self._group = parallel_state.get_data_parallel_group()
+        # the ranks of one replica: tensor, pipeline and context ranks together
+        self._replica = _replica_group()
+
+    def sum(self, values: Mapping[str, float]) -> dict[str, float]:
+        names = sorted(values)
+        totals = torch.tensor([values[name] for name in names], dtype=torch.float64, device=device())
+        dist.all_reduce(totals, group=self._group)
+        return dict(zip(names, totals.tolist(), strict=True))
+
+    def gather(self, items: Sequence[Any]) -> list[Any]:
+        if self.count == 1:
+            return list(items)
+        lists: list[Any] = [None] * self.count
+        dist.all_gather_object(lists, list(items), group=self._group)
+        return [item for part in lists for item in part]
+
+    def share(self, make: Callable[[], Any]) -> Any:
+        if self._replica is None:
+            return make()
+        ranks = dist.get_process_group_ranks(self._replica)
+        box = [make() if dist.get_rank() == ranks[0] else None]
+        dist.broadcast_object_list(box, src=ranks[0], group=self._replica)
+        return box[0]
+
+
+def _replica_group() -> dist.ProcessGroup | None:
+    """The group of this replica's ranks; None when it has one rank. A collective call."""
+    mine = parallel_state.get_data_parallel_rank()
+    world = dist.get_world_size()
+    indices: list[Any] = [None] * world
+    dist.all_gather_object(indices, mine)
+    found = None
+    for index in range(max(indices) + 1):
+        ranks = [rank for rank in range(world) if indices[rank] == index]
+        if len(ranks) > 1:
+            group = dist.new_group(ranks, backend="gloo")
+            if index == mine:
+                found = group
+    return found

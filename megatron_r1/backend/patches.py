@@ -1,0 +1,59 @@
+"""Patches of megatron-core 0.19.2, each with the upstream line that it stands in for.
+
+Spec modules (attention.py, norms.py) are preferred; these are the places that no spec reaches.
+`apply()` runs once, when the first model is built.
+"""
+
+from typing import Any
+
+import megatron.core.tensor_parallel.random as tp_random
+import megatron.core.transformer.moe.token_dispatcher as token_dispatcher
+import megatron.core.transformer.multi_token_prediction as multi_token_prediction
+import torch
+from torch import Tensor
+
+
+def apply() -> None:
+    """Apply the patches that this machine needs; safe to call again."""
+    multi_token_prediction._roll_tensor_packed_seq = _roll_packed
+    if not torch.cuda.is_available():
+        token_dispatcher.maybe_move_tensor_to_cpu = _split_sizes_on_host
+        if not hasattr(tp_random, "FP8GlobalStateManager"):
+            _patch_selective_recompute()
+
+
+# multi_token_prediction.py:238 loops over the sequences of a pack in Python (64 sequences: 5 ms a call).
+_roll_packed_upstream = multi_token_prediction._roll_tensor_packed_seq
+
+
+def _roll_packed(
+    tensor: Tensor, shifts: int, dims: int, packed_seq_params: Any, cp_group: Any = None
+) -> tuple[Tensor, Tensor]:
+    """tensor [..., T] moved one token to the left in each sequence; the last token of each becomes 0."""
+    if cp_group is not None and cp_group.size() > 1:
+        return _roll_packed_upstream(tensor, shifts, dims, packed_seq_params, cp_group)
+    rolled = tensor.roll(-1, dims=-1)
+    rolled[..., packed_seq_params.cu_seqlens_q[1:].long() - 1] = 0
+    return rolled, rolled.sum()
+
+
+# token_dispatcher.py: maybe_move_tensor_to_cpu leaves CPU tensors as they are, but gloo's all_to_all takes
+# plain numbers only; numpy serves both that and the splits under expert tensor parallelism.
+def _split_sizes_on_host(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
+    return tensor.numpy() if as_numpy and isinstance(tensor, Tensor) else tensor
+
+
+class _NoFP8:
+    """What selective recompute asks of Transformer Engine (tensor_parallel/random.py)."""
+
+    @staticmethod
+    def is_fp8_enabled() -> bool:
+        return False
+
+
+def _patch_selective_recompute() -> None:
+    import contextlib
+
+    tp_random.FP8GlobalStateManager = _NoFP8  # type: ignore[attr-defined]
+    tp_random.activation_recompute_forward = lambda **kwargs: contextlib.nullcontext()  # type: ignore[attr-defined]
+    tp_random.fp8_autocast = lambda **kwargs: contextlib.nullcontext()  # type: ignore[attr-defined]

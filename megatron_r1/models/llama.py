@@ -1,0 +1,49 @@
+"""Llama 3.x (arXiv 2407.21783): grouped-query attention, RoPE rescaled for long contexts from 3.1 on."""
+
+import math
+from typing import Literal
+
+from megatron_r1.config.section import Section
+from megatron_r1.models.dense import DenseConfig
+
+
+class Llama3Rope(Section):
+    """Llama 3.1's rule: low frequencies divided by the factor, high ones kept, a ramp between them."""
+
+    factor: float
+    """How much longer than the original context."""
+    low_freq_factor: float = 1.0
+    """Wavelengths above original / this are rescaled in full."""
+    high_freq_factor: float = 4.0
+    """Wavelengths below original / this stay."""
+    original_max_position_embeddings: int = 8192
+    """The context that the model was trained with before."""
+
+    def rescale(self, frequencies: list[float]) -> list[float]:
+        """Inverse frequencies [head_dim / 2] -> rescaled ones."""
+        return [self._rescale_one(frequency) for frequency in frequencies]
+
+    def _rescale_one(self, frequency: float) -> float:
+        wavelength = 2 * math.pi / frequency
+        original = self.original_max_position_embeddings
+        if wavelength < original / self.high_freq_factor:
+            return frequency
+        if wavelength > original / self.low_freq_factor:
+            return frequency / self.factor
+        smooth = (original / wavelength - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
+        return (1 - smooth) * frequency / self.factor + smooth * frequency
+
+
+class Llama(DenseConfig):
+    """The shape of a Llama model."""
+
+    family: Literal["llama"]
+    rope_theta: float = 5e5
+    """Base of the rotary frequencies."""
+    norm_epsilon: float = 1e-5
+    """Of every RMSNorm."""
+    rope_scaling: Llama3Rope | None = None
+    """Null for Llama 3.0; 3.1 to 3.3 have it."""
+
+
+FAMILY = Llama
