@@ -84,7 +84,7 @@ get_uv() {
 install() {
     if get_uv && "$VENV/bin/uv" pip install --quiet --python "$VENV/bin/python" "$@"; then return; fi
     say "uv could not do it; trying pip, which takes some minutes"
-    PIP_CONSTRAINT=/dev/null "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
+    PIP_CONSTRAINT=/dev/null "$VENV/bin/python" -m pip install -qq --disable-pip-version-check "$@"
 }
 
 if [ "${1:-}" = --which ]; then

@@ -1,0 +1,9 @@
+"""`python -m megatron_r1` is the same as `megatron-r1`."""
+
+import sys
+
+from megatron_r1.cli import main
+
+# The guard matters: a checkpoint is written by a spawned process, which imports this module again.
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""The command line: `megatron-r1 run | check | schema | report | doctor`.
+
+Each command imports what it needs when it runs, so that `--help` answers at once (torch alone takes
+seconds). An R1Error is printed without a traceback, and its exit_code becomes the command's.
+"""
+
+import json
+import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable
+from pathlib import Path
+
+from megatron_r1 import __version__
+from megatron_r1.errors import R1Error
+
+SCHEMA_PATH = Path("conf/schema.json")
+
+
+def run(args: Namespace) -> int:
+    from megatron_r1.launch.local import launch
+
+    return launch(args.conf, overrides=args.overrides, from_stage=args.from_stage, run_dir=args.run_dir)
+
+
+def check(args: Namespace) -> int:
+    from megatron_r1.check import check as check_config
+
+    print(check_config(args.conf, overrides=args.overrides))
+    return 0
+
+
+def schema(args: Namespace) -> int:
+    from megatron_r1.run_config import json_schema
+
+    text = json.dumps(json_schema(), indent=2, ensure_ascii=False)
+    if args.write:
+        SCHEMA_PATH.parent.mkdir(exist_ok=True)
+        SCHEMA_PATH.write_text(text + "\n", encoding="utf-8")
+        text = f"wrote {SCHEMA_PATH}"
+    print(text)
+    return 0
+
+
+def report(args: Namespace) -> int:
+    from megatron_r1.report.html import write_report
+
+    print(f"wrote {write_report(args.run_dir)}")
+    return 0
+
+
+def doctor(args: Namespace) -> int:
+    from megatron_r1.doctor import examine
+
+    return examine(args.name)
+
+
+def _add_config(command: ArgumentParser) -> None:
+    command.add_argument("conf", type=Path, metavar="CONF", help="the YAML file that describes the run")
+    command.add_argument(
+        "overrides",
+        nargs="*",
+        default=(),
+        metavar="a.b=c",
+        help="set one value, e.g. stages.zero.optim.lr=3e-6",
+    )
+
+
+def build_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="megatron-r1",
+        description="DeepSeek-R1 on Megatron-Core: one YAML file and one command, on a CPU or on a cluster.",
+    )
+    parser.add_argument("--version", action="version", version=f"megatron-r1 {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(function: Callable[[Namespace], int], summary: str, *, example: str) -> ArgumentParser:
+        command = commands.add_parser(
+            function.__name__,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            epilog=f"example:\n  megatron-r1 {function.__name__} {example}",
+            formatter_class=RawDescriptionHelpFormatter,
+        )
+        command.set_defaults(function=function)
+        return command
+
+    command = add(run, "run CONF's stages here; what is done is skipped, what was cut off goes on",
+                  example="conf/tiny_zero.yaml stages.zero.optim.lr=3e-6 --from zero")  # fmt: skip
+    _add_config(command)
+    command.add_argument("--from", dest="from_stage", metavar="STAGE", help="do STAGE and all after it again")
+    command.add_argument("--run-dir", type=Path, metavar="DIR", help="where the run is kept (else runs/NAME)")
+
+    command = add(check, "validate CONF and say what it would run, without running it",
+                  example="conf/tiny_zero.yaml layout.tensor=2")  # fmt: skip
+    _add_config(command)
+
+    command = add(schema, "print the JSON schema of CONF, for editors", example="--write")
+    command.add_argument("--write", action="store_true", help=f"write it to {SCHEMA_PATH} instead")
+
+    command = add(report, "make one HTML page of a run: curves, samples, lineage", example="runs/tiny_zero")
+    command.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the run's directory")
+
+    command = add(doctor, "show what this machine has, what it is used for, and how to get what is missing",
+                  example="transformer-engine")  # fmt: skip
+    command.add_argument("name", nargs="?", metavar="NAME", help="only this, explained; e.g. apex")
+    return parser
+
+
+def parse(argv: list[str] | None) -> Namespace:
+    """argparse stops collecting overrides at the first option; those that come after it are added here."""
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    late = [word for word in rest if "overrides" in args and "=" in word and not word.startswith("-")]
+    unknown = [word for word in rest if word not in late]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if "overrides" in args:
+        args.overrides = [*args.overrides, *late]
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    try:
+        return args.function(args)
+    except R1Error as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
