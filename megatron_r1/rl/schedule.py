@@ -6,6 +6,7 @@ Updates are counted from 0; "after n updates" means before update n.
 """
 
 from hashlib import blake2b
+from itertools import pairwise
 from typing import Self
 
 from pydantic import Field, PositiveInt, model_validator
@@ -50,12 +51,14 @@ def split_updates(
     Python and torch, so a resumed run has the same mini-batches.
     """
     assert num_updates >= 1, f"{num_updates=}"
+    if num_outputs == 0:
+        return []
     num_updates = min(num_updates, num_outputs)
     updates = []
     for epoch in range(inner_epochs):
         order = sorted(range(num_outputs), key=lambda index: _draw(seed, step, epoch, index))
         bounds = [update * num_outputs // num_updates for update in range(num_updates + 1)]
-        updates += [order[start:stop] for start, stop in zip(bounds, bounds[1:], strict=False)]
+        updates += [order[start:stop] for start, stop in pairwise(bounds)]
     return updates
 
 
