@@ -12,7 +12,10 @@ from megatron_r1.types import Document, Prompt
 class Source(Protocol):
     """Numbered items. A source that lacks one of the two forms raises DataError and says so."""
 
-    size: int | None  # items in one epoch; an index beyond begins the next. None: endless
+    @property
+    def size(self) -> int | None:
+        """Items in one epoch; an index beyond begins the next. None: endless."""
+        ...
 
     def prompt(self, index: int) -> Prompt:
         """The question at an index."""

@@ -1,0 +1,195 @@
+"""Puts sequences side by side in packs, without padding between them, and takes results apart again.
+
+A sequence of S tokens has S - 1 inputs, each predicting the token after it. Packs are filled by best fit, the
+longest sequences first (DeepSeek-R1, appendix B.1), with a sample mask through cu_seqlens. `windows` is the
+other way, V3's pretraining: documents end to end, cut every seq_length tokens, no mask between them.
+"""
+
+# S tokens of one sequence, T tokens of a pack, N sequences in a pack
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from megatron_r1.errors import DataError
+from megatron_r1.types import PackedBatch, TrainSequence
+
+PAD_TOKEN = 0  # any valid id does: its weight is 0 and nothing attends to it
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one sequence lies: inputs start .. start + length of a pack."""
+
+    pack: int
+    start: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """Packs, and where each sequence lies in them, in the order in which the sequences were given."""
+
+    batches: list[PackedBatch]
+    places: list[Place]
+
+    def unpack(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """Per-label values of each pack ([T], in pack order) as [S] a sequence, in the order given.
+
+        The first element is 0: nothing predicts the first token.
+        """
+        assert len(values) >= len(self.batches)
+        result = []
+        for place in self.places:
+            whole = values[place.pack].new_zeros(place.length + 1)
+            whole[1:] = values[place.pack][place.start : place.start + place.length]
+            result.append(whole)
+        return result
+
+
+def train_sequence(
+    prompt_ids: Sequence[int], response_ids: Sequence[int], *, prompt_weight: float = 0.0
+) -> TrainSequence:
+    """A document to learn from: weight 1 on the response, `prompt_weight` on what is given before it."""
+    weights = torch.full((len(prompt_ids) + len(response_ids),), prompt_weight, dtype=torch.float32)
+    weights[len(prompt_ids) :] = 1.0
+    weights[:1] = 0.0
+    return TrainSequence(torch.tensor([*prompt_ids, *response_ids], dtype=torch.long), weights)
+
+
+def pack(sequences: Sequence[TrainSequence], *, max_tokens: int, multiple: int = 8) -> Packing:
+    """Best-fit packs of at most max_tokens inputs, each padded at its end to a multiple of `multiple`.
+
+    The padding is one more sequence of weight 0. The same sequences give the same packs.
+    """
+    if max_tokens % multiple:
+        raise DataError(f"max_tokens {max_tokens} is not a multiple of {multiple}; "
+                        f"take {max_tokens // multiple * multiple or multiple}")  # fmt: skip
+    lengths = [len(sequence.token_ids) - 1 for sequence in sequences]
+    for index, length in enumerate(lengths):
+        assert length > 0, "a sequence needs two tokens to predict one"
+        if length > max_tokens:
+            raise DataError(
+                f"sequence {index} has {length} inputs, above max_tokens = {max_tokens}; "
+                "raise it or shorten the sequences"
+            )
+    bins = _best_fit(lengths, capacity=max_tokens)
+    places: list[Place | None] = [None] * len(sequences)
+    for pack_index, members in enumerate(bins):
+        start = 0
+        for member in members:
+            places[member] = Place(pack_index, start, lengths[member])
+            start += lengths[member]
+    batches = [_join([sequences[i] for i in members], multiple=multiple) for members in bins]
+    return Packing(batches, [place for place in places if place is not None])
+
+
+def _best_fit(lengths: Sequence[int], *, capacity: int) -> list[list[int]]:
+    """Longest first, each into the fullest bin that still holds it; members in their original order."""
+    bins: list[list[int]] = []
+    spaces: list[tuple[int, int]] = []  # (space left, bin), sorted
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        found = bisect_left(spaces, (lengths[index], -1))
+        if found == len(spaces):
+            bins.append([])
+            space, chosen = capacity, len(bins) - 1
+        else:
+            space, chosen = spaces.pop(found)
+        bins[chosen].append(index)
+        insort(spaces, (space - lengths[index], chosen))
+    return [sorted(members) for members in bins]
+
+
+def _join(sequences: Sequence[TrainSequence], *, multiple: int) -> PackedBatch:
+    lengths = [len(sequence.token_ids) - 1 for sequence in sequences]
+    padding = -sum(lengths) % multiple
+    if padding:
+        sequences = [*sequences, _blank(padding, like=sequences[0])]
+        lengths.append(padding)
+    first = sequences[0]
+    assert all(s.fields.keys() == first.fields.keys() for s in sequences), "sequences carry different fields"
+    assert all((s.routes is None) == (first.routes is None) for s in sequences), "only some carry routes"
+    positions = torch.arange(max(lengths))
+    return PackedBatch(
+        tokens=torch.cat([s.token_ids[:-1] for s in sequences]),
+        labels=torch.cat([s.token_ids[1:] for s in sequences]),
+        weights=torch.cat([s.weights[1:] for s in sequences]),
+        positions=torch.cat([positions[:length] for length in lengths]),
+        cu_seqlens=torch.tensor([0, *lengths]).cumsum(0).to(torch.int32),
+        fields={name: torch.cat([s.fields[name][1:] for s in sequences]) for name in first.fields},
+        routes=None if first.routes is None else _cat_routes(sequences),
+    )
+
+
+def _cat_routes(sequences: Sequence[TrainSequence]) -> Tensor:
+    return torch.cat([s.routes for s in sequences if s.routes is not None])
+
+
+def _blank(num_inputs: int, *, like: TrainSequence) -> TrainSequence:
+    """Padding: weight 0, with the fields and routes that its neighbours carry."""
+    routes = None
+    if like.routes is not None:
+        # a router that replays routes expects top_k different experts
+        routes = torch.arange(like.routes.shape[2], dtype=like.routes.dtype)
+        routes = routes.expand(num_inputs, like.routes.shape[1], -1)
+    return TrainSequence(
+        token_ids=torch.full((num_inputs + 1,), PAD_TOKEN, dtype=torch.long),
+        weights=torch.zeros(num_inputs + 1),
+        fields={name: value.new_zeros(num_inputs + 1) for name, value in like.fields.items()},
+        routes=routes,
+    )
+
+
+def pad_packs(
+    packs: Sequence[PackedBatch], count: int, *, multiple: int = 8, fields: Iterable[str] = ()
+) -> list[PackedBatch]:
+    """Add packs of padding alone until there are `count`: all data-parallel ranks must run equally many.
+
+    fields: names of the fields for a rank that has no pack of its own to take them from.
+    """
+    assert len(packs) <= count, f"{len(packs)} packs, asked to pad to {count}"
+    if packs:
+        example = TrainSequence(packs[0].tokens, packs[0].weights, packs[0].fields, packs[0].routes)
+    else:
+        example = TrainSequence(torch.zeros(0), torch.zeros(0), {name: torch.zeros(0) for name in fields})
+    empty = _join([_blank(multiple, like=example)], multiple=multiple)
+    return [*packs, *[empty] * (count - len(packs))]
+
+
+def balance(lengths: Sequence[int], num_parts: int) -> list[list[int]]:
+    """Deal indices to parts: counts equal within one, total lengths nearly equal.
+
+    Rounds of num_parts, longest first; in each round the shortest part so far gets the longest item.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    parts: list[list[int]] = [[] for _ in range(num_parts)]
+    totals = [0] * num_parts
+    for first in range(0, len(order), num_parts):
+        ranked = sorted(range(num_parts), key=lambda p: (totals[p], p))
+        for part, index in zip(ranked, order[first : first + num_parts], strict=False):
+            parts[part].append(index)
+            totals[part] += lengths[index]
+    return [sorted(part) for part in parts]
+
+
+def windows(documents: Sequence[TrainSequence], *, seq_length: int) -> list[TrainSequence]:
+    """Documents end to end, cut to windows of seq_length inputs without a mask between documents (V3, 4.1).
+
+    Neighbouring windows share one token, the last label of one being the first input of the next, so that
+    every token is predicted once. The first token of a document keeps weight 0. The last window is shorter.
+    """
+    assert all(not d.fields and d.routes is None for d in documents), "windows carry tokens and weights only"
+    tokens, weights = _concat(documents, lambda d: d.token_ids), _concat(documents, lambda d: d.weights)
+    cuts = []
+    for start in range(0, len(tokens) - 1, seq_length):
+        window = weights[start : start + seq_length + 1].clone()
+        window[0] = 0.0
+        cuts.append(TrainSequence(tokens[start : start + seq_length + 1], window))
+    return cuts
+
+
+def _concat(documents: Sequence[TrainSequence], part: Callable[[TrainSequence], Tensor]) -> Tensor:
+    return torch.cat([part(document) for document in documents]) if documents else torch.zeros(0)
