@@ -363,8 +363,8 @@ def test_k3_is_weighted_by_the_tokens_own_ratio_unlike_trl(trainer, rollout):
 
 
 def test_a_corrected_token_of_a_sequence_ratio_keeps_its_own_weight_unlike_trl(trainer, rollout):
-    """In GSPO-token (2507.18071, section 4.3) each token carries the gradient of its own term; TRL spreads the
-    mean correction over the whole output. The losses agree."""
+    """In GSPO-token (2507.18071, section 4.3) each token carries the gradient of its own term; TRL spreads
+    the mean correction over the whole output. The losses agree."""
     settings = {"importance_sampling_level": "sequence", "epsilon_low": 10.0, "epsilon_high": 10.0}
     trl = run_trl(trainer, rollout, **settings, use_vllm=True)
     options = {"ratio": "sequence", "clip_low": 10.0, "clip_high": 10.0, "rollout_correction": "truncate"}
