@@ -1,0 +1,54 @@
+"""The weighted sum of several rewards, with the parts kept.
+
+R1 adds its rule rewards up (DeepSeek-R1, section 2.2.2). A part that can't be graded makes the whole
+reward None, so that the sample is left out of its group: a default score here is how unparseable
+references came to earn 1.0 elsewhere (open-r1 issues 159 and 293).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from megatron_r1.errors import GateError
+from megatron_r1.rewards.section import Reward
+from megatron_r1.types import Completion, Score, Scored
+
+
+def combine(completions: Sequence[Completion], rewards: Mapping[str, tuple[float, Reward]]) -> list[Scored]:
+    """Score every completion by every reward: name -> (weight, scorer).
+
+    Same order as the completions. GateError if a scorer returns too few or too many scores, or one that
+    is not finite.
+    """
+    columns = {
+        name: _checked(name, reward.score(completions), completions) for name, (_, reward) in rewards.items()
+    }
+    weights = {name: weight for name, (weight, _) in rewards.items()}
+    scored = []
+    for i, completion in enumerate(completions):
+        parts = {name: column[i] for name, column in columns.items()}
+        scored.append(Scored(completion=completion, reward=_weighted_sum(parts, weights), parts=parts))
+    return scored
+
+
+def _weighted_sum(parts: Mapping[str, Score], weights: Mapping[str, float]) -> float | None:
+    total = 0.0
+    for name, score in parts.items():
+        if score.value is None:
+            return None
+        total += weights[name] * score.value
+    return total
+
+
+def _checked(name: str, scores: list[Score], completions: Sequence[Completion]) -> list[Score]:
+    if len(scores) != len(completions):
+        raise GateError(
+            f"rewards.{name}: returned {len(scores)} scores for {len(completions)} completions; "
+            "a reward returns exactly one score a completion, in order"
+        )
+    for i, score in enumerate(scores):
+        if score.value is not None and not math.isfinite(score.value):
+            raise GateError(
+                f"rewards.{name}: score {score.value} for sample {i} (prompt {completions[i].prompt.id}) is "
+                "not finite; a reward that can't judge a sample returns None with a note"
+            )
+    return scores

@@ -1,0 +1,57 @@
+"""Soft punishment of overlong answers (DAPO, arXiv 2503.14476, equation 13).
+
+0 up to max_tokens - cache_tokens; from there it falls linearly to -1 at max_tokens; beyond it stays -1.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from megatron_r1.rewards.section import RewardConfig
+from megatron_r1.types import Completion, Score
+
+
+def overlong_penalty(num_tokens: int, *, max_tokens: int, cache_tokens: int) -> float:
+    """Between -1 and 0."""
+    excess = num_tokens - (max_tokens - cache_tokens)
+    return max(-1.0, min(0.0, -excess / cache_tokens))
+
+
+@dataclass(frozen=True, slots=True)
+class LengthReward:
+    max_tokens: int
+    cache_tokens: int
+
+    def score(self, completions: Sequence[Completion]) -> list[Score]:
+        return [
+            Score(
+                overlong_penalty(len(c.token_ids), max_tokens=self.max_tokens, cache_tokens=self.cache_tokens)
+            )
+            for c in completions
+        ]
+
+
+class Length(RewardConfig):
+    """Punish answers that come near the length limit."""
+
+    max_tokens: Annotated[int, Field(gt=0)]
+    """The length limit of the rollout, in new tokens."""
+
+    cache_tokens: Annotated[int, Field(gt=0)]
+    """Width of the zone below the limit in which the punishment grows from 0 to 1."""
+
+    @model_validator(mode="after")
+    def _cache_fits(self) -> Self:
+        if self.cache_tokens > self.max_tokens:
+            raise ValueError(
+                f"cache_tokens {self.cache_tokens} is more than max_tokens {self.max_tokens}; lower it"
+            )
+        return self
+
+    def build(self) -> LengthReward:
+        return LengthReward(max_tokens=self.max_tokens, cache_tokens=self.cache_tokens)
+
+
+REWARD = Length
