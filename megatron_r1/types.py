@@ -132,6 +132,17 @@ LossFunction = Callable[[Tensor, Tensor | None, PackedBatch], tuple[Tensor, dict
 
 
 @dataclass(frozen=True, slots=True)
+class OptimizerOptions:
+    """AdamW's constants; the learning rate comes with every update. Defaults: DeepSeek-V3, section 4.2."""
+
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    clip_grad: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class StepStats:
     """What an update reports: means over the global batch. `metrics` are the loss function's own."""
 
@@ -196,6 +207,10 @@ class Policy(Protocol):
 
     def refresh_reference(self) -> None:
         """The reference becomes a copy of the weights as they are now."""
+        ...
+
+    def start_training(self, options: OptimizerOptions) -> None:
+        """Make a new optimizer for the weights as they are."""
         ...
 
     def train_step(self, sequences: Sequence[TrainSequence], loss: LossFunction, *, lr: float) -> StepStats:

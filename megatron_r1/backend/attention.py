@@ -22,7 +22,9 @@ from megatron.core.tensor_parallel.mappings import (
     gather_from_tensor_model_parallel_region,
     scatter_to_sequence_parallel_region,
 )
+from megatron.core.models.common.embeddings import apply_rotary_pos_emb
 from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.attention import SelfAttention
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.multi_latent_attention import MLASelfAttention
 from torch import Tensor, nn
@@ -272,3 +274,28 @@ class LocalMLASelfAttention(MLASelfAttention):
             return q_compressed, scatter_to_sequence_parallel_region(kv)
         latent, k_pos_emb = kv.split([config.kv_lora_rank, config.qk_pos_emb_head_dim], dim=-1)
         return q_compressed, torch.cat([latent, copy_to_tensor_model_parallel_region(k_pos_emb)], dim=-1)
+
+
+class LocalSelfAttention(SelfAttention):
+    """GQA whose cache holds keys after RoPE; upstream rotates the whole cache again for every token."""
+
+    def _adjust_key_value_for_inference(
+        self,
+        inference_context: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        rotary_pos_emb: Any,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        if inference_context is None or rotary_pos_emb is None:
+            return super()._adjust_key_value_for_inference(
+                inference_context, query, key, value, rotary_pos_emb, *args, **kwargs
+            )
+        start = inference_context.sequence_len_offset
+        angles = rotary_pos_emb[0][start : start + query.shape[0]]
+        group = self.pg_collection.cp
+        query = apply_rotary_pos_emb(query, angles, config=self.config, cp_group=group)
+        key = apply_rotary_pos_emb(key, angles, config=self.config, cp_group=group)
+        return super()._adjust_key_value_for_inference(inference_context, query, key, value, None, *args, **kwargs)

@@ -29,7 +29,12 @@ from megatron.core.transformer.transformer_config import MLATransformerConfig
 from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
 
 from megatron_r1.backend import patches
-from megatron_r1.backend.attention import LocalCoreAttention, LocalMLASelfAttention, PackRotary
+from megatron_r1.backend.attention import (
+    LocalCoreAttention,
+    LocalMLASelfAttention,
+    LocalSelfAttention,
+    PackRotary,
+)
 from megatron_r1.backend.layout import Layout
 from megatron_r1.backend.norms import LocalRMSNorm
 from megatron_r1.backend.precision import Precision, precision_options, transformer_engine_available
@@ -183,8 +188,7 @@ def _local_layer_spec(config: TransformerConfig, *, has_experts: bool) -> Module
     layer.input_layernorm = layer.pre_mlp_layernorm = LocalRMSNorm
     attention = layer.self_attention
     attention.submodules.core_attention = LocalCoreAttention
-    if config.multi_latent_attention:
-        attention.module = LocalMLASelfAttention
+    attention.module = LocalMLASelfAttention if config.multi_latent_attention else LocalSelfAttention
     for norm in ("q_layernorm", "k_layernorm", "kv_layernorm"):
         if getattr(attention.submodules, norm, IdentityOp) is not IdentityOp:
             setattr(attention.submodules, norm, LocalRMSNorm)

@@ -6,6 +6,7 @@ Spec modules (attention.py, norms.py) are preferred; these are the places that n
 
 from typing import Any
 
+import megatron.core.models.gpt.gpt_model as gpt_model
 import megatron.core.tensor_parallel.random as tp_random
 import megatron.core.transformer.moe.token_dispatcher as token_dispatcher
 import megatron.core.transformer.multi_token_prediction as multi_token_prediction
@@ -16,10 +17,16 @@ from torch import Tensor
 def apply() -> None:
     """Apply the patches that this machine needs; safe to call again."""
     multi_token_prediction._roll_tensor_packed_seq = _roll_packed
+    gpt_model.process_mtp_loss = _no_mtp_loss
     if not torch.cuda.is_available():
         token_dispatcher.maybe_move_tensor_to_cpu = _split_sizes_on_host
         if not hasattr(tp_random, "FP8GlobalStateManager"):
             _patch_selective_recompute()
+
+
+# gpt_model.py:645 calls it whenever the model has MTP layers; forward.py runs MTP and its loss itself.
+def _no_mtp_loss(*, hidden_states: Tensor, **rest: Any) -> Tensor:
+    return hidden_states
 
 
 # multi_token_prediction.py:238 loops over the sequences of a pack in Python (64 sequences: 5 ms a call).

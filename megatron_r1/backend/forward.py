@@ -1,0 +1,149 @@
+"""A pack through the model: log-probs of its labels, their entropy and the MTP loss.
+
+Megatron's `output_processor` hook gives the last hidden states, so that the logits never leave this file.
+MTP runs here too instead of inside GPTModel: there its loss is normalised by each rank's and micro-batch's
+own token count, so that it changes with the layout (with context parallelism by 3e-5 in five steps). Here
+it carries the weights of the main loss, as V3's eq. 24 has it.
+"""
+
+# T tokens of the pack (T / cp on a context rank), h hidden, V/tp vocabulary shard
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.models.gpt.gpt_model import GPTModel
+from megatron.core.transformer.multi_token_prediction import roll_tensor
+from megatron.core.utils import unwrap_model
+from torch import Tensor
+
+from megatron_r1.backend.attention import Pack, describe_pack
+from megatron_r1.backend.logprobs import token_entropy, token_logprobs
+from megatron_r1.types import PackedBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Of one pack on the last pipeline stage, for this context rank's tokens. mtp_loss: summed, weighted."""
+
+    logprobs: Tensor  # [T / cp]
+    entropy: Tensor | None  # [T / cp]
+    mtp_loss: Tensor | None  # []
+
+    @property
+    def device(self) -> torch.device:
+        """The schedule asks its outputs for it (schedules.py, get_tensor_device)."""
+        return self.logprobs.device
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardOptions:
+    temperature: float = 1.0
+    entropy: bool = False
+    mtp: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """A pack as this context rank sees it."""
+
+    tokens: Tensor  # [1, T / cp]
+    labels: Tensor  # [T / cp]
+    weights: Tensor  # [T / cp]
+    pack: Pack
+
+
+def forward(model: torch.nn.Module, batch: PackedBatch, options: ForwardOptions) -> Output | Tensor:
+    """One micro-batch on this pipeline stage: hidden states to send on, or the Output of the last stage."""
+    chunk: GPTModel = unwrap_model(model)
+    inputs = _inputs_of(batch, chunk)
+
+    def head(*, hidden_states: Tensor, output_layer: Any, output_weight: Tensor | None, **rest: Any) -> Output:
+        return _head(chunk, inputs, hidden_states, _Projection(output_layer, output_weight), options)
+
+    with _own_mtp(chunk):
+        return model(
+            input_ids=inputs.tokens,
+            position_ids=inputs.pack.positions[None],  # type: ignore[index]
+            attention_mask=None,
+            packed_seq_params=inputs.pack,
+            output_processor=head,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Projection:
+    """The output layer with the weight that it shares with the embedding, if it does."""
+
+    layer: Callable[..., tuple[Tensor, Any]]
+    weight: Tensor | None
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        return self.layer(hidden, weight=self.weight)[0]
+
+
+def _head(
+    chunk: GPTModel, inputs: _Inputs, hidden: Tensor, project: _Projection, options: ForwardOptions
+) -> Output:
+    logits = project(hidden)
+    entropy = token_entropy(logits, temperature=options.temperature) if options.entropy else None
+    mtp_loss = None
+    if options.mtp and chunk.config.mtp_num_layers:
+        mtp_loss = _mtp_loss(chunk, inputs, hidden, project)
+    logprobs = token_logprobs(logits, inputs.labels, temperature=options.temperature)
+    return Output(logprobs, entropy, mtp_loss)
+
+
+def _mtp_loss(chunk: GPTModel, inputs: _Inputs, hidden: Tensor, project: _Projection) -> Tensor:
+    """V3 eq. 24 and 25: the weighted mean over depths of each depth's cross entropy."""
+    rotary = chunk._preprocess(inputs.tokens, inputs.pack.positions, decoder_input=hidden,
+                               packed_seq_params=inputs.pack)[1]  # fmt: skip
+    states = chunk.mtp(
+        input_ids=inputs.tokens,
+        position_ids=inputs.pack.positions[None],  # type: ignore[index]
+        hidden_states=hidden,
+        attention_mask=None,
+        rotary_pos_emb=rotary,
+        packed_seq_params=inputs.pack,
+        embedding=chunk.embedding,
+    )
+    depths = chunk.config.mtp_num_layers
+    labels, weights = inputs.labels[None], inputs.weights[None]
+    total = hidden.new_zeros((), dtype=torch.float32)
+    for state in states.chunk(1 + depths)[1:]:
+        labels, weights = _next_token(labels, inputs.pack), _next_token(weights, inputs.pack)
+        total = total - (token_logprobs(project(state), labels[0]) * weights[0]).sum()
+    return total * (chunk.config.mtp_loss_scaling_factor / depths)
+
+
+def _next_token(values: Tensor, pack: Pack) -> Tensor:
+    """[1, T / cp] moved one token to the left in each sequence, 0 at its end."""
+    group = parallel_state.get_context_parallel_group()
+    return roll_tensor(values, shifts=-1, dims=-1, cp_group=group, packed_seq_params=pack)[0]
+
+
+def _inputs_of(batch: PackedBatch, chunk: GPTModel) -> _Inputs:
+    cp_size = parallel_state.get_context_parallel_world_size()
+    pack = describe_pack(
+        batch.cu_seqlens,
+        cp_rank=parallel_state.get_context_parallel_rank(),
+        cp_size=cp_size,
+        qkv_format="thd" if chunk.config.transformer_impl == "transformer_engine" else "packed",
+    )
+    tokens, labels, weights = batch.tokens, batch.labels, batch.weights
+    if pack.local is not None:
+        tokens, labels, weights = tokens[pack.local], labels[pack.local], weights[pack.local]
+    return _Inputs(tokens[None], labels, weights, pack)
+
+
+@contextmanager
+def _own_mtp(chunk: GPTModel) -> Iterator[None]:
+    """GPTModel without its MTP part while the block is entered; `_head` runs it instead."""
+    process, chunk.mtp_process = chunk.mtp_process, False
+    try:
+        yield
+    finally:
+        chunk.mtp_process = process

@@ -1,0 +1,154 @@
+"""The Policy that stages see, on Megatron-Core."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from torch import Tensor
+
+from megatron_r1.backend import rollout
+from megatron_r1.backend.context_padding import pad_for_context
+from megatron_r1.backend.forward import ForwardOptions
+from megatron_r1.backend.initial_weights import set_initial_weights
+from megatron_r1.backend.layout import Layout
+from megatron_r1.backend.model import ModelOptions, build_model
+from megatron_r1.backend.optimizer import build_optimizer, wrap_for_training
+from megatron_r1.backend.parallel import MegatronReplicas, device
+from megatron_r1.backend.reference import ReferenceWeights
+from megatron_r1.backend.schedule import Sums, pack_logprobs, train_on_packs
+from megatron_r1.data.packing import Packing, pack, pad_packs
+from megatron_r1.models.shape import FamilyConfig
+from megatron_r1.types import (
+    LossFunction,
+    OptimizerOptions,
+    PackedBatch,
+    Sampling,
+    StepStats,
+    TrainSequence,
+)
+
+
+class MegatronPolicy:
+    """types.Policy: one model in one layout, its reference, its optimizer."""
+
+    def __init__(
+        self,
+        family: FamilyConfig,
+        layout: Layout,
+        options: ModelOptions,
+        *,
+        seed: int,
+        eos_id: int,
+        tokens_per_pack: int,
+    ) -> None:
+        """tokens_per_pack: the most tokens of one micro-batch on a rank."""
+        self.family, self.layout, self.options = family, layout, options
+        self.eos_id, self.tokens_per_pack = eos_id, tokens_per_pack
+        self.version = 0
+        self.replicas = MegatronReplicas()
+        self.chunks = build_model(family, layout, options)
+        set_initial_weights(self.chunks, seed=seed)
+        self.models: Sequence[torch.nn.Module] = self.chunks  # with DDP around them once training starts
+        self.optimizer: Any = None
+        self._reference: ReferenceWeights | None = None
+
+    def generate(
+        self, prompts: Sequence[list[int]], sampling: Sampling, *, keys: Sequence[int]
+    ) -> list[tuple[list[int], list[float], Tensor | None]]:
+        outputs = rollout.generate(self.chunks, prompts, sampling, keys=keys, eos_id=self.eos_id)
+        return [(output.token_ids, output.logprobs, None) for output in outputs]
+
+    def logprobs(
+        self, sequences: Sequence[TrainSequence], *, reference: bool = False, temperature: float = 1.0
+    ) -> list[Tensor]:
+        packing = self._pack(sequences)
+        options = ForwardOptions(temperature=temperature)
+        if reference:
+            assert self._reference is not None, "no reference was kept"
+            with self._reference.in_place():
+                values = pack_logprobs(self.models, packing.batches, options=options)
+        else:
+            values = pack_logprobs(self.models, packing.batches, options=options)
+        found = packing.unpack([value.cpu() for value in values])
+        return [value[: len(s.token_ids)] for value, s in zip(found, sequences, strict=True)]
+
+    def refresh_reference(self) -> None:
+        if self._reference is None:
+            self._reference = ReferenceWeights(self.chunks)
+        else:
+            self._reference.refresh()
+
+    def start_training(self, options: OptimizerOptions) -> None:
+        self.models = wrap_for_training(self.chunks, self.layout)
+        self.optimizer = build_optimizer(self.models, self.layout, options)  # type: ignore[arg-type]
+
+    def train_step(
+        self,
+        sequences: Sequence[TrainSequence],
+        loss: LossFunction,
+        *,
+        lr: float,
+        temperature: float = 1.0,
+        entropy: bool = False,
+        mtp: bool = False,
+    ) -> StepStats:
+        packs = self._pack(sequences).batches
+        num_tokens = int(self.replicas.sum({"tokens": sum(len(p.tokens) for p in packs)})["tokens"])
+        for model in self.models:
+            model.zero_grad_buffer()  # type: ignore[operator]
+        self.optimizer.zero_grad()
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        options = ForwardOptions(temperature=temperature, entropy=entropy, mtp=mtp)
+        sums = train_on_packs(self.models, packs, loss, options=options, scale=float(num_tokens))
+        _, grad_norm, _ = self.optimizer.step()
+        self.version += 1
+        metrics = self._means(sums)
+        return StepStats(
+            loss=metrics.pop("loss"), grad_norm=float(grad_norm or 0.0), metrics=metrics, num_tokens=num_tokens
+        )
+
+    def _means(self, sums: Sums) -> dict[str, float]:
+        """Sums over packs -> means over all replicas; a count of 0 marks a plain sum (the weights divided)."""
+        flat = {}
+        for name, pair in sums.items():
+            flat[f"{name}/sum"], flat[f"{name}/count"] = pair.tolist()
+        total = self.replicas.sum(flat)
+        return {name: total[f"{name}/sum"] / (total[f"{name}/count"] or 1.0) for name in sums}
+
+    def _pack(self, sequences: Sequence[TrainSequence]) -> Packing:
+        """Packs on this rank's device; as many on every replica, because experts are shared between them."""
+        padded = [pad_for_context(sequence, self.layout.context) for sequence in sequences]
+        multiple = 8 * self.layout.tensor * 2 * self.layout.context if self.layout.context > 1 else 8
+        packing = pack(padded, max_tokens=self.tokens_per_pack, multiple=multiple)
+        count = self._agree_on_max(len(packing.batches))
+        if self.layout.virtual_pipeline > 1:  # the interleaved schedule runs whole rounds of stages
+            count = -(-count // self.layout.pipeline) * self.layout.pipeline
+        fields = list(sequences[0].fields) if sequences else ()
+        batches = pad_packs(packing.batches, count, multiple=multiple, fields=fields)
+        return Packing([_to_device(batch) for batch in batches], packing.places)
+
+    def _agree_on_max(self, value: int) -> int:
+        if self.replicas.count == 1:
+            return value
+        box = torch.tensor([value], device=device())
+        dist.all_reduce(box, op=dist.ReduceOp.MAX, group=parallel_state.get_data_parallel_group())
+        return int(box)
+
+
+def _to_device(batch: PackedBatch) -> PackedBatch:
+    where = device()
+    if where.type == "cpu":
+        return batch
+    return PackedBatch(
+        tokens=batch.tokens.to(where),
+        labels=batch.labels.to(where),
+        weights=batch.weights.to(where),
+        positions=batch.positions.to(where),
+        cu_seqlens=batch.cu_seqlens.to(where),
+        fields={name: value.to(where) for name, value in batch.fields.items()},
+        routes=None if batch.routes is None else batch.routes.to(where),
+    )

@@ -1,0 +1,65 @@
+"""Draws of the next token that depend on the seed, the output and the position only.
+
+One uniform number decides a token through the inverse of its cumulative distribution. The number comes
+from a counter-based hash, not from a generator's state: the same outputs are sampled in every layout, in
+every batch, and after a resume.
+"""
+
+# B rows, V vocabulary
+
+import torch
+from torch import Tensor
+
+_MASK = (1 << 64) - 1
+
+
+def next_tokens(
+    logits: Tensor, uniforms: Tensor, *, temperature: float, top_p: float
+) -> tuple[Tensor, Tensor]:
+    """logits: [B, V] float32; uniforms: [B] in [0, 1). Returns tokens [B] and their log-probs [B].
+
+    The log-probs are of the distribution that was sampled from: with temperature and truncation.
+    temperature 0 takes the most likely token (its log-prob is then of temperature 1).
+    """
+    if temperature == 0:
+        logprobs = logits.log_softmax(-1)
+        tokens = logprobs.argmax(-1)
+    else:
+        logprobs = (logits if temperature == 1 else logits / temperature).log_softmax(-1)
+        if top_p < 1:
+            logprobs = logprobs.masked_fill(~nucleus(logprobs, top_p), -torch.inf).log_softmax(-1)
+        tokens = _inverse_cdf(logprobs.exp(), uniforms)
+    return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
+
+
+def nucleus(logprobs: Tensor, top_p: float) -> Tensor:
+    """[..., V] bool: the fewest most likely tokens whose probabilities add up to top_p or more.
+
+    Source: Holtzman et al., 1904.09751, section 3.1. The most likely token is always in.
+    """
+    ordered, index = logprobs.sort(dim=-1, descending=True)
+    before = ordered.exp().cumsum(-1) - ordered.exp()
+    return torch.zeros_like(logprobs, dtype=torch.bool).scatter(-1, index, before < top_p)
+
+
+def _inverse_cdf(probabilities: Tensor, uniforms: Tensor) -> Tensor:
+    cumulative = probabilities.double().cumsum(-1)
+    # scaled by the total, so that rounding can't leave a gap at the end
+    target = uniforms[:, None].double() * cumulative[:, -1:]
+    found = torch.searchsorted(cumulative, target, right=True)[:, 0]
+    # a token of probability 0 at the very end could be hit by rounding: step back to the last possible one
+    last = (probabilities > 0).int().cumsum(-1).argmax(-1)
+    return torch.minimum(found, last)
+
+
+def uniforms(keys: list[int], *, position: int, seed: int) -> Tensor:
+    """[len(keys)] float64 in [0, 1): a hash of seed, key and position."""
+    return torch.tensor([_mix(_mix(_mix(seed) ^ key) ^ position) / 2.0**64 for key in keys], dtype=torch.float64)
+
+
+def _mix(value: int) -> int:
+    """splitmix64 (Steele et al., 2014): every input bit moves about half of the output bits."""
+    value = (value + 0x9E3779B97F4A7C15) & _MASK
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
+    return value ^ (value >> 31)
