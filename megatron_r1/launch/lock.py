@@ -1,0 +1,81 @@
+"""One run directory, one run: a lock that the kernel frees when its holder dies.
+
+`.lock` in the run directory is held with flock and says who holds it. A stale file of a dead process blocks
+nobody, because the lock is the kernel's and the text is only for people. On NFS 4, and on Lustre mounted
+with `-o flock`, it holds between machines too; a file system without locks gives a warning instead.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from megatron_r1.errors import R1Error
+
+LOCK_NAME = ".lock"
+_NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK}
+
+log = logging.getLogger(__name__)
+
+
+class RunLockedError(R1Error):
+    """Another run works in this run directory; the message says which."""
+
+    exit_code = 7
+
+
+@contextlib.contextmanager
+def hold(run_dir: Path) -> Iterator[None]:
+    """Hold the run directory, which must exist, while inside; RunLockedError if another process does."""
+    descriptor = os.open(run_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        _acquire(descriptor, run_dir)
+        _write(descriptor, json.dumps(_owner()))
+        yield
+        _write(descriptor, "")
+    finally:
+        os.close(descriptor)  # frees the lock; the file stays, as removing it would race with a waiter
+
+
+def _acquire(descriptor: int, run_dir: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RunLockedError(
+            f"{run_dir}: held by {_describe(os.read(descriptor, 4096))}; "
+            "wait for it, stop it, or give this run another name"
+        ) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        log.warning("%s: this file system has no locks; make sure that no other run uses it", run_dir)
+
+
+def _owner() -> dict[str, str | int]:
+    owner: dict[str, str | int] = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+    if "SLURM_JOB_ID" in os.environ:
+        owner["job"] = os.environ["SLURM_JOB_ID"]
+    return owner
+
+
+def _describe(text: bytes) -> str:
+    if not text:  # the holder is between taking the lock and writing its name, or just leaving
+        return "another run"
+    owner = json.loads(text)
+    job = f", SLURM job {owner['job']}" if "job" in owner else ""
+    return f"another run (host {owner['host']}, pid {owner['pid']}{job}, since {owner['since']})"
+
+
+def _write(descriptor: int, text: str) -> None:
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, text.encode(), 0)
