@@ -1,0 +1,235 @@
+"""Pydantic's errors -> findings in the user's words: the key as written, its line, the value, the remedy.
+
+Pydantic reports every member of a plain union; here the one that was meant is picked. Which keys an error is
+about is place.py's part.
+"""
+
+import difflib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from megatron_r1.config.place import Place, as_section, members_of, place_of
+from megatron_r1.config.tree import Finding, KeyPath, Position, Tree
+
+EXPECTED = {
+    "int_type": "an integer", "int_from_float": "an integer", "float_type": "a number",
+    "finite_number": "a finite number", "string_type": "text", "bool_type": "true or false",
+    "list_type": "a list", "tuple_type": "a list", "set_type": "a list", "dict_type": "a mapping",
+    "mapping_type": "a mapping", "model_type": "a mapping", "model_attributes_type": "a mapping",
+    "dataclass_type": "a mapping", "path_type": "a path", "none_required": "null",
+}  # fmt: skip
+BOUNDS = {
+    "greater_than": "greater than {gt}", "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}", "less_than_equal": "at most {le}",
+    "multiple_of": "a multiple of {multiple_of}",
+    "too_short": "at least {min_length} long", "string_too_short": "at least {min_length} long",
+    "too_long": "at most {max_length} long", "string_too_long": "at most {max_length} long",
+    "string_pattern_mismatch": "text that matches {pattern}",
+}  # fmt: skip
+MAX_SHOWN = 60  # characters of a value
+WORDS_FOR_BOOL = {"yes": "true", "on": "true", "no": "false", "off": "false"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    details: ErrorDetails
+    place: Place
+
+    @property
+    def kind(self) -> str:
+        return self.details["type"]
+
+
+def explain(error: ValidationError, schema: type[BaseModel], tree: Tree) -> list[Finding]:
+    """One finding a mistake; a key that is missing because it is misspelt is one mistake."""
+    problems = [_Problem(details, place_of(schema, details["loc"])) for details in error.errors()]
+    findings: list[Finding] = []
+    suggested: set[KeyPath] = set()
+    for problem in _chosen(problems, depth=0):
+        if problem.kind == "extra_forbidden":
+            message, meant = _unknown_key(problem, schema, tree)
+            suggested |= {meant} if meant else set()
+        elif problem.kind == "combined":
+            message = str(problem.details["msg"])
+        else:
+            message = _message(problem, schema, tree)
+        path = problem.place.path
+        if problem.kind.startswith("union_tag"):
+            path = (*path, problem.details.get("ctx", {})["discriminator"].strip("'"))
+        findings.append(Finding(position_of(tree, path), path, message))
+    missing = {problem.place.path for problem in problems if problem.kind == "missing"}
+    return [finding for finding in findings if finding.path not in suggested & missing]
+
+
+def position_of(tree: Tree, path: KeyPath) -> Position:
+    """Where the key is written, or the nearest mapping around it."""
+    for length in range(len(path), -1, -1):
+        if path[:length] in tree.positions:
+            return tree.positions[path[:length]]
+    return Position("configuration")
+
+
+def near(word: str, words: Sequence[str]) -> str | None:
+    """The word that was likely meant."""
+    found = difflib.get_close_matches(word.lower().replace("-", "_"), words, n=1)
+    return found[0] if found else None
+
+
+# Plain unions: one finding for all members
+
+
+def _chosen(problems: list[_Problem], *, depth: int) -> list[_Problem]:
+    """Of each union only the member that was meant: it fits the value's form and has the fewest errors."""
+    groups: dict[Any, list[_Problem]] = {}
+    for number, problem in enumerate(problems):
+        choices = problem.place.choices
+        groups.setdefault(choices[depth][0] if len(choices) > depth else number, []).append(problem)
+    kept: list[_Problem] = []
+    for key, group in groups.items():
+        kept += [group[0]] if isinstance(key, int) else _meant(key, group, depth=depth)
+    return kept
+
+
+def _meant(union: KeyPath, group: list[_Problem], *, depth: int) -> list[_Problem]:
+    by_member: dict[str, list[_Problem]] = {}
+    for problem in group:
+        by_member.setdefault(problem.place.choices[depth][1], []).append(problem)
+    if len(by_member) == 1:
+        return _chosen(group, depth=depth + 1)
+    fitting = [
+        member
+        for member in by_member.values()
+        if any(problem.place.path != union or problem.kind == "value_error" for problem in member)
+    ]
+    if fitting:
+        return _chosen(min(fitting, key=len), depth=depth + 1)
+    expected = list(dict.fromkeys(_expected(problem) for problem in group))
+    message = (
+        f"must be {', '.join(expected[:-1])} or {expected[-1]}" if expected[1:] else f"must be {expected[0]}"
+    )
+    first = group[0]
+    details = ErrorDetails(
+        type="combined",
+        loc=first.details["loc"],
+        msg=f"{message}, got {shown(first.details['input'])}",
+        input=first.details["input"],
+    )
+    return [_Problem(details, first.place)]
+
+
+# Words
+
+
+def shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
+
+
+def _message(problem: _Problem, schema: type[BaseModel], tree: Tree) -> str:
+    details, kind = problem.details, problem.kind
+    context, value = details.get("ctx", {}), details["input"]
+    if kind == "missing":
+        return f"missing{_description(problem, schema)}"
+    if kind == "union_tag_not_found":
+        tag = context["discriminator"].strip("'")
+        return f"missing; one of {', '.join(_tag_values(problem, tag))}"
+    if kind == "union_tag_invalid":
+        tag = context["discriminator"].strip("'")
+        names = _tag_values(problem, tag)
+        return (
+            f"no such {tag}: {shown(value[tag])}{_meant_word(value[tag], names)}; one of {', '.join(names)}"
+        )
+    if kind in ("value_error", "assertion_error"):
+        return str(context["error"])
+    expected = _expected(problem)
+    if kind == "literal_error":
+        return f"must be {expected}, got {shown(value)}{_meant_word(value, _literals(problem))}"
+    return f"must be {expected}, got {shown(value)}{_remedy(expected, value)}"
+
+
+def _expected(problem: _Problem) -> str:
+    details, kind = problem.details, problem.kind
+    if kind in BOUNDS:
+        return BOUNDS[kind].format(**details.get("ctx", {}))
+    if kind == "literal_error":
+        names = _literals(problem)
+        return names[0] if len(names) == 1 else f"one of {', '.join(names)}"
+    return EXPECTED.get(kind, details["msg"].removeprefix("Input should be "))
+
+
+def _literals(problem: _Problem) -> list[str]:
+    for member in members_of(problem.place.annotation):
+        if get_origin(member) is Literal:
+            return [value if isinstance(value, str) else shown(value) for value in get_args(member)]
+    return [details.strip("'") for details in problem.details.get("ctx", {})["expected"].split(" or ")]
+
+
+def _tag_values(problem: _Problem, tag: str) -> list[str]:
+    sections = members_of(problem.place.annotation)
+    return [value for section in sections for value in get_args(section.model_fields[tag].annotation)]
+
+
+def _meant_word(value: Any, names: list[str]) -> str:
+    meant = near(value, names) if isinstance(value, str) else None
+    return f"; did you mean {meant}?" if meant else ""
+
+
+def _remedy(expected: str, value: Any) -> str:
+    """What to write instead, where that is plain."""
+    if value is None:
+        return "; give a value or remove the key"
+    if expected == "text" and isinstance(value, bool | int | float):
+        return f'; put it in quotes: "{shown(value)}"'
+    if expected == "true or false" and isinstance(value, str) and value.lower() in WORDS_FOR_BOOL:
+        return f"; write {WORDS_FOR_BOOL[value.lower()]}"
+    if expected == "an integer" and isinstance(value, float) and value.is_integer():
+        return f"; write {int(value)}"
+    if expected in ("an integer", "a number") and isinstance(value, str) and _is_number(value):
+        return "; remove the quotes"
+    if expected == "a list" and not isinstance(value, dict | list):
+        return f"; write [{value if isinstance(value, str) else shown(value)}]"
+    return ""
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _description(problem: _Problem, schema: type[BaseModel]) -> str:
+    owner = _owner(problem, schema)
+    field = owner.model_fields.get(str(problem.place.path[-1])) if owner else None
+    return f": {field.description}" if field and field.description else ""
+
+
+def _owner(problem: _Problem, schema: type[BaseModel]) -> type[BaseModel] | None:
+    """The section that the error's last key belongs to."""
+    return as_section(members_of(place_of(schema, problem.details["loc"][:-1]).annotation)[0])
+
+
+def _unknown_key(problem: _Problem, schema: type[BaseModel], tree: Tree) -> tuple[str, KeyPath | None]:
+    """The message, and the key that was meant."""
+    *outer, last = problem.place.path
+    owner = _owner(problem, schema)
+    if owner is None:
+        return "unknown key", None
+    given = tree.value
+    for key in outer:
+        given = given[key]
+    free = [name for name in owner.model_fields if name not in given]
+    meant = near(str(last), free)
+    if meant:
+        return f"unknown key; did you mean {meant}?", (*outer, meant)
+    for name, field in owner.model_fields.items():
+        section = as_section(members_of(field.annotation)[0])
+        if section and last in section.model_fields:
+            return f"unknown key; did you mean {name}.{last}?", None
+    return f"unknown key; valid here: {', '.join(owner.model_fields)}", None

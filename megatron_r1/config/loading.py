@@ -1,0 +1,74 @@
+"""A YAML file, its bases and overrides -> one validated object, or every mistake in it at once."""
+
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+
+from megatron_r1.config.explain import explain, position_of
+from megatron_r1.config.merge import override, read_file
+from megatron_r1.config.section import Section
+from megatron_r1.config.tree import Finding, KeyPath, Position, Tree
+from megatron_r1.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded[S: Section]:
+    """The validated object, the plain tree that it was made from, and where each key was written."""
+
+    value: S
+    tree: Mapping[str, Any]
+    positions: Mapping[KeyPath, Position]
+
+    def finding(self, path: KeyPath, message: str) -> Finding:
+        """Something wrong at a key, for `refuse`; a key that was not given counts as its mapping."""
+        return Finding(position_of(Tree(self.tree, dict(self.positions)), path), path, message)
+
+
+def load[S: Section](path: Path, schema: type[S], *, overrides: Sequence[str] = ()) -> Loaded[S]:
+    """Read and validate. ConfigError lists every finding, one a line."""
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file")
+    tree = read_file(path)
+    for text in overrides:
+        override(tree, text)
+    tree.positions.setdefault((), Position(str(path), 1))
+    if not tree.whole:
+        refuse(tree.findings)
+    value, findings = _validate(tree, schema)
+    known = {finding.path for finding in tree.findings}
+    refuse([*tree.findings, *(finding for finding in findings if finding.path not in known)])
+    assert value is not None
+    return Loaded(value, tree.value, tree.positions)
+
+
+def _validate[S: Section](tree: Tree, schema: type[S]) -> tuple[S | None, list[Finding]]:
+    # as JSON: there a list may stand for a tuple and text for a path, strict as we are
+    try:
+        return schema.model_validate_json(json.dumps(tree.value)), []
+    except ValidationError as error:
+        return None, explain(error, schema, tree)
+
+
+def refuse(findings: Iterable[Finding]) -> None:
+    """Raise ConfigError if there is a finding."""
+    ordered = sorted(findings, key=lambda finding: finding.position)
+    if ordered:
+        raise ConfigError("\n".join(str(finding) for finding in ordered))
+
+
+def resolved(value: Section) -> str:
+    """YAML with every value written out, defaults included; loads to the same object again."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.allow_unicode = True
+    yaml.width = 4096
+    text = io.StringIO()
+    yaml.dump(value.model_dump(mode="json"), text)
+    return text.getvalue()

@@ -1,0 +1,165 @@
+"""YAML text -> plain values, with the place where each was written.
+
+YAML 1.2: `1e-6` is a number, `no` is text, a date is text. Duplicate keys, merge keys (`<<`) and keys that
+are no text are findings. We read ruamel's nodes rather than its objects: only nodes know their line.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+KeyPath = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Position:
+    """Where a value was written: a line of a file, or an override (line 0)."""
+
+    source: str
+    line: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.line}" if self.line else self.source
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong: where, at which key, and what, with the value and the remedy."""
+
+    position: Position
+    path: KeyPath
+    message: str
+
+    def __str__(self) -> str:
+        key = f"{dotted(self.path)}: " if self.path else ""
+        return f"{self.position}: {key}{self.message}"
+
+
+@dataclass(slots=True)
+class Tree:
+    """Plain values (dict, list, str, int, float, bool, None) and the position of each key and item."""
+
+    value: Any
+    positions: dict[KeyPath, Position] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    whole: bool = True  # False: part could not be read, so that a missing key means nothing
+
+
+def dotted(path: KeyPath) -> str:
+    return ".".join(str(key) for key in path)
+
+
+def parse(text: str, *, source: str, first_line: int = 1, path: KeyPath = ()) -> Tree:
+    """Read one document. `path` is where its value will stand; first_line 0: the text has no lines."""
+    tree = Tree(None)
+    yaml = YAML(typ="safe", pure=True)
+    reader = _Reader(yaml, tree, source, first_line)
+    try:
+        node = yaml.compose(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        tree.findings.append(Finding(reader.position(mark), path, _syntax_message(error)))
+        tree.whole = False
+        return tree
+    except YAMLError as error:  # characters that no YAML may hold
+        tree.findings.append(Finding(Position(source, first_line), path, f"not YAML: {error}"))
+        tree.whole = False
+        return tree
+    if node is not None:
+        tree.positions[path] = reader.position(node.start_mark)
+        tree.value = reader.read(node, path)
+    return tree
+
+
+def _syntax_message(error: MarkedYAMLError) -> str:
+    problem = error.problem or "not YAML"
+    if "'\\t'" in problem:
+        return f"not YAML: {problem}; indent with spaces"
+    return f"not YAML: {problem}" + (f" ({error.context})" if error.context else "")
+
+
+class _Reader:
+    """Turns nodes into values, and notes positions and findings in the tree."""
+
+    def __init__(self, yaml: YAML, tree: Tree, source: str, first_line: int) -> None:
+        self._constructor = yaml.constructor
+        self._tree = tree
+        self._source = source
+        self._first_line = first_line
+        self._open: list[Node] = []  # from the root to here: an alias to one of them would never end
+
+    def position(self, mark: Any) -> Position:
+        line = mark.line + self._first_line if mark is not None and self._first_line else self._first_line
+        return Position(self._source, line)
+
+    def read(self, node: Node, path: KeyPath) -> Any:
+        if any(node is outer for outer in self._open):
+            self._find(node, path, "an alias to something that holds it; write the value out")
+            return None
+        self._open.append(node)
+        try:
+            if isinstance(node, MappingNode):
+                return self._mapping(node, path)
+            if isinstance(node, SequenceNode):
+                return self._sequence(node, path)
+            assert isinstance(node, ScalarNode)
+            return self._scalar(node, path)
+        finally:
+            self._open.pop()
+
+    def _mapping(self, node: MappingNode, path: KeyPath) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = self._key(key_node, path)
+            if key is None:
+                continue
+            here = (*path, key)
+            if key in values:
+                first = self._tree.positions[here]
+                self._find(key_node, here, f"duplicate key, first given at {first}; remove one")
+                continue
+            self._tree.positions[here] = self.position(key_node.start_mark)
+            values[key] = self.read(value_node, here)
+        return values
+
+    def _key(self, node: Node, path: KeyPath) -> str | None:
+        if not isinstance(node, ScalarNode):
+            self._find(node, path, "a key must be text")
+        elif node.tag.endswith(":merge"):
+            self._find(node, path, "merge keys (<<) are not read; inherit with base: at the top of the file")
+        elif not node.tag.endswith((":str", ":timestamp")):
+            self._find(node, path, f'the key {node.value} is no text; put it in quotes: "{node.value}"')
+        else:
+            return node.value
+        return None
+
+    def _sequence(self, node: SequenceNode, path: KeyPath) -> list[Any]:
+        values = []
+        for index, item in enumerate(node.value):
+            self._tree.positions[(*path, index)] = self.position(item.start_mark)
+            values.append(self.read(item, (*path, index)))
+        return values
+
+    def _scalar(self, node: ScalarNode, path: KeyPath) -> Any:
+        kind = node.tag.removeprefix("tag:yaml.org,2002:")
+        construct = {
+            "null": self._constructor.construct_yaml_null,
+            "bool": self._constructor.construct_yaml_bool,
+            "int": self._constructor.construct_yaml_int,
+            "float": self._constructor.construct_yaml_float,
+        }
+        if kind in construct:
+            try:
+                return construct[kind](node)
+            except (ValueError, KeyError):  # such as `!!int x`
+                self._find(node, path, f"{node.value!r} is no {kind}")
+                return None
+        if kind not in ("str", "timestamp"):
+            self._find(node, path, f"the tag {node.tag} is not read; write the value without it")
+        return node.value
+
+    def _find(self, node: Node, path: KeyPath, message: str) -> None:
+        self._tree.findings.append(Finding(self.position(node.start_mark), path, message))
