@@ -27,7 +27,7 @@ def group_advantage(
     """
     assert rewards.ndim == 2, f"rewards are [groups, group_size], not {list(rewards.shape)}"
     assert not rewards.isinf().any(), "infinite reward"
-    rewards = rewards.double()  # the mean of equal float32 rewards need not equal them
+    rewards = rewards.double()  # differences must survive a large common offset
     graded = ~rewards.isnan()  # [G, N]
     count = graded.sum(dim=1, keepdim=True)  # [G, 1]
     mean = rewards.nansum(dim=1, keepdim=True) / count.clamp(min=1)

@@ -63,6 +63,11 @@ def test_the_advantage_ignores_scale_and_offset_of_the_rewards():
     torch.testing.assert_close(group_advantage(rewards).sum(dim=1), torch.zeros(3), rtol=0, atol=1e-5)
 
 
+def test_a_large_offset_of_float32_rewards_costs_no_precision():
+    rewards = torch.tensor([[1e7 + 1] + [1e7] * 15])
+    assert group_advantage(rewards)[0, 0].item() == pytest.approx(15**0.5, abs=1e-4)
+
+
 def test_an_infinite_reward_is_refused():
     with pytest.raises(AssertionError, match="infinite"):
         group_advantage(torch.tensor([[1.0, torch.inf]]))

@@ -186,6 +186,12 @@ def test_truncation_holds_the_rollout_weight_at_the_cap_and_spares_the_kl():
     assert metrics["correction"] == pytest.approx(1.5)
 
 
+def test_truncation_raises_the_rollout_weight_to_the_floor():
+    fields = {"rollout_logprobs": [log(2 / 3), 0.0]}  # weights 3/4, 1/2
+    loss, _, _ = run([1.0] * 2, [1.0] * 2, rollout_correction="truncate", rollout_floor=0.6, **fields)
+    assert loss == pytest.approx([-0.75, -0.6])
+
+
 def test_masking_drops_tokens_outside_the_interval():
     fields = {"rollout_logprobs": [log(1 / 3), log(1 / 16), 0.0]}  # weights 3/2, 8, 1/2
     options = {"rollout_correction": "mask", "rollout_cap": 2.0}
@@ -210,6 +216,13 @@ def test_only_negative_outputs_far_from_the_sampler_are_dropped():
     )
     assert loss == gradient == pytest.approx([0, 0, 1, -1])
     assert metrics["off_policy"] == 0.5
+
+
+def test_no_output_on_policy_and_none_without_advantage_counts_as_dropped():
+    on_policy = run([1.0], [-1.0], off_policy_threshold=0.0)
+    assert (on_policy[0], on_policy[2]["off_policy"]) == ([1.0], 0)
+    far = run([1.0], [0.0], off_policy_threshold=0.0, rollout_logprobs=[log(0.9)])
+    assert far[2]["off_policy"] == 0
 
 
 def test_the_mean_over_the_output_decides_what_is_dropped():
