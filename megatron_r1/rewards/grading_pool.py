@@ -8,7 +8,6 @@ does not turn right answers into wrong ones; a much longer wall limit stands beh
 Workers start with the first item, inherit nothing but three pipes, see no GPU, and end with the parent.
 """
 
-import atexit
 import os
 import pickle
 import selectors
@@ -39,7 +38,8 @@ class Verdict(Enum):
     RIGHT = grading_worker.RIGHT
     WRONG = grading_worker.WRONG
     UNREADABLE = grading_worker.UNREADABLE  # the reference can't be parsed
-    KILLED = "over the limit"  # of CPU time or memory, or the grader crashed
+    FAILED = grading_worker.FAILED  # the grader raised, out of memory among others
+    KILLED = "killed"  # over the limit of CPU time, or crashed
     STALLED = "stalled"  # the wall limit: the machine's fault, not the item's
 
 
@@ -150,9 +150,9 @@ class GradingPool:
             self._dismiss(worker)
             if not worker.ready:
                 raise R1Error(
-                    f"rewards: a grading process failed to start (exit status {worker.process.returncode}; its "
-                    f"own message is above); math-verify must be installed and {self.memory_bytes} bytes of "
-                    "memory must hold it"
+                    f"rewards: a grading process did not start (exit status {worker.process.returncode}; its "
+                    f"own message is above); is math-verify installed, and are {self.memory_bytes} bytes of "
+                    "memory enough for it?"
                 )
             return None if job is None else (job, Verdict.KILLED)
         if not worker.ready:

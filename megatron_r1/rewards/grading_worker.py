@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, BinaryIO
 
-READY, RIGHT, WRONG, UNREADABLE = "ready", "right", "wrong", "unreadable"
+READY, RIGHT, WRONG, UNREADABLE, FAILED = "ready", "right", "wrong", "unreadable", "failed"
 IDLE_CHECK_S = 1.0
 
 Grader = Callable[..., str]
@@ -36,9 +36,18 @@ def main() -> None:
     while _wait_for_request(requests, parent):
         kind, arguments = pickle.load(requests)
         signal.setitimer(signal.ITIMER_PROF, cpu_s)
-        verdict = graders[kind](*arguments)
+        verdict = _verdict(graders[kind], arguments)
         signal.setitimer(signal.ITIMER_PROF, 0)
         print(verdict, file=replies)
+
+
+def _verdict(grader: Grader, arguments: tuple[Any, ...]) -> str:
+    # The graders are a hundred parsers of others, fed with what a model makes up: what they raise is not
+    # known beforehand, and a process that ended at each of it would cost seconds to replace.
+    try:
+        return grader(*arguments)
+    except Exception:
+        return FAILED
 
 
 def _wait_for_request(requests: BinaryIO, parent: int) -> bool:
@@ -81,14 +90,14 @@ def _exact(expression: Any, sympy: Any) -> Any:
 
 
 def _constants_agree(gold: Any, answer: Any, sympy: Any) -> bool:
-    """Whether two constants agree to 20 digits; True for what isn't two constants.
+    """Whether two finite constants agree to 20 digits; True for what isn't two finite constants.
 
     math-verify drops a difference below its precision even between numbers that are smaller still.
     """
-    if not all(isinstance(e, sympy.Expr) and e.is_number for e in (gold, answer)):
+    if not all(isinstance(e, sympy.Expr) and e.is_number and e.is_finite for e in (gold, answer)):
         return True
     difference, scale = (abs(sympy.N(e, 30, maxn=1000)) for e in (gold - answer, gold))
-    return bool(difference <= scale * sympy.Float("1e-20") or difference == 0)
+    return bool(difference <= scale * sympy.Float("1e-20"))
 
 
 def _grade_gym(name: str, entry: Mapping[str, Any], answer: str) -> str:
@@ -100,7 +109,7 @@ def _grade_gym(name: str, entry: Mapping[str, Any], answer: str) -> str:
 
 
 @lru_cache
-def _gym_scorer(name: str) -> Callable[[str, dict[str, Any]], float] | None:
+def _gym_scorer(name: str) -> Callable[..., float] | None:  # (answer, entry) -> score
     import reasoning_gym
 
     try:

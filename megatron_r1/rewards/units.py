@@ -1,8 +1,8 @@
 """Units after a value: 5 cm is not 5 m, and 100 cm is 1 m.
 
-Within \\text{} or \\mathrm{} any letters are a unit; bare letters are one only if they stand in the table
-(`5x` is a product). An answer without a unit is held against the value alone, as questions often ask
-"how many metres".
+Within \\text{} or \\mathrm{} any letters are a unit; so is a bare word of three letters or more after a
+space ("5 apples"). Other bare letters are one only if they stand in the table (`5x` is a product). An answer
+without a unit is held against the value alone, as questions often ask "how many metres".
 """
 
 import re
@@ -29,13 +29,16 @@ _ALIASES = {
     "deg": "degree",
 }  # fmt: skip
 _SPACE = r"(?:\\[ ,;!:]|~|\s)*"
-_POWER = r"(?:\s*\^\s*\{?\s*([1-9])\s*\}?)?"
+_POWER = r"(?:\s*\^\s*\{?\s*(?P<power>[1-9])\s*\}?)?"
 _IN_TEXT = re.compile(
     rf"(?P<value>.*[0-9)}}\]]){_SPACE}\\(?:text|textrm|mathrm|mbox|rm)\s*"
     rf"\{{\s*(?P<unit>[A-Za-z][A-Za-z ./]*?)\s*\}}{_POWER}",
     re.DOTALL,
 )
-_BARE = re.compile(rf"(?P<value>.*[0-9)}}\]]){_SPACE}(?P<unit>[A-Za-z]+)\.?{_POWER}", re.DOTALL)
+_BARE = re.compile(
+    rf"(?P<value>.*[0-9)}}\]]){_SPACE}(?P<unit>(?P<word>(?<=\s)[A-Za-z]{{3,}})|[A-Za-z]+)\.?{_POWER}",
+    re.DOTALL,
+)
 _DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\circ\s*\}?|\u00b0)$")
 _PERCENT = re.compile(r"\s*\bpercent$")
 
@@ -56,10 +59,10 @@ def split_unit(text: str) -> tuple[str, Unit | None]:
     if _DEGREES.search(text):
         return _DEGREES.sub("", text), _unit("degree", 1)
     if match := _IN_TEXT.fullmatch(text):
-        return match["value"], _unit(match["unit"], int(match[3] or 1))
+        return match["value"], _unit(match["unit"], int(match["power"] or 1))
     match = _BARE.fullmatch(text)
-    if match and _canonical(match["unit"]) in _UNITS:
-        return match["value"], _unit(match["unit"], int(match[3] or 1))
+    if match and (_canonical(match["unit"]) in _UNITS or match["word"]):
+        return match["value"], _unit(match["unit"], int(match["power"] or 1))
     return text, None
 
 

@@ -1,0 +1,112 @@
+"""Accuracy reward: 1 right, 0 wrong, None ungradable (DeepSeek-R1, section 2.2.2).
+
+The task of a prompt names its verifier:
+
+    integer, number   exact literals (fractions, never floats)
+    choice            a letter A-J
+    exact             text in a normal form
+    math              exact constants, then math-verify in a killable process
+    gym:NAME          reasoning-gym's own scorer, right only at full marks; the entry is in
+                      prompt.metadata["entry"]
+
+The reference is judged first. One that can't be read, or a task that nobody knows, makes the item
+ungradable, never right and never wrong. No answer in a completion is wrong.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from functools import lru_cache
+from typing import Annotated
+
+from pydantic import Field
+
+from megatron_r1.rewards import mathematics, numerals
+from megatron_r1.rewards.answer import final_answer
+from megatron_r1.rewards.grading_pool import GradingPool
+from megatron_r1.rewards.pooled import Item, PooledGrader
+from megatron_r1.rewards.section import RewardConfig
+from megatron_r1.types import Completion, Prompt, Score
+
+Reader = Callable[[str], Hashable | None]
+
+# A reader turns text into a value to compare with ==, or None for what it can't read.
+READERS: dict[str, Reader] = {
+    "integer": numerals.parse_integer,
+    "number": numerals.parse_number,
+    "choice": numerals.parse_choice,
+    "exact": numerals.normal_text,
+}
+GYM_PREFIX = "gym:"
+
+
+class AccuracyReward:
+    def __init__(self, *, pool: GradingPool, max_chars: int) -> None:
+        self.pool = pool
+        self._grader = PooledGrader(pool)
+        self._max_chars = max_chars
+
+    def score(self, completions: Sequence[Completion]) -> list[Score]:
+        first = [self._grade(completion) for completion in completions]
+        pooled = iter(self._grader.grade([item for item in first if isinstance(item, Item)]))
+        return [next(pooled) if isinstance(item, Item) else item for item in first]
+
+    def _grade(self, completion: Completion) -> Score | Item:
+        prompt, answer = completion.prompt, final_answer(completion.text)
+        if answer is not None and len(answer) > self._max_chars:
+            answer = None  # longer than any answer: none
+        if prompt.task in READERS:
+            return _grade_by_reader(prompt, answer)
+        if prompt.task == "math":
+            return mathematics.grade_mathematics(prompt.reference, answer)
+        if prompt.task.startswith(GYM_PREFIX):
+            return _grade_gym(prompt, answer)
+        known = ", ".join([*READERS, "math", f"{GYM_PREFIX}NAME"])
+        return Score(None, f"no verifier for the task {prompt.task!r} (there are: {known})")
+
+
+def _grade_by_reader(prompt: Prompt, answer: str | None) -> Score:
+    expected = _read_reference(prompt.task, prompt.reference)
+    if expected is None:
+        return Score(None, f"reference {prompt.reference[:80]!r} can't be read as {prompt.task}")
+    if answer is None:
+        return Score(0.0, "no answer")
+    return Score(float(READERS[prompt.task](answer) == expected))
+
+
+@lru_cache(maxsize=65_536)
+def _read_reference(task: str, reference: str) -> Hashable | None:
+    return READERS[task](reference)
+
+
+def _grade_gym(prompt: Prompt, answer: str | None) -> Score | Item:
+    if "entry" not in prompt.metadata:
+        return Score(None, f'{prompt.task}: prompt.metadata has no "entry" to score against')
+    name, entry = prompt.task.removeprefix(GYM_PREFIX), prompt.metadata["entry"]
+    return Item(
+        check=("gym", (name, entry, prompt.reference)),
+        answer=Score(0.0, "no answer") if answer is None else ("gym", (name, entry, answer)),
+    )
+
+
+class Accuracy(RewardConfig):
+    """Whether the final answer is right, by the verifier that the prompt's task names."""
+
+    timeout_s: Annotated[float, Field(gt=0, le=600)] = 3.0
+    """CPU seconds that grading one answer may take (math and gym); more is a wrong answer."""
+
+    memory_mib: Annotated[int, Field(ge=512)] = 2048
+    """Address space of one grading process."""
+
+    num_workers: Annotated[int, Field(ge=1)] = 2
+    """Grading processes of this rank; none starts before it is needed."""
+
+    max_chars: Annotated[int, Field(gt=0)] = 2000
+    """A longer final answer counts as none."""
+
+    def build(self) -> AccuracyReward:
+        pool = GradingPool(
+            num_workers=self.num_workers, cpu_s=self.timeout_s, memory_bytes=self.memory_mib << 20
+        )
+        return AccuracyReward(pool=pool, max_chars=self.max_chars)
+
+
+REWARD = Accuracy
