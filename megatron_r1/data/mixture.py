@@ -7,7 +7,8 @@ mixture as a long one. Each source is walked in its own order; nothing has to be
 from collections.abc import Mapping
 from fractions import Fraction
 
-from megatron_r1.data.source import Source
+from megatron_r1.data.source import Source, SourceConfig
+from megatron_r1.data.split import Split, content_id
 from megatron_r1.types import Document, Prompt
 
 
@@ -42,6 +43,15 @@ class Mixture:
     def document(self, index: int) -> Document:
         name, inner = self.locate(index)
         return self._sources[name].document(inner)
+
+
+def build_mixture(configs: Mapping[str, SourceConfig], *, seed: int, split: Split = "train") -> Mixture:
+    """The stream that a mapping of sources by name asks for; each gets a seed of its own."""
+    sources = {
+        name: config.build(int(content_id(f"{seed}/{name}")[:8], 16), split=split)
+        for name, config in configs.items()
+    }
+    return Mixture(sources, {name: config.weight for name, config in configs.items()})
 
 
 def _nested_shares(weights: Mapping[str, float]) -> list[tuple[str, Fraction]]:

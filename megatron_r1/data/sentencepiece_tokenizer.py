@@ -12,7 +12,7 @@ from megatron_r1.errors import DataError
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
-ModelType = Literal["word", "bpe", "unigram", "char"]
+ModelType = Literal["word", "bpe", "unigram"]
 
 
 class SentencePieceTokenizer:
@@ -136,7 +136,7 @@ def train_sentencepiece(
             sentence_iterator=iter(texts), model_writer=model, model_type=model_type, vocab_size=vocab_size,
             hard_vocab_limit=False, control_symbols=list(special_pieces), character_coverage=1.0,
             num_threads=1, pad_id=0, bos_id=1, eos_id=2, unk_id=3, pad_piece="<pad>", bos_piece="<bos>",
-            eos_piece="<eos>", unk_piece="<unk>", minloglevel=2,
+            eos_piece="<eos>", unk_piece="<unk>", minloglevel=2, byte_fallback=not words,
             # spaces are text unless words are the tokens; without a prefix decode gives them all back
             normalization_rule_name="identity", add_dummy_prefix=words, remove_extra_whitespaces=words,
         )  # fmt: skip

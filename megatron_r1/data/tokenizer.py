@@ -32,7 +32,7 @@ class TokenizerTraining(Section):
     vocab_size: int = Field(default=64, ge=8)
     """Upper bound; a smaller corpus gives a smaller vocabulary."""
     model_type: ModelType = "word"
-    """`word` makes every word between spaces one token: for closed vocabularies only."""
+    """`word` makes each word between spaces a token (closed vocabularies only); the others spell any text."""
 
 
 class TokenizerConfig(Section):

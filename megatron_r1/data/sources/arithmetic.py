@@ -126,8 +126,8 @@ class Arithmetic(Section):
     """Shortest chain."""
     max_operands: int = Field(default=5, ge=2)
     """Longest chain."""
-    max_total: int = Field(default=20, ge=9)
-    """The running total stays in 0 .. max_total."""
+    max_total: int = Field(default=20, ge=17)
+    """The running total stays in 0 .. max_total; from 17 on, adding or subtracting 9 always can."""
     mix: Mix = Mix.model_validate("textbook")
     """What documents are made of; prompts do not depend on it."""
 

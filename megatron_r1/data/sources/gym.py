@@ -80,7 +80,7 @@ class GymSource:
             messages=(Message("user", entry["question"]),),
             reference=str(entry["answer"]),
             task=f"gym:{self._config.family}",
-            metadata={"family": self._config.family, "options": self._config.options, "entry": entry},
+            metadata={"entry": entry},
         )
 
     def _make_block(self, block: int) -> "ProceduralDataset":
