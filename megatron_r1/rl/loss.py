@@ -20,7 +20,8 @@ Metrics, each a mean over response tokens:
     clip_low          share whose gradient clipping removed below: r < 1 - clip_low and A < 0
     clip_high         share whose gradient clipping removed above: r > 1 + clip_high and A > 0
                       (cispo keeps all gradients: there the share of weights held at the bound, any A)
-    delta             share with A < 0 and r > delta (only with `delta`)
+    clip_delta        share with A < 0 and r > delta (only with `delta`)
+    clipped           share that any of these bounds acts on: their sum, no token has two
     entropy           of the policy's distribution, as the caller measured it
     drift             |old_logprobs - rollout_logprobs|: trainer against sampler with equal weights;
                       the reported rollout/drift is exp of this mean (1: none; 1.05 is a usual limit)
@@ -169,14 +170,14 @@ def policy_loss(ratio: Tensor, logprobs: Tensor, advantage: Tensor, *, options: 
 
 
 def clip_shares(ratio: Tensor, advantage: Tensor, *, options: GrpoLoss) -> dict[str, Tensor]:
-    """[T] bool each: which tokens each bound acts on."""
+    """[T] bool each: which tokens each bound acts on, and `clipped`, any of them."""
     below, above = ratio < 1 - options.clip_low, ratio > 1 + options.clip_high
-    if options.objective == "cispo":
-        return {"clip_low": below, "clip_high": above}
-    shares = {"clip_low": below & (advantage < 0), "clip_high": above & (advantage > 0)}
+    shares = {"clip_low": below, "clip_high": above}
+    if options.objective == "clip":
+        shares = {"clip_low": below & (advantage < 0), "clip_high": above & (advantage > 0)}
     if options.delta is not None:
-        shares["delta"] = (ratio > options.delta) & (advantage < 0)
-    return shares
+        shares["clip_delta"] = (ratio > options.delta) & (advantage < 0)
+    return shares | {"clipped": torch.stack(list(shares.values())).any(dim=0)}
 
 
 def rollout_weight(log_weight: Tensor, *, options: GrpoLoss) -> Tensor:

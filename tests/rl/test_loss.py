@@ -85,6 +85,7 @@ def test_the_clip_stops_the_gradient_only_where_the_step_would_go_further():
     assert loss == pytest.approx([-1.2, 1.5, -0.5, 0.8])
     assert gradient == pytest.approx([0, 1.5, -0.5, 0])
     assert metrics["clip_high"] == metrics["clip_low"] == 0.25
+    assert metrics["clipped"] == 0.5
 
 
 def test_clip_higher_moves_the_upper_bound_alone():
@@ -105,7 +106,8 @@ def test_delta_bounds_the_ratio_of_a_negative_advantage():
     loss, gradient, metrics = run([3.0, 5.0, 5.0], [-1.0, -1.0, 1.0], delta=4.0)
     assert loss == pytest.approx([3, 4, -1.2])
     assert gradient == pytest.approx([3, 0, 0])
-    assert metrics["delta"] == pytest.approx(1 / 3)
+    assert metrics["clip_delta"] == metrics["clip_high"] == pytest.approx(1 / 3)
+    assert metrics["clipped"] == pytest.approx(2 / 3)
 
 
 def test_cispo_weighs_the_logprob_and_drops_no_gradient():
