@@ -41,8 +41,9 @@ def load[S: Section](path: Path, schema: type[S], *, overrides: Sequence[str] = 
     if not tree.whole:
         refuse(tree.findings)
     value, findings = _validate(tree, schema)
-    known = {finding.path for finding in tree.findings}
-    refuse([*tree.findings, *(finding for finding in findings if finding.path not in known)])
+    unread = {(finding.position, finding.path) for finding in tree.findings}
+    findings = [finding for finding in findings if (finding.position, finding.path) not in unread]
+    refuse([*tree.findings, *findings])
     assert value is not None
     return Loaded(value, tree.value, tree.positions)
 

@@ -18,7 +18,8 @@ def read_file(path: Path, *, above: tuple[Path, ...] = ()) -> Tree:
     """The file's tree over that of its base. above: the files that led here, the first one first."""
     tree = parse(path.read_text(encoding="utf-8"), source=str(path))
     if not tree.findings and not isinstance(tree.value, dict):
-        message = f"must be a mapping of keys, got {'nothing' if tree.value is None else tree.value!r}"
+        got = "nothing" if tree.value is None else repr(tree.value)
+        message = f"must be a mapping of keys, got {got}"
         tree.findings.append(Finding(Position(str(path), 1), (), message))
     if not isinstance(tree.value, dict):
         tree.value = {}
