@@ -13,9 +13,9 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from megatron_r1.config.section import Section
 from megatron_r1.data.split import Split, content_id, split_of
@@ -61,24 +61,24 @@ class Mix(Section):
     """
 
     preset: Literal["textbook", "noisy"] = "textbook"
-    """Where the numbers come from that are not given."""
-    drill_share: float = Field(ge=0, le=1)
+    """Where the numbers come from that are not given; the defaults here are the textbook's."""
+    drill_share: float = Field(default=0.3, ge=0, le=1)
     """Documents that are plain lists of facts, without a question."""
     drill_facts: int = Field(default=6, ge=1)
     """Facts in such a document."""
-    full_share: float = Field(ge=0, le=1)
+    full_share: float = Field(default=0.8, ge=0, le=1)
     """Tasks that are worked out one operation a step."""
-    skip_share: float = Field(ge=0, le=1)
+    skip_share: float = Field(default=0.0, ge=0, le=1)
     """Tasks that take two operations in most steps."""
     skip_step_share: float = Field(default=0.8, ge=0, le=1)
     """Steps of such a task that do take two."""
-    direct_error: float = Field(ge=0, le=1)
+    direct_error: float = Field(default=0.0, ge=0, le=1)
     """Direct answers that are wrong, by 1 to 3."""
-    step_error_en: float = Field(ge=0, le=1)
+    step_error_en: float = Field(default=0.0, ge=0, le=1)
     """English steps with a wrong result, by 1 to 3; the chain goes on from it."""
-    step_error_zh: float = Field(ge=0, le=1)
+    step_error_zh: float = Field(default=0.0, ge=0, le=1)
     """Chinese steps with a wrong result."""
-    correction_share: float = Field(ge=0, le=1)
+    correction_share: float = Field(default=0.0, ge=0, le=1)
     """Wrong steps that are put right at once ("wait 15")."""
     tags_share: float = Field(default=0.6, ge=0, le=1)
     """Answers with all tags in place."""
@@ -89,11 +89,9 @@ class Mix(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _from_preset(cls, value: Any) -> Any:
-        given = {"preset": value} if isinstance(value, str) else value
-        if not isinstance(given, dict):
-            return given
-        return PRESETS.get(given.get("preset", "textbook"), {}) | given
+    def _from_preset(cls, given: Any) -> Any:
+        noisy = isinstance(given, dict) and given.get("preset") == "noisy"
+        return NOISY | given if noisy else given
 
     @model_validator(mode="after")
     def _shares_fit(self) -> "Mix":
@@ -104,16 +102,16 @@ class Mix(Section):
         return self
 
 
-PRESETS: dict[str, dict[str, float]] = {
-    "textbook": {
-        "drill_share": 0.3, "full_share": 0.8, "skip_share": 0.0, "direct_error": 0.0,
-        "step_error_en": 0.0, "step_error_zh": 0.0, "correction_share": 0.0,
-    },
-    "noisy": {
-        "drill_share": 0.2, "full_share": 0.17, "skip_share": 0.10, "direct_error": 0.7,
-        "step_error_en": 0.25, "step_error_zh": 0.12, "correction_share": 0.25,
-    },
+NOISY = {
+    "drill_share": 0.2, "full_share": 0.17, "skip_share": 0.10, "direct_error": 0.7,
+    "step_error_en": 0.25, "step_error_zh": 0.12, "correction_share": 0.25,
 }  # fmt: skip
+
+Preset = Literal["textbook", "noisy"]
+
+
+def _named_mix(given: Any) -> Any:
+    return {"preset": given} if isinstance(given, str) else given
 
 
 class Arithmetic(Section):
@@ -128,7 +126,7 @@ class Arithmetic(Section):
     """Longest chain."""
     max_total: int = Field(default=20, ge=17)
     """The running total stays in 0 .. max_total; from 17 on, adding or subtracting 9 always can."""
-    mix: Mix = Mix.model_validate("textbook")
+    mix: Annotated[Mix, BeforeValidator(_named_mix, json_schema_input_type=Preset | Mix)] = Mix()
     """What documents are made of; prompts do not depend on it."""
 
     @model_validator(mode="after")

@@ -142,12 +142,13 @@ def test_steps_are_counted_in_both_languages_up_to_the_end_of_the_thought():
 
 
 def test_a_preset_can_be_changed_and_unknown_names_are_refused():
-    assert Mix.model_validate("noisy").step_error_en == 0.25
+    assert Arithmetic.model_validate({"mix": "noisy"}).mix.step_error_en == 0.25
+    assert Arithmetic().mix == Arithmetic.model_validate({"mix": "textbook"}).mix
     changed = Mix.model_validate({"preset": "noisy", "step_error_en": 0.5})
     assert (changed.step_error_en, changed.step_error_zh) == (0.5, 0.12)
     assert Mix.model_validate(changed.model_dump()) == changed
     with pytest.raises(ValidationError):
-        Mix.model_validate("clean")
+        Arithmetic.model_validate({"mix": "clean"})
     with pytest.raises(ValidationError, match="above 1"):
         Mix.model_validate({"preset": "noisy", "full_share": 0.95})
 
