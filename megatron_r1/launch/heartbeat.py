@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-DIRECTORY_VARIABLE = "MEGATRON_R1_HEARTBEATS"
+from megatron_r1.launch.variables import HEARTBEATS
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class Beat:
 
 def beat(stage: str, step: int) -> None:
     """Note where this rank is. Does nothing in a process that was not launched as a rank."""
-    directory = os.environ.get(DIRECTORY_VARIABLE)
+    directory = os.environ.get(HEARTBEATS)
     if directory is None:
         return
     path = beat_path(Path(directory), int(os.environ["RANK"]))
@@ -43,9 +43,9 @@ def beat(stage: str, step: int) -> None:
         log.warning("the heartbeat %s could not be written: %s", path, error)
 
 
-def variables(log_dir: Path) -> Mapping[str, str]:
+def environment(log_dir: Path) -> Mapping[str, str]:
     """The environment that makes a rank's `beat` write into log_dir."""
-    return {DIRECTORY_VARIABLE: str(log_dir.resolve())}
+    return {HEARTBEATS: str(log_dir.resolve())}
 
 
 def beat_path(log_dir: Path, rank: int) -> Path:

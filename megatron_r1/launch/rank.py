@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from megatron_r1.errors import Interrupted, R1Error
-from megatron_r1.launch import heartbeat, lock, signals
-
-LOCKED_VARIABLE = "MEGATRON_R1_LOCKED"  # set by a launcher that holds the run directory itself
+from megatron_r1.launch import heartbeat, lock, signals, variables
 
 
 def main(run_dir: Path) -> int:
     """Run this rank's share of the run in run_dir; does not return if it fails."""
     signals.install()
-    for name, value in heartbeat.variables(run_dir / "logs").items():
+    for name, value in heartbeat.environment(run_dir / "logs").items():
         os.environ.setdefault(name, value)
     try:
         with _lock(run_dir):
@@ -47,7 +45,7 @@ def _run(run_dir: Path) -> None:
 
 def _lock(run_dir: Path) -> AbstractContextManager[None]:
     """Rank 0 holds the run directory, unless the launcher does."""
-    if os.environ["RANK"] != "0" or LOCKED_VARIABLE in os.environ:
+    if os.environ["RANK"] != "0" or variables.LOCKED in os.environ:
         return nullcontext()
     return lock.hold(run_dir)
 

@@ -52,9 +52,8 @@ def run_ranks(
         return 0
     answered_signal = bool(received) and -blamed.returncode in received
     if blamed.failed and not answered_signal:
-        log.error(
-            verdict.describe(blamed, log_dir=log_dir, ranks=ranks, oom_kills=_oom_kills() - oom_kills_before)
-        )
+        oom_kills = _oom_kills() - oom_kills_before
+        log.error(verdict.describe(blamed, deaths=deaths, log_dir=log_dir, oom_kills=oom_kills))
     return blamed.exit_code
 
 

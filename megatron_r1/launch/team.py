@@ -63,7 +63,7 @@ class Team:
         shared = {
             "PYTHONUNBUFFERED": "1",  # the last words of a killed rank must be in its log
             **env,
-            **heartbeat.variables(self._log_dir),
+            **heartbeat.environment(self._log_dir),
             "WORLD_SIZE": str(ranks),
             "LOCAL_WORLD_SIZE": str(ranks),
             "MASTER_ADDR": "127.0.0.1",

@@ -69,22 +69,23 @@ def read_end(log_path: Path, *, start: int) -> str:
     return "\n".join(lines[-TAIL_LINES:])
 
 
-def describe(death: Death, *, log_dir: Path, ranks: int, oom_kills: int) -> str:
-    """What happened, over several lines; the end of the culprit's log comes first, the remedy last."""
-    beat = heartbeat.read(log_dir, death.rank)
-    where = str(beat) if beat else "before its first step"
+def describe(blamed: Death, *, deaths: Sequence[Death], log_dir: Path, oom_kills: int) -> str:
+    """What happened, over several lines; the end of the culprit's log comes first, the remedy last.
+
+    oom_kills: processes that the kernel killed for want of memory meanwhile.
+    """
+    rank = f"rank {blamed.rank} of {len(deaths)} on {socket.gethostname()}"
+    where = heartbeat.read(log_dir, blamed.rank) or "before its first step"
     lines = [
-        f"--- the end of {log_dir / f'rank{death.rank}.log'}",
-        death.log_end or "(nothing written)",
+        f"--- the end of {log_dir / f'rank{blamed.rank}.log'}",
+        blamed.log_end or "(nothing written)",
         "---",
-        f"error: rank {death.rank} of {ranks} on {socket.gethostname()} {_ending(death)}; {where}",
+        f"error: {rank} {_ending(blamed)}; {where}",
     ]
-    if death.returncode == -signal.SIGKILL:
+    if blamed.returncode == -signal.SIGKILL:
         lines.append(_explain_kill(oom_kills))
-    if death.collateral:
-        lines.append("It lost its peers or waited in vain for one, and no rank died before it: one may hang.")
-        lines.append("Where each rank was last (the one behind the others is the suspect):")
-        lines += _last_beats(log_dir, ranks)
+    if blamed.collateral:
+        lines += _explain_hang(deaths, log_dir)
     return "\n".join(lines)
 
 
@@ -106,13 +107,14 @@ def _explain_kill(oom_kills: int) -> str:
     )
 
 
-def _last_beats(log_dir: Path, ranks: int) -> list[str]:
+def _explain_hang(deaths: Sequence[Death], log_dir: Path) -> list[str]:
+    unanswering = ", ".join(str(death.rank) for death in deaths if death.ours)
+    suspects = f"; rank {unanswering} was still running, its log tells where" if unanswering else ""
     now = time.time()
-    beats = [(rank, heartbeat.read(log_dir, rank)) for rank in range(ranks)]
-    beats.sort(key=lambda item: item[1].time if item[1] else 0.0)
+    beats = sorted(
+        (beat.time, death.rank, beat) for death in deaths if (beat := heartbeat.read(log_dir, death.rank))
+    )
     return [
-        f"  rank {rank}: {beat}, {now - beat.time:.0f} s ago"
-        if beat
-        else f"  rank {rank}: before its first step"
-        for rank, beat in beats
+        f"It waited for a rank that did not answer, and none died before: one hangs{suspects}. Last seen:",
+        *(f"  rank {rank}: {beat}, {now - seen:.0f} s ago" for seen, rank, beat in beats),
     ]

@@ -1,10 +1,10 @@
 import time
 
-from megatron_r1.launch import heartbeat
+from megatron_r1.launch import heartbeat, variables
 
 
 def test_a_rank_leaves_its_stage_and_step(tmp_path, monkeypatch):
-    for name, value in heartbeat.variables(tmp_path).items():
+    for name, value in heartbeat.environment(tmp_path).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("RANK", "3")
     assert heartbeat.read(tmp_path, 3) is None
@@ -18,14 +18,14 @@ def test_a_rank_leaves_its_stage_and_step(tmp_path, monkeypatch):
 
 def test_a_process_that_is_no_rank_of_ours_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv(heartbeat.DIRECTORY_VARIABLE, raising=False)
+    monkeypatch.delenv(variables.HEARTBEATS, raising=False)
     monkeypatch.setenv("RANK", "0")
     heartbeat.beat("zero", 1)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_does_not_end_the_run(tmp_path, monkeypatch, caplog):
-    monkeypatch.setenv(heartbeat.DIRECTORY_VARIABLE, str(tmp_path / "missing"))
+    monkeypatch.setenv(variables.HEARTBEATS, str(tmp_path / "missing"))
     monkeypatch.setenv("RANK", "0")
     heartbeat.beat("zero", 1)
     assert "could not be written" in caplog.text

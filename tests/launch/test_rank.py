@@ -8,8 +8,7 @@ import textwrap
 
 import pytest
 
-from megatron_r1.launch import lock
-from megatron_r1.launch.rank import LOCKED_VARIABLE
+from megatron_r1.launch import lock, variables
 
 from .conftest import ROOT
 
@@ -102,4 +101,4 @@ def test_a_rank_started_by_srun_beats_and_rank_0_holds_the_run_directory(rank, t
     with lock.hold(tmp_path):
         assert rank("pass").returncode == lock.RunLockedError.exit_code
         assert rank("pass", RANK="1").returncode == 0
-        assert rank("pass", **{LOCKED_VARIABLE: "1"}).returncode == 0
+        assert rank("pass", **{variables.LOCKED: "1"}).returncode == 0

@@ -104,6 +104,7 @@ def test_if_all_lost_their_peers_the_last_heartbeats_are_shown(script, tmp_path,
         sys.exit("RuntimeError: [gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 1000ms for recv")
     """)
     assert run(command, tmp_path) == 1
+    assert "rank 1 was still running" in caplog.messages[-1]
     assert "rank 1: stage zero, step 4" in caplog.messages[-1]
     assert "rank 0: stage zero, step 5" in caplog.messages[-1]
 

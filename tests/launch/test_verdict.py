@@ -4,9 +4,9 @@ from megatron_r1.launch.verdict import Death, culprit
 
 # as torch 2.13 and NCCL 2.27 print them
 LOST_PEER = [
-    "RuntimeError: [/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:39103: "
-    "Connection reset by peer. This is typically caused by a remote worker hanging or bugs in the application",
-    "RuntimeError: [/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [::1]",
+    "RuntimeError: [/pytorch/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:39103: "
+    "Connection reset by peer. This is typically caused by a remote worker hanging or bugs in the app",
+    "RuntimeError: [/pytorch/gloo/transport/tcp/pair.cc:547] Connection closed by peer [::1]",
     "RuntimeError: [/pytorch/third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting "
     "1800000ms for recv operation to complete",
     "ncclRemoteError: A call failed possibly due to a network error or a remote process exiting prematurely.",

@@ -1,0 +1,78 @@
+"""`megatron-r1 run`: check the configuration, prepare the run directory, start the ranks on this machine.
+
+No rank is started for a configuration that is wrong or a directory that another run holds. The resolved
+configuration in the run directory is what the ranks read, so an edit of the YAML amid a run changes nothing.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from megatron_r1.check import check
+from megatron_r1.config import resolved
+from megatron_r1.errors import ConfigError
+from megatron_r1.launch import cores, lock, variables
+from megatron_r1.launch.ranks import run_ranks
+from megatron_r1.run_config import RunConfig, load_run
+
+RESOLVED_NAME = "resolved.yaml"
+
+log = logging.getLogger(__name__)
+
+
+def launch(
+    config_path: Path,
+    *,
+    overrides: Sequence[str] = (),
+    from_stage: str | None = None,
+    run_dir: Path | None = None,
+) -> int:
+    """Run the stages of a configuration here; returns the exit code of the run, 75 if it can be continued.
+
+    run_dir: where the run is kept; by default the configuration's run_dir/name.
+    from_stage: do this stage and all after it again.
+    Raises ConfigError, or RunLockedError if another run works in the directory.
+    """
+    run = load_run(config_path, overrides=overrides).value
+    check(config_path, overrides=overrides)
+    _check_from(from_stage, run)
+    run_dir = run_dir or Path(run.run_dir, run.name)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with lock.hold(run_dir):
+        _write_resolved(run, run_dir)
+        return _start_ranks(run_dir, ranks=run.layout.ranks, from_stage=from_stage)
+
+
+def _check_from(from_stage: str | None, run: RunConfig) -> None:
+    if from_stage is not None and from_stage not in run.stages:
+        raise ConfigError(f"--from {from_stage}: no such stage; the stages are {', '.join(run.stages)}")
+
+
+def _write_resolved(run: RunConfig, run_dir: Path) -> None:
+    new = run_dir / f"{RESOLVED_NAME}.new"
+    new.write_text(resolved(run), encoding="utf-8")
+    new.replace(run_dir / RESOLVED_NAME)
+
+
+def _start_ranks(run_dir: Path, *, ranks: int, from_stage: str | None) -> int:
+    num_cores = cores.usable_cores()
+    if warning := cores.crowding_warning(ranks, cores=num_cores):
+        log.warning(warning)
+    return run_ranks(
+        [sys.executable, "-m", "megatron_r1.launch.rank", str(run_dir)],
+        ranks=ranks,
+        log_dir=run_dir / "logs",
+        env=_environment(ranks, num_cores=num_cores, from_stage=from_stage),
+        stacks=True,
+    )
+
+
+def _environment(ranks: int, *, num_cores: int, from_stage: str | None) -> dict[str, str]:
+    env = {**os.environ, variables.LOCKED: "1"}
+    env.update(cores.thread_variables(env, ranks=ranks, cores=num_cores))
+    env.pop(variables.FROM_STAGE, None)
+    if from_stage is not None:
+        env[variables.FROM_STAGE] = from_stage
+    return env

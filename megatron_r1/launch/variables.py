@@ -1,0 +1,5 @@
+"""What a launcher tells its ranks beside RANK, WORLD_SIZE and MASTER_ADDR: names of environment variables."""
+
+HEARTBEATS = "MEGATRON_R1_HEARTBEATS"  # the directory that `beat` writes into
+LOCKED = "MEGATRON_R1_LOCKED"  # "1": the launcher holds the run directory, rank 0 must not try to
+FROM_STAGE = "MEGATRON_R1_FROM_STAGE"  # a stage to do again, with all after it, although it is done
