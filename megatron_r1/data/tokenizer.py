@@ -6,13 +6,12 @@ forge a role mark (see template.py). Neither kind adds BOS or EOS by itself: tem
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, Protocol
 
 from pydantic import Field, model_validator
 
+from megatron_r1 import registry
 from megatron_r1.config.section import Section
 from megatron_r1.data.huggingface_tokenizer import HuggingFaceTokenizer
 from megatron_r1.data.sentencepiece_tokenizer import (
@@ -139,10 +138,10 @@ def _trained(
 
 
 def _corpus(source: str) -> Iterable[str]:
-    module = f"megatron_r1.data.sources.{source}"
-    if find_spec(module) is None:
-        raise DataError(f"tokenizer.train.source: no data source {source!r}")
-    corpus = vars(import_module(module)).get("corpus")
+    known = registry.sources()
+    if source not in known:
+        raise DataError(f"tokenizer.train.source: no data source {source!r}; there are {', '.join(known)}")
+    corpus = vars(known[source].module).get("corpus")
     if corpus is None:
         raise DataError(f"tokenizer.train.source: {source!r} can't list its text; name another source")
     return corpus()
