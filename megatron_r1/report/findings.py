@@ -1,0 +1,130 @@
+"""What a run shows and what it does not, in sentences with the run's own numbers.
+
+RL on a small model looks like the paper's figures and is mostly something else; each finding names one
+claim of the paper, what was measured here, and which of the two it is.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from megatron_r1.report.plot import Point
+from megatron_r1.report.record import StageRecord
+from megatron_r1.report.samples import Sample
+
+# Words of re-evaluation, after the list in the appendix of the Nature text, less its everyday words.
+REFLECTION = re.compile(r"\b(?:wait|mistake|retry|recheck|verify|wrong)\b|等等|重新|检查|错误", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """claim: the paper's. verdict: reproduced | in part | not reproduced | not measured."""
+
+    claim: str
+    verdict: str
+    text: str
+
+
+def findings(
+    rl: StageRecord, before: StageRecord | None, after: StageRecord | None, reflection: Sequence[Point]
+) -> list[Finding]:
+    """The findings about one RL stage, from it and the evaluations around it."""
+    return [
+        _gain(before, after),
+        _sharpening(before, after),
+        _length(rl.series("rollout/length")),
+        _reflection(reflection),
+        _language(before, after),
+    ]
+
+
+def reflection_by_step(samples: Iterable[Sample]) -> list[Point]:
+    """Share of each step's samples with a word of re-evaluation."""
+    hits: dict[int, list[bool]] = {}
+    for sample in samples:
+        hits.setdefault(sample.step, []).append(REFLECTION.search(sample.text) is not None)
+    return [(step, sum(found) / len(found)) for step, found in sorted(hits.items())]
+
+
+def ends(points: Sequence[Point]) -> tuple[float, float, float]:
+    """Means of the first tenth, of the third quarter and of the last tenth of a series."""
+    values = [value for _, value in points]
+    tenth = max(1, len(values) // 10)
+    third_quarter = values[len(values) // 2 : max(len(values) * 3 // 4, len(values) // 2 + 1)]
+    return _mean(values[:tenth]), _mean(third_quarter), _mean(values[-tenth:])
+
+
+def _gain(before: StageRecord | None, after: StageRecord | None) -> Finding:
+    claim = "Accuracy rises by RL alone"
+    start, end = _pair(before, after, "eval/accuracy")
+    if start is None or end is None:
+        return Finding(claim, "not measured", "It takes an evaluation before and one after RL.")
+    verdict = "reproduced" if end > start + 0.1 else "in part" if end > start else "not reproduced"
+    return Finding(claim, verdict, f"pass@1 on held-out questions went from {start:.1%} to {end:.1%}.")
+
+
+def _sharpening(before: StageRecord | None, after: StageRecord | None) -> Finding:
+    claim = "RL teaches what the base could not do"
+    base, end = before and before.result("eval/pass_at_k"), after and after.result("eval/accuracy")
+    if base is None or end is None:
+        return Finding(claim, "not measured", "It takes pass@k before RL and pass@1 after it.")
+    ceiling = after.result("eval/pass_at_k") if after else None
+    grown = "" if ceiling is None else f" pass@k itself went from {base:.1%} to {ceiling:.1%}."
+    if base >= end / 2:
+        text = (
+            f"Before RL, {base:.1%} of the questions were already solved in at least one of k tries; "
+            f"a single try now solves {end:.1%}.{grown} "
+            "That is mostly sharpening: RL makes likely what was possible."
+        )
+        return Finding(claim, "in part" if ceiling is not None and ceiling > base else "not reproduced", text)
+    text = f"A single try now solves {end:.1%}; k tries before RL solved {base:.1%}.{grown}"
+    return Finding(claim, "reproduced", text)
+
+
+def _length(points: Sequence[Point]) -> Finding:
+    claim = "Responses keep growing"
+    if len(points) < 4:
+        return Finding(claim, "not measured", "It takes rollout/length over some steps.")
+    first, third, last = ends(points)
+    text = f"From {first:.0f} to {last:.0f} tokens in the mean"
+    if last < first * 1.1:
+        return Finding(claim, "not reproduced", f"{text}: no growth to speak of.")
+    if last < third * 1.05:
+        why = "the length saturates once every step of the question is written out."
+        return Finding(claim, "in part", f"{text}, but hardly any more since the third quarter: {why}")
+    return Finding(claim, "reproduced", f"{text}, and still growing.")
+
+
+def _reflection(points: Sequence[Point]) -> Finding:
+    claim = '"Aha": the model learns to re-evaluate'
+    if len(points) < 4:
+        return Finding(claim, "not measured", "It takes the samples of some RL steps.")
+    first, _, last = ends(points)
+    words = "Samples with a word of re-evaluation (wait, 等等, mistake ...)"
+    text = f"{words}: {first:.1%} at first, {last:.1%} at the end."
+    if last > first * 1.5 and last > first + 0.02:
+        return Finding(claim, "reproduced", f"{text} Read some: the words alone prove no second thought.")
+    return Finding(
+        claim, "not reproduced", f"{text} Self-correction pays only while there are errors to correct."
+    )
+
+
+def _language(before: StageRecord | None, after: StageRecord | None) -> Finding:
+    claim = "A language reward keeps the reasoning in the question's language"
+    start, end = _pair(before, after, "eval/language")
+    if start is None or end is None:
+        return Finding(claim, "not measured", "It takes eval/language before and after RL.")
+    text = f"Words of the reasoning in the question's language: {start:.1%} before, {end:.1%} after."
+    if end >= 0.9:
+        return Finding(claim, "reproduced", text)
+    return Finding(claim, "in part" if end > start else "not reproduced", text)
+
+
+def _pair(
+    before: StageRecord | None, after: StageRecord | None, metric: str
+) -> tuple[float | None, float | None]:
+    return before and before.result(metric), after and after.result(metric)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

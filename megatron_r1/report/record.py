@@ -1,0 +1,134 @@
+"""What a run directory holds, read for the report: stages in their order, finished or not."""
+
+import graphlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from megatron_r1.errors import DataError
+from megatron_r1.report.metrics import read_metrics
+from megatron_r1.report.samples import Sample, read_samples
+
+
+@dataclass(frozen=True, slots=True)
+class StageRecord:
+    """One stage's directory. `config` is the resolved configuration, {} if it was not written yet."""
+
+    directory: Path
+    kind: str
+    config: dict[str, Any]
+    config_text: str
+    config_hash: str
+    inputs: tuple[str, ...]
+    finished: bool
+    results: dict[str, float]  # artifact.json's metrics
+    metrics: list[dict[str, float]]
+
+    @property
+    def name(self) -> str:
+        return self.directory.name
+
+    def series(self, metric: str) -> list[tuple[float, float]]:
+        """(step, value) wherever the stage measured it."""
+        return [(line["step"], line[metric]) for line in self.metrics if metric in line]
+
+    def measured(self, prefix: str) -> list[str]:
+        """Names of the metrics that begin with `prefix`, in the order of their first line."""
+        names = {name: None for line in self.metrics for name in line if name.startswith(prefix)}
+        return list(names)
+
+    def result(self, metric: str) -> float | None:
+        """The stage's final value: the artifact's, or else the last one measured."""
+        if metric in self.results:
+            return self.results[metric]
+        values = self.series(metric)
+        return values[-1][1] if values else None
+
+    @property
+    def seconds(self) -> float | None:
+        """Wall clock of the stage; without it, the sum of its steps."""
+        whole = self.results.get("time/stage_s")
+        steps = self.series("time/step_s")
+        return whole if whole is not None else (sum(s for _, s in steps) if steps else None)
+
+    @property
+    def num_steps(self) -> int:
+        return int(self.metrics[-1]["step"]) if self.metrics else 0
+
+    def samples(self) -> Iterator[Sample]:
+        return read_samples(self.directory / "samples.jsonl")
+
+
+def read_run(run_dir: Path) -> list[StageRecord]:
+    """The stages of a run, a stage after those that it starts from, else as configured or begun."""
+    if not run_dir.is_dir():
+        raise DataError(f"{run_dir}: no such run directory; give the folder that holds the stages' folders")
+    stages = [read_stage(path) for path in sorted(run_dir.iterdir(), key=_begun) if _is_stage(path)]
+    if not stages:
+        raise DataError(f"{run_dir}: no stage here; a stage's folder holds resolved.yaml or metrics.jsonl")
+    listed = list(next((stage.config["stages"] for stage in stages if "stages" in stage.config), ()))
+    stages.sort(key=lambda stage: listed.index(stage.name) if stage.name in listed else len(listed))
+    by_name = {stage.name: stage for stage in stages}
+    order = graphlib.TopologicalSorter(
+        {stage.name: [name for name in stage.inputs if name in by_name] for stage in stages}
+    )
+    return [by_name[name] for name in _stable(order, list(by_name))]
+
+
+def read_stage(directory: Path) -> StageRecord:
+    artifact = _artifact(directory / "artifact.json")
+    config_path = directory / "resolved.yaml"
+    text = config_path.read_text(encoding="utf-8") if config_path.exists() else ""
+    config = YAML(typ="safe").load(text) or {}
+    section = stage_section(config, directory.name)
+    inputs = artifact.get("inputs") or ([section["init"]] if section.get("init") else [])
+    return StageRecord(
+        directory=directory,
+        kind=artifact.get("kind") or section.get("kind") or "unknown",
+        config=config,
+        config_text=text,
+        config_hash=artifact.get("config_hash", ""),
+        inputs=tuple(inputs),
+        finished=bool(artifact),
+        results=artifact.get("metrics", {}),
+        metrics=list(read_metrics(directory / "metrics.jsonl")),
+    )
+
+
+def stage_section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The stage's own part of its resolved configuration."""
+    return config.get("stages", {}).get(name) or config.get("stage") or config
+
+
+def _artifact(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error}); remove it and run the stage again") from error
+
+
+def _is_stage(path: Path) -> bool:
+    return (path / "resolved.yaml").exists() or (path / "metrics.jsonl").exists()
+
+
+def _begun(path: Path) -> tuple[float, str]:
+    started = path / "resolved.yaml"
+    return (started.stat().st_mtime if started.exists() else path.stat().st_mtime, path.name)
+
+
+def _stable(order: graphlib.TopologicalSorter[str], names: list[str]) -> Iterator[str]:
+    """Topological order that otherwise keeps the order of `names`."""
+    order.prepare()
+    ready: set[str] = set()
+    while order.is_active():
+        ready.update(order.get_ready())
+        name = min(ready, key=names.index)
+        ready.remove(name)
+        order.done(name)
+        yield name
