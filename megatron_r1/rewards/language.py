@@ -56,8 +56,8 @@ _WORD = re.compile(
     "|".join(f"(?P<{name}>[{chars}]+(?:['\u2019][{chars}]+)*)" for name, (chars, _) in _SCRIPTS.items())
 )
 _TAG = re.compile(r"</?[A-Za-z_]{1,32}>")
-_CODE = re.compile(r"```[^`]*+```|`[^`\n]*+`")
-_MATH = re.compile(r"\$\$[^$]*+\$\$|\$[^$]*+\$|\\\((?:[^\\]|\\[^()])*+\\\)|\\\[(?:[^\\]|\\[^\[\]])*+\\\]")
+_CODE = re.compile(r"```[^`]++```|`[^`\n]++`")
+_MATH = re.compile(r"\$\$[^$]++\$\$|\$[^$]++\$|\\\((?:[^\\]|\\[^()])*+\\\)|\\\[(?:[^\\]|\\[^\[\]])*+\\\]")
 _LATEX_NAME = re.compile(r"\\(?:begin|end)\{[A-Za-z*]{1,32}\}|\\[A-Za-z]+")
 _PROSE = re.compile(
     rf"(?<![\\{_LATIN}])[{_LATIN}]{{2,}}(?:[ ,]+[{_LATIN}]{{2,}}){{2,}}"

@@ -7,6 +7,7 @@ it makes the item ungradable. After that whatever goes wrong is the answer's own
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 from megatron_r1.rewards.grading_pool import GradingPool, Job, Verdict
 from megatron_r1.types import Score
@@ -63,20 +64,25 @@ class PooledGrader:
         return scores
 
     def _reference_faults(self, checks: Sequence[Job | None]) -> list[str]:
-        keys = [None if check is None else pickle.dumps(check) for check in checks]
+        keys = [None if check is None else _key(check) for check in checks]
         unknown = [
             (key, check)
             for key, check in zip(keys, checks, strict=True)
             if key is not None and check is not None and key not in self._known_checks
         ]
         verdicts = self._run([check for _, check in unknown])
-        found = self._known_checks | {key: v for (key, _), v in zip(unknown, verdicts, strict=True)}
-        # A busy machine says nothing of the reference: ask again in the next batch.
-        self._known_checks = {key: v for key, v in found.items() if v is not Verdict.STALLED}
+        found = {key: verdict for (key, _), verdict in zip(unknown, verdicts, strict=True)}
+        # A stall says nothing of the reference: ask again in the next batch.
+        self._known_checks |= {key: v for key, v in found.items() if v is not Verdict.STALLED}
+        found |= {key: self._known_checks[key] for key in keys if key is not None and key not in found}
         return ["" if key is None else _FAULTS[found[key]] for key in keys]
 
     def _run(self, jobs: Sequence[Job]) -> list[Verdict]:
-        keys = [pickle.dumps(job) for job in jobs]
+        keys = [_key(job) for job in jobs]
         unique = dict(zip(keys, jobs, strict=True))
         verdicts = dict(zip(unique, self._pool.run(list(unique.values())), strict=True))
         return [verdicts[key] for key in keys]
+
+
+def _key(job: Job) -> bytes:
+    return sha256(pickle.dumps(job)).digest()  # a gym entry holds mappings, which have no hash
