@@ -75,7 +75,7 @@ def run_config_class() -> type[RunConfig]:
 def load_run(path: Path, *, overrides: Sequence[str] = ()) -> config.Loaded[RunConfig]:
     """Read and validate a run. ConfigError lists every finding, one a line."""
     loaded = config.load(path, run_config_class(), overrides=overrides)
-    config.refuse(_bad_inits(loaded))
+    config.refuse(bad_inits(loaded))
     return loaded
 
 
@@ -83,7 +83,8 @@ def json_schema() -> dict[str, Any]:
     return config.json_schema(run_config_class())
 
 
-def _bad_inits(loaded: config.Loaded[Any]) -> Iterator[Finding]:
+def bad_inits(loaded: config.Loaded[Any]) -> Iterator[Finding]:
+    """Stages that start from what is not there by then."""
     names = list(loaded.value.stages)
     for number, (name, stage) in enumerate(loaded.value.stages.items()):
         init, earlier = stage.init, names[:number]

@@ -4,9 +4,7 @@ The rules are Megatron-Core 0.19.2's own (parallel_state.initialize_model_parall
 TransformerConfig.__post_init__, PipelineParallelLayerLayout), said before anything starts, with a remedy.
 """
 
-import os
 import re
-import sys
 from typing import Annotated
 
 from pydantic import Field
@@ -91,33 +89,20 @@ def problems(layout: Layout, shape: ModelShape) -> list[str]:
     ]
 
 
-def warnings(layout: Layout, shape: ModelShape, *, cores: int | None = None) -> list[str]:
-    """What will run, but slower or less exactly than it seems. cores: None where GPUs do the work."""
+def warnings(layout: Layout, shape: ModelShape) -> list[str]:
+    """What will run, but slower or less exactly than it seems."""
     found = []
-    if cores is not None and layout.ranks > cores:
-        found.append(
-            f"layout: {layout.ranks} ranks on {cores} cores take turns, and a rank that waits for another "
-            f"keeps its core busy: expect more than {-(-layout.ranks // cores)} times the time; "
-            f"for work rather than a test, use ranks={cores}"
-        )
     if layout.context > 1 and shape.num_mtp_layers:
         found.append(
             f"layout: context={layout.context} with MTP: Megatron averages the MTP loss over the tokens of "
-            "a rank, so the gradient differs slightly (by 3e-5 in a toy run) from that of context=1"
+            "each rank, so gradients differ slightly (the loss by 3e-5 in a toy run) from those of context=1"
         )
     if layout.expert_tensor > 1:
         found.append(
-            f"layout: expert_tensor={layout.expert_tensor} cuts experts that are small already; "
-            f"expert={layout.expert * layout.expert_tensor} takes the same ranks and is usually faster"
+            f"layout: expert_tensor={layout.expert_tensor} cuts matrices that are small already; "
+            f"expert={layout.expert * layout.expert_tensor} uses the same ranks and is usually faster"
         )
     return found
-
-
-def available_cores() -> int:
-    """Cores that this process may use, which in a container or a job is fewer than the machine has."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _rank_problems(layout: Layout) -> list[str]:

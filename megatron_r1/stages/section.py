@@ -20,7 +20,7 @@ class StageConfig(Section):
     """The weights to start from: the name of an earlier stage, hf:PATH, or null for random ones."""
 
     def problems(self, run: RunConfig) -> list[str]:
-        """What is wrong with this stage in this run, apart from its types.
+        """What is wrong with this stage in this run, apart from its types; run.layout has a replica at least.
 
         Each is "key: what, the value, the remedy"; `key` is relative to the stage ("optim.lr"), so that
         the report can give the file and the line. Without a key it concerns the stage as a whole.

@@ -1,0 +1,177 @@
+"""What can be known of a run without running it: every mistake at once, or a report to read before the start.
+
+Beyond what the loader checks: the layout against the model, each stage's own rules, names that must exist,
+and files that must be there: every value under a key called `path`, and every value that begins with hf:.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel
+
+from megatron_r1 import registry
+from megatron_r1.backend import layout as layouts
+from megatron_r1.config import Loaded, load, refuse
+from megatron_r1.config.explain import near
+from megatron_r1.config.tree import Finding, KeyPath
+from megatron_r1.data.template import TEMPLATES
+from megatron_r1.launch.cores import crowding_warning, usable_cores
+from megatron_r1.models.shape import ModelShape
+from megatron_r1.run_config import HF, RunConfig, bad_inits, run_config_class
+
+Rows = list[tuple[str, str]]
+
+
+def check(config_path: Path, *, overrides: Sequence[str] = ()) -> str:
+    """The report of a run that can start. ConfigError lists every finding, one a line."""
+    loaded = load(config_path, run_config_class(), overrides=overrides)
+    refuse(findings(loaded))
+    return report(loaded.value)
+
+
+def findings(loaded: Loaded[RunConfig]) -> Iterator[Finding]:
+    """Everything that would stop the run."""
+    run = loaded.value
+    yield from bad_inits(loaded)
+    yield from _unknown_names(loaded)
+    yield from _missing_files(loaded)
+    for text in layouts.problems(run.layout, run.model.shape()):
+        yield _finding(loaded, (), text)
+    if run.layout.data:
+        for name, stage in run.stages.items():
+            for text in stage.problems(run):
+                yield _finding(loaded, ("stages", name), text)
+
+
+def report(run: RunConfig) -> str:
+    """Layout, chain, batches and warnings of a run without findings."""
+    parts = [f"{run.name}: no problems found", _table("layout", _layout_rows(run))]
+    parts.append(
+        _table("stages", [(name, _origin(stage.kind, stage.init)) for name, stage in run.stages.items()])
+    )
+    parts += [
+        _table(f"batch of {name}", rows)
+        for name, stage in run.stages.items()
+        if (rows := stage.batch_table(run))
+    ]
+    found = warnings(run)
+    if found:
+        parts.append("\n".join(["warnings", *(f"  {text}" for text in found)]))
+    return "\n\n".join(parts)
+
+
+def warnings(run: RunConfig) -> list[str]:
+    """What will run but may not be meant."""
+    found = layouts.warnings(run.layout, run.model.shape())
+    if not torch.cuda.is_available():
+        crowding = crowding_warning(run.layout.ranks, cores=usable_cores())
+        found += [f"layout: {crowding}"] if crowding else []
+        if run.precision not in ("fp32", "bf16"):
+            found.append(
+                f"precision: {run.precision} needs GPUs of the Hopper generation or newer, none here"
+            )
+    for name, stage in run.stages.items():
+        found += [f"stages.{name}: {text}" for text in stage.warnings(run)]
+    return found
+
+
+def _finding(loaded: Loaded[RunConfig], owner: KeyPath, text: str) -> Finding:
+    """A section's "key: message", where the key is below `owner`; without a key, of the owner itself."""
+    head, colon, message = text.partition(": ")
+    keys = tuple(head.split("."))
+    if colon and all(key.isidentifier() for key in keys):
+        return loaded.finding((*owner, *keys), message)
+    return loaded.finding(owner, text)
+
+
+def _unknown_names(loaded: Loaded[RunConfig]) -> Iterator[Finding]:
+    run = loaded.value
+    if run.template not in TEMPLATES:
+        yield loaded.finding(("template",), _unknown("template", run.template, list(TEMPLATES)))
+    train = run.tokenizer.train
+    if train is not None and train.source not in registry.sources():
+        path = ("tokenizer", "train", "source")
+        yield loaded.finding(path, _unknown("data source", train.source, list(registry.sources())))
+
+
+def _unknown(what: str, name: str, names: list[str]) -> str:
+    meant = near(name, names)
+    return f"no {what} {name!r}; {f'did you mean {meant}?; ' if meant else ''}one of {', '.join(names)}"
+
+
+def _missing_files(loaded: Loaded[RunConfig]) -> Iterator[Finding]:
+    for path, text in _texts(loaded.value, ()):
+        if text.startswith(HF):
+            directory = Path(text.removeprefix(HF))
+            if text != HF and not (directory / "config.json").is_file():
+                what = "no config.json in" if directory.is_dir() else "no such directory:"
+                yield loaded.finding(path, f"{what} {directory} (from {os.getcwd()})")
+        elif path[-1] == "path" and not Path(text).exists():
+            yield loaded.finding(path, f"no such file: {text} (from {os.getcwd()})")
+
+
+def _texts(value: object, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
+    """Every text in a configuration, with its keys."""
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, BaseModel):
+        for key, inner in value:
+            yield from _texts(inner, (*path, key))
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _texts(inner, (*path, key))
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            yield from _texts(inner, (*path, index))
+
+
+def _origin(kind: str, init: str | None) -> str:
+    return f"{kind}, from {init or 'random weights'}"
+
+
+def _layout_rows(run: RunConfig) -> Rows:
+    layout, shape = run.layout, run.model.shape()
+    degrees = {name: getattr(layout, name) for name in ("tensor", "pipeline", "context")}
+    factors = [f"{name} {degree}" for name, degree in degrees.items() if degree > 1]
+    rows = [
+        ("ranks", " x ".join([*factors, f"{layout.data} replicas"]) + f" = {layout.ranks}"),
+        ("layers a rank", _layers(layouts.split_layers(layout, shape), pipeline=layout.pipeline)),
+    ]
+    if shape.num_experts:
+        rows.append(("experts a rank", _experts(layout, shape)))
+    rows.append(("precision", run.precision))
+    return rows
+
+
+def _experts(layout: layouts.Layout, shape: ModelShape) -> str:
+    text = f"{shape.num_experts} experts / expert {layout.expert} = {shape.num_experts // layout.expert}"
+    if layout.expert_tensor > 1:
+        text += f", each cut in {layout.expert_tensor}"
+    return f"{text}; {layout.expert_data} replicas of each"
+
+
+def _layers(chunks: list[str], *, pipeline: int) -> str:
+    """Layers by pipeline rank: "0: 3, 1-14: 4, 15: 2 and 1 MTP"."""
+    rows = ["".join(chunks[rank::pipeline]) for rank in range(pipeline)]
+    amounts = [_amount(row) for row in rows]
+    if pipeline == 1:
+        return amounts[0]
+    spans = []
+    for amount, group in groupby(range(pipeline), key=lambda rank: amounts[rank]):
+        ranks = list(group)
+        span = f"{ranks[0]}-{ranks[-1]}" if len(ranks) > 1 else f"{ranks[0]}"
+        spans.append(f"{amount} on pipeline rank {span}")
+    return ", ".join(spans)
+
+
+def _amount(letters: str) -> str:
+    mtp = letters.count("m")
+    return f"{letters.count('t')}{f' and {mtp} MTP' if mtp else ''}"
+
+
+def _table(title: str, rows: Rows) -> str:
+    width = max(len(what) for what, _ in rows)
+    return "\n".join([title, *(f"  {what:<{width}}  {text}" for what, text in rows)])
