@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_r1.check import check
-from megatron_r1.config import resolved
+from megatron_r1.check import findings, warnings
+from megatron_r1.config import refuse, resolved
 from megatron_r1.errors import ConfigError
 from megatron_r1.launch import cores, lock, variables
 from megatron_r1.launch.ranks import run_ranks
@@ -35,9 +35,12 @@ def launch(
     from_stage: do this stage and all after it again.
     Raises ConfigError, or RunLockedError if another run works in the directory.
     """
-    run = load_run(config_path, overrides=overrides).value
-    check(config_path, overrides=overrides)
+    loaded = load_run(config_path, overrides=overrides)
+    refuse(findings(loaded))
+    run = loaded.value
     _check_from(from_stage, run)
+    for text in warnings(run):
+        log.warning(text)
     run_dir = run_dir or Path(run.run_dir, run.name)
     run_dir.mkdir(parents=True, exist_ok=True)
     with lock.hold(run_dir):
@@ -57,21 +60,18 @@ def _write_resolved(run: RunConfig, run_dir: Path) -> None:
 
 
 def _start_ranks(run_dir: Path, *, ranks: int, from_stage: str | None) -> int:
-    num_cores = cores.usable_cores()
-    if warning := cores.crowding_warning(ranks, cores=num_cores):
-        log.warning(warning)
     return run_ranks(
         [sys.executable, "-m", "megatron_r1.launch.rank", str(run_dir)],
         ranks=ranks,
         log_dir=run_dir / "logs",
-        env=_environment(ranks, num_cores=num_cores, from_stage=from_stage),
+        env=_environment(ranks, from_stage=from_stage),
         stacks=True,
     )
 
 
-def _environment(ranks: int, *, num_cores: int, from_stage: str | None) -> dict[str, str]:
+def _environment(ranks: int, *, from_stage: str | None) -> dict[str, str]:
     env = {**os.environ, variables.LOCKED: "1"}
-    env.update(cores.thread_variables(env, ranks=ranks, cores=num_cores))
+    env.update(cores.thread_variables(env, ranks=ranks, cores=cores.usable_cores()))
     env.pop(variables.FROM_STAGE, None)
     if from_stage is not None:
         env[variables.FROM_STAGE] = from_stage

@@ -20,7 +20,9 @@ from megatron_r1.launch import heartbeat, lock, signals, variables
 def main(run_dir: Path) -> int:
     """Run this rank's share of the run in run_dir; does not return if it fails."""
     signals.install()
-    for name, value in heartbeat.environment(run_dir / "logs").items():
+    log_dir = run_dir / "logs"
+    log_dir.mkdir(exist_ok=True)
+    for name, value in heartbeat.environment(log_dir).items():
         os.environ.setdefault(name, value)
     try:
         with _lock(run_dir):

@@ -95,7 +95,6 @@ def test_a_failed_rank_does_not_wait_for_its_threads(rank):
 
 
 def test_a_rank_started_by_srun_beats_and_rank_0_holds_the_run_directory(rank, tmp_path):
-    (tmp_path / "logs").mkdir()
     assert rank("heartbeat.beat('zero', 2)").returncode == 0
     assert (tmp_path / "logs/rank0.json").exists()
     with lock.hold(tmp_path):
