@@ -78,10 +78,12 @@ def language_counts(text: str) -> dict[str, int]:
 
 
 def language_share(text: str, language: str) -> float | None:
-    """Share of the words that are of the language, a key of SCRIPTS_OF; None without words."""
+    """Share of the words that are the language's; None without words, or for one not in SCRIPTS_OF."""
     counts = language_counts(text)
+    if not counts or language not in SCRIPTS_OF:
+        return None
     own = sum(counts.get(script, 0) for script in SCRIPTS_OF[language])
-    return own / sum(counts.values()) if counts else None
+    return own / sum(counts.values())
 
 
 def is_mixed(text: str) -> bool:
