@@ -201,7 +201,9 @@ class Policy(Protocol):
         """
         ...
 
-    def logprobs(self, sequences: Sequence[TrainSequence], *, reference: bool = False) -> list[Tensor]:
+    def logprobs(
+        self, sequences: Sequence[TrainSequence], *, reference: bool = False, temperature: float = 1.0
+    ) -> list[Tensor]:
         """[S] float32 for each sequence: log-prob of token i given those before it (first 0)."""
         ...
 
@@ -213,8 +215,20 @@ class Policy(Protocol):
         """Make a new optimizer for the weights as they are."""
         ...
 
-    def train_step(self, sequences: Sequence[TrainSequence], loss: LossFunction, *, lr: float) -> StepStats:
-        """One optimizer update on this copy's sequences; gradients are summed over the copies."""
+    def train_step(
+        self,
+        sequences: Sequence[TrainSequence],
+        loss: LossFunction,
+        *,
+        lr: float,
+        temperature: float = 1.0,
+        entropy: bool = False,
+        mtp: bool = False,
+    ) -> StepStats:
+        """One optimizer update on this copy's sequences (one at least); gradients are summed over the copies.
+
+        entropy: measure it and hand it to the loss. mtp: add the MTP loss, if the model has the layers.
+        """
         ...
 
     def save(self, directory: Path, state: Mapping[str, Any]) -> None:

@@ -130,7 +130,7 @@ class _Reader:
             self._find(node, path, "a key must be text")
         elif node.tag.endswith(":merge"):
             self._find(node, path, "merge keys (<<) are not read; inherit with base: at the top of the file")
-        elif not node.tag.endswith((":str", ":timestamp")):
+        elif not node.tag.endswith((":str", ":timestamp", ":int")):  # {0: 32768, 8200: 65536} is a schedule
             self._find(node, path, f'the key {node.value} is no text; put it in quotes: "{node.value}"')
         else:
             return node.value

@@ -7,9 +7,9 @@ Updates are counted from 0; "after n updates" means before update n.
 
 from hashlib import blake2b
 from itertools import pairwise
-from typing import Self
+from typing import Any, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from megatron_r1.config.section import Section
 
@@ -19,6 +19,14 @@ class LengthSchedule(Section):
 
     steps: dict[int, PositiveInt] = Field(default={0: 32768, 8200: 65536})
     """Update -> limit from that update on, e.g. {0: 32768, 8200: 65536}; must have update 0."""
+
+    @field_validator("steps", mode="before")
+    @classmethod
+    def _numbers_as_keys(cls, value: Any) -> Any:
+        """The keys of a YAML mapping arrive as text."""
+        if not isinstance(value, dict):
+            return value
+        return {int(key) if isinstance(key, str) and key.isdecimal() else key: v for key, v in value.items()}
 
     @model_validator(mode="after")
     def _starts_at_zero(self) -> Self:

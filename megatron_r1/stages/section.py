@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from megatron_r1.config.section import Section
 
 if TYPE_CHECKING:
+    from megatron_r1.stages.context import StageContext
     from megatron_r1.run_config import RunConfig
 
 
 class StageConfig(Section):
     """One stage of the chain; `kind` is narrowed to the stage's name."""
 
+    trains: ClassVar[bool] = False
+    """Whether the stage changes the weights; it then has `optim` and leaves a checkpoint."""
+
     kind: str
     """Which kind of stage: the name of a file's STAGE in megatron_r1/stages."""
 
     init: str | None = None
     """The weights to start from: the name of an earlier stage, hf:PATH, or null for random ones."""
+
+    def run(self, context: StageContext) -> dict[str, float]:
+        """Do the stage; returns the metrics of its artifact."""
+        raise NotImplementedError(f"{type(self).__name__}.run")
 
     def problems(self, run: RunConfig) -> list[str]:
         """What is wrong with this stage in this run, apart from its types; run.layout has a replica at least.

@@ -1,0 +1,260 @@
+"""The chain of stages on every rank: lineage, resume, and skipping what is done.
+
+Each stage has a directory: resolved.yaml, metrics.jsonl, samples.jsonl, checkpoint/, and artifact.json, which is
+written last. A stage whose artifact matches its configuration and inputs is skipped; one whose artifact
+does not match is an error that says what changed; one without an artifact continues from its newest
+complete checkpoint.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from megatron_r1.data.template import get_template
+from megatron_r1.data.tokenizer import Tokenizer, load_tokenizer
+from megatron_r1.errors import ConfigError, Interrupted
+from megatron_r1.launch import heartbeat, signals
+from megatron_r1.report.metrics import MetricsWriter
+from megatron_r1.report.progress import Progress
+from megatron_r1.report.samples import Sample, SamplesWriter
+from megatron_r1.run_config import HF, RunConfig, load_run
+from megatron_r1.stages.context import StageContext
+from megatron_r1.stages.section import StageConfig
+from megatron_r1.types import Artifact, Policy, Scored
+
+ARTIFACT = "artifact.json"
+RESOLVED = "resolved.yaml"
+
+
+def run_rank(run_dir: Path) -> None:
+    """Run the whole chain on this rank of a launched run."""
+    from megatron_r1.backend import parallel  # Megatron takes seconds to import
+
+    warnings.filterwarnings("ignore", module="megatron")
+    logging.getLogger("megatron").setLevel(logging.ERROR)
+    run = load_run(run_dir / RESOLVED).value
+    parallel.start(run.layout)
+    try:
+        chain = Chain(run, run_dir)
+        for name in run.stages:
+            chain.run_stage(name)
+    finally:
+        parallel.stop()
+
+
+class Chain:
+    """The stages of one run."""
+
+    def __init__(self, run: RunConfig, run_dir: Path) -> None:
+        from megatron_r1.backend.parallel import MegatronReplicas
+
+        self.run, self.run_dir = run, run_dir
+        self.replicas = MegatronReplicas()
+        self.template = get_template(run.template)
+        self.tokenizer = self._tokenizer()
+
+    def run_stage(self, name: str) -> None:
+        stage = self.run.stages[name]
+        directory = self.run_dir / name
+        digest, inputs = self._hash(stage), self._inputs(stage)
+        done = read_artifact(directory)
+        if done is not None:
+            self._require_same(name, done, digest, inputs)
+            return
+        began = time.monotonic()
+        if self.replicas.is_main:
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / RESOLVED).write_bytes((self.run_dir / RESOLVED).read_bytes())
+        heartbeat.beat(name, 0)
+        policy, state = self._policy(name, stage)
+        journal = StageJournal(name, directory, policy, total=steps_of(stage), start=state.pop("step", 0))
+        context = StageContext(
+            name=name,
+            seed=self.run.seed,
+            policy=policy,
+            tokenizer=self.tokenizer,
+            template=self.template,
+            journal=journal,
+            start_step=journal.start,
+            state=state,
+        )
+        with journal:
+            metrics = stage.run(context)
+        checkpoint = journal.finish() if stage.trains else None
+        metrics = {**metrics, "time/stage_s": time.monotonic() - began}
+        if self.replicas.is_main:
+            write_artifact(
+                directory, Artifact(name, stage.kind, digest, inputs, checkpoint, metrics)
+            )
+
+    def _policy(self, name: str, stage: StageConfig) -> tuple[Policy, dict[str, Any]]:
+        """The model with the stage's weights, and the state of an earlier, interrupted start."""
+        from megatron_r1.backend import checkpoint
+        from megatron_r1.backend.model import default_options
+        from megatron_r1.backend.policy import MegatronPolicy
+
+        run = self.run
+        policy = MegatronPolicy(
+            run.model,
+            run.layout,
+            default_options(run.precision),
+            seed=run.seed,
+            eos_id=self.tokenizer.eos_id,
+            tokens_per_pack=stage.tokens_per_pack,
+        )
+        resumed = checkpoint.latest(self.run_dir / name / "checkpoint")
+        if resumed is None and stage.init is not None:
+            policy.load(self._weights(stage.init), weights_only=True)
+        if stage.trains:
+            policy.start_training(stage.optim.options())
+        return policy, {} if resumed is None else policy.load(resumed)
+
+    def _weights(self, init: str) -> Path:
+        """The checkpoint that a stage starts from: that of the stage itself, or what it was given in turn."""
+        if init.startswith(HF):
+            raise ConfigError(f"init {init!r}: Hugging Face weights can't be imported yet; start from a stage")
+        done = read_artifact(self.run_dir / init)
+        assert done is not None, f"stage {init} comes earlier in the chain"
+        if done.checkpoint is not None:
+            return self.run_dir / init / done.checkpoint
+        before = self.run.stages[init].init
+        assert before is not None, f"stage {init} has no weights"
+        return self._weights(before)
+
+    def _tokenizer(self) -> Tokenizer:
+        """Rank 0 trains it if it has to; the others read what it wrote."""
+        import torch.distributed as dist
+
+        def load() -> Tokenizer:
+            return load_tokenizer(
+                self.run.tokenizer, required_pieces=self.template.required_pieces, directory=self.run_dir
+            )
+
+        if self.replicas.is_main:
+            load()
+        dist.barrier()
+        return load()
+
+    def _hash(self, stage: StageConfig) -> str:
+        """Of all that decides a stage's result: its section, the model, the data's seed, the tokenizer."""
+        run = self.run
+        decisive = {
+            "stage": stage.model_dump(mode="json"),
+            "model": run.model.model_dump(mode="json"),
+            "tokenizer": run.tokenizer.model_dump(mode="json"),
+            "template": run.template,
+            "seed": run.seed,
+            "precision": run.precision,
+        }
+        return _digest(decisive)
+
+    def _inputs(self, stage: StageConfig) -> dict[str, str]:
+        if stage.init is None or stage.init.startswith(HF):
+            return {}
+        done = read_artifact(self.run_dir / stage.init)
+        assert done is not None
+        return {stage.init: _digest({"config": done.config_hash, "inputs": done.inputs})}
+
+    def _require_same(self, name: str, done: Artifact, digest: str, inputs: Mapping[str, str]) -> None:
+        if done.config_hash == digest and done.inputs == inputs:
+            return
+        why = "its configuration changed" if done.config_hash != digest else "the stage that it starts from changed"
+        raise ConfigError(
+            f"stage {name} is finished in {self.run_dir / name}, but {why} since; "
+            f"use --from {name} to run it and what follows again, or another run name"
+        )
+
+
+class StageJournal:
+    """stages.context.Journal in the stage's directory."""
+
+    def __init__(self, name: str, directory: Path, policy: Policy, *, total: int, start: int) -> None:
+        self.name, self.directory, self.policy, self.start = name, directory, policy, start
+        main = policy.replicas.is_main
+        self.metrics = MetricsWriter(directory, is_main=main)
+        self.samples_file = SamplesWriter(directory, is_main=main)
+        self.progress = Progress(total, name, start=start, is_main=main)
+        self.last_step = start
+        if start or main:
+            self.metrics.truncate_after(start if start else -1)
+            self.samples_file.truncate_after(start if start else -1)
+
+    def __enter__(self) -> "StageJournal":
+        self.progress.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.progress.__exit__(*error)
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.last_step = step
+        heartbeat.beat(self.name, step)
+        self.metrics.write(step, metrics)
+        self.progress.update(step, _headline(metrics))
+
+    def samples(self, step: int, scored: Sequence[Scored]) -> None:
+        mine = [Sample.of(one, step=step) for one in scored]
+        self.samples_file.write(self.policy.replicas.gather(mine))
+
+    def checkpoint(self, step: int, state: Mapping[str, Any]) -> None:
+        from megatron_r1.backend import checkpoint
+
+        checkpoint.save_numbered(self.directory / "checkpoint", step, self.policy, {**state, "step": step})
+        if self.stopping:
+            raise Interrupted(f"stage {self.name} is saved at step {step}; run the same command to continue")
+
+    def stop_here(self) -> bool:
+        asked = float(signals.stop_requested())
+        self.stopping = self.policy.replicas.sum({"asked": asked})["asked"] > 0
+        return self.stopping
+
+    stopping = False
+
+    def finish(self) -> str:
+        """The final weights, as the artifact names them."""
+        from megatron_r1.backend import checkpoint
+
+        path = checkpoint.save_numbered(
+            self.directory / "checkpoint", self.last_step, self.policy, {"step": self.last_step}
+        )
+        return str(path.relative_to(self.directory))
+
+
+def steps_of(stage: StageConfig) -> int:
+    """For the progress line."""
+    return stage.steps if stage.trains else 1
+
+
+def read_artifact(directory: Path) -> Artifact | None:
+    """A finished stage's artifact; None if it is not finished."""
+    path = directory / ARTIFACT
+    if not path.exists():
+        return None
+    return Artifact(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def write_artifact(directory: Path, artifact: Artifact) -> None:
+    """Last of all, and whole or not at all."""
+    new = directory / f"{ARTIFACT}.new"
+    with new.open("w", encoding="utf-8") as file:
+        json.dump(asdict(artifact), file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    new.rename(directory / ARTIFACT)
+
+
+def _digest(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _headline(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The few numbers of the progress line."""
+    shown = ("train/reward", "train/loss", "rollout/length", "eval/accuracy", "eval/full_chain")
+    return {name.split("/")[1]: metrics[name] for name in shown if name in metrics}

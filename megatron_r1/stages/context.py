@@ -1,0 +1,44 @@
+"""What a stage is given to work with."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from megatron_r1.data.template import ChatTemplate
+from megatron_r1.data.tokenizer import Tokenizer
+from megatron_r1.types import Policy, Scored
+
+
+class Journal(Protocol):
+    """The stage's directory: metrics, samples, checkpoints, and whether to stop."""
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Step `step` is done (they count from 1); its metrics are the same on every rank."""
+        ...
+
+    def samples(self, step: int, scored: Sequence[Scored]) -> None:
+        """Keep this replica's samples; collective."""
+        ...
+
+    def checkpoint(self, step: int, state: Mapping[str, Any]) -> None:
+        """Write a numbered checkpoint after step `step`; collective."""
+        ...
+
+    def stop_here(self) -> bool:
+        """Whether all ranks are to write a checkpoint and end; collective."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StageContext:
+    """The model and the surroundings of one stage."""
+
+    name: str
+    seed: int
+    policy: Policy
+    tokenizer: Tokenizer
+    template: ChatTemplate
+    journal: Journal
+    total_steps: int = 0
+    start_step: int = 0  # steps done before, when resumed
+    state: Mapping[str, Any] = field(default_factory=dict)  # as the checkpoint had it

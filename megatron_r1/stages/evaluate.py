@@ -1,0 +1,28 @@
+"""The evaluate stage: a checkpoint on held-out questions."""
+
+from typing import Literal
+
+from megatron_r1.stages.context import StageContext
+from megatron_r1.stages.evaluation import Evaluation, evaluate
+from megatron_r1.stages.section import StageConfig
+
+
+class Evaluate(StageConfig):
+    """Measure the model that `init` names; nothing is trained."""
+
+    kind: Literal["evaluate"]
+    evaluation: Evaluation
+    """The questions and how to sample."""
+
+    @property
+    def tokens_per_pack(self) -> int:
+        return 8  # nothing is packed
+
+    def run(self, context: StageContext) -> dict[str, float]:
+        metrics, scored = evaluate(context, self.evaluation)
+        context.journal.samples(1, scored)
+        context.journal.step(1, metrics)
+        return metrics
+
+
+STAGE = Evaluate

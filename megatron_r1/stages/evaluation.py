@@ -1,0 +1,157 @@
+"""Held-out accuracy of a policy, as the paper measures it (DeepSeek-R1, section 3).
+
+pass@1 is the mean over k samples a question, pass@k whether one of them is right, cons@k whether the
+majority answer is. Standard errors are over questions, whose samples are not independent.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import Field
+
+from megatron_r1 import registry
+from megatron_r1.config.section import Section
+from megatron_r1.data.mixture import Mixture, build_mixture
+from megatron_r1.data.sources.arithmetic import is_full_chain
+from megatron_r1.rewards.accuracy import Accuracy
+from megatron_r1.rewards.answer import chain_of_thought, final_answer
+from megatron_r1.rewards.combine import combine
+from megatron_r1.rewards.format import Format
+from megatron_r1.rewards.language import is_mixed, language_share
+from megatron_r1.rewards.section import Reward
+from megatron_r1.stages.context import StageContext
+from megatron_r1.stages.sampling import draw_key, sample
+from megatron_r1.types import Sampling, Scored
+
+Sources = dict[str, registry.union(registry.sources(), "source")]  # type: ignore[misc]
+
+
+class Evaluation(Section):
+    """Which held-out questions, and how they are sampled."""
+
+    data: Sources
+    """The sources of the questions, by a name of your choice."""
+    questions: int = Field(default=256, ge=1)
+    """Held-out questions."""
+    samples: int = Field(default=1, ge=1)
+    """Samples a question (k)."""
+    temperature: float = Field(default=0.6, ge=0)
+    """The paper: 0.6; 0 takes the most likely token."""
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    """The paper: 0.95."""
+    max_new_tokens: int = Field(default=32768, ge=1)
+    """The longest answer; the paper: 32768."""
+    force_think: bool = False
+    """Begin every answer with <think>, as the paper's evaluation does."""
+    greedy: bool = False
+    """Also measure the answers at temperature 0."""
+
+
+def held_out(evaluation: Evaluation, *, seed: int) -> Mixture:
+    """The questions' source: never a problem that training sees."""
+    return build_mixture(evaluation.data, seed=seed, split="held_out")
+
+
+def evaluate(context: StageContext, evaluation: Evaluation) -> tuple[dict[str, float], list[Scored]]:
+    """Metrics over all replicas (eval/...), and this replica's samples, k in a row for each question."""
+    scored = _sample_and_grade(context, evaluation, temperature=evaluation.temperature)
+    metrics = _summary(context, scored, k=evaluation.samples)
+    if evaluation.greedy:
+        single = evaluation.model_copy(update={"samples": 1})
+        greedy = _sample_and_grade(context, single, temperature=0.0)
+        metrics["eval/greedy"] = _summary(context, greedy, k=1)["eval/accuracy"]
+    return metrics, scored
+
+
+def _sample_and_grade(context: StageContext, evaluation: Evaluation, *, temperature: float) -> list[Scored]:
+    replicas = context.policy.replicas
+    source = held_out(evaluation, seed=context.seed)
+    indices = range(replicas.index, evaluation.questions, replicas.count)
+    rows = [(index, k) for index in indices for k in range(evaluation.samples)]
+    completions = sample(
+        context,
+        [source.prompt(index) for index, _ in rows],
+        Sampling(evaluation.max_new_tokens, temperature, evaluation.top_p if temperature else 1.0, context.seed),
+        keys=[draw_key("evaluate", index, k) for index, k in rows],
+        force_think=evaluation.force_think,
+    )
+    rewards: Mapping[str, tuple[float, Reward]] = {
+        "accuracy": (1.0, Accuracy().build()),
+        "format": (0.0, Format().build()),
+    }
+    return replicas.share(lambda: combine(completions, rewards))
+
+
+def _summary(context: StageContext, scored: Sequence[Scored], *, k: int) -> dict[str, float]:
+    """Means over all replicas' questions, with the standard error of the accuracy."""
+    sums: dict[str, float] = defaultdict(float)
+    for first in range(0, len(scored), k):
+        for name, value in _question(scored[first : first + k]).items():
+            sums[f"{name}/sum"] += value
+            sums[f"{name}/square"] += value * value
+            sums[f"{name}/count"] += 1
+    total = _sum_of_all_keys(context, sums)
+    names = sorted({key.rsplit("/", 1)[0] for key in total})
+    means = {name: total[f"{name}/sum"] / total[f"{name}/count"] for name in names}
+    count = total["eval/accuracy/count"]
+    variance = max(0.0, total["eval/accuracy/square"] / count - means["eval/accuracy"] ** 2)
+    means["eval/accuracy_stderr"] = math.sqrt(variance / max(1.0, count - 1))
+    if k == 1:
+        means.pop("eval/cons", None)
+        means.pop("eval/pass_at_k", None)
+    return means
+
+
+def _sum_of_all_keys(context: StageContext, sums: Mapping[str, float]) -> dict[str, float]:
+    """Sum over replicas where not every replica has every key (a language that only one drew)."""
+    replicas = context.policy.replicas
+    keys = sorted(set(replicas.gather(sorted(sums))))
+    return replicas.sum({key: sums.get(key, 0.0) for key in keys})
+
+
+def _question(samples: Sequence[Scored]) -> dict[str, float]:
+    """One question's means. A sample whose reference can't be graded counts in no accuracy."""
+    graded = [s for s in samples if s.parts["accuracy"].value is not None]
+    found: dict[str, float] = {
+        "eval/format": _mean([s.parts["format"].value or 0.0 for s in samples]),
+        "eval/length": _mean([len(s.completion.token_ids) for s in samples]),
+        "eval/cut": _mean([not s.completion.finished for s in samples]),
+        "eval/mixed": _mean([is_mixed(chain_of_thought(s.completion.text)) for s in samples]),
+    }
+    prompt = samples[0].completion.prompt
+    shares = [language_share(chain_of_thought(s.completion.text), prompt.language) for s in samples]
+    known = [share for share in shares if share is not None]
+    if known:
+        found["eval/language"] = _mean(known)
+        found["eval/target_share"] = _mean([share > 0.5 for share in known])
+        found[f"eval/target_share_{prompt.language}"] = found["eval/target_share"]
+    if graded:
+        right = [float(s.parts["accuracy"].value == 1.0) for s in graded]
+        found["eval/accuracy"] = found[f"eval/accuracy_{prompt.language}"] = _mean(right)
+        found["eval/pass_at_k"] = max(right)
+        found["eval/cons"] = _consensus(graded)
+        full = [r for r, s in zip(right, graded, strict=True) if _works_through(s)]
+        if full:
+            found["eval/full_chain"] = _mean(full)
+    return found
+
+
+def _works_through(scored: Scored) -> bool:
+    prompt = scored.completion.prompt
+    return "num_operators" in prompt.metadata and is_full_chain(prompt, scored.completion.text)
+
+
+def _consensus(samples: Sequence[Scored]) -> float:
+    """Whether the most frequent answer is right; samples without an answer have no vote."""
+    answers = [final_answer(s.completion.text) for s in samples]
+    votes = Counter(answer for answer in answers if answer is not None)
+    if not votes:
+        return 0.0
+    winner = votes.most_common(1)[0][0]
+    return float(samples[answers.index(winner)].parts["accuracy"].value == 1.0)
+
+
+def _mean(values: Sequence[Any]) -> float:
+    return sum(map(float, values)) / len(values)

@@ -1,0 +1,418 @@
+"""The grpo stage: R1-Zero, reasoning RL and RL for all scenarios, by their rewards.
+
+A step, as DeepSeek-R1 has it: sample a group of outputs a question, score them, take each reward relative
+to its group, update on shuffled mini-batches against the policy that sampled and the reference.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+
+from megatron_r1 import registry
+from megatron_r1.config.section import Section
+from megatron_r1.data.mixture import build_mixture
+from megatron_r1.errors import GateError
+from megatron_r1.rewards.combine import combine
+from megatron_r1.rewards.section import Reward
+from megatron_r1.rl.advantage import Normalise, group_advantage
+from megatron_r1.rl.aggregate import Aggregation, token_weights
+from megatron_r1.rl.filters import Group, GroupCounts, GroupFilter, collect_groups
+from megatron_r1.rl.loss import GrpoLoss
+from megatron_r1.rl.schedule import LengthSchedule, reference_is_due, split_updates
+from megatron_r1.stages.context import StageContext
+from megatron_r1.stages.evaluation import Evaluation, Sources, evaluate
+from megatron_r1.stages.optim import Optim
+from megatron_r1.stages.sampling import draw_key, sample
+from megatron_r1.stages.section import StageConfig
+from megatron_r1.types import Completion, Sampling, Scored, StepStats, TrainSequence
+
+Rewards = registry.by_name(registry.rewards(), "Rewards")
+
+
+class EvaluateEvery(Section):
+    """Held-out questions during training."""
+
+    every: int = Field(default=10, ge=1)
+    """Steps between evaluations; the first comes before any update."""
+    evaluation: Evaluation
+    """The questions and how to sample."""
+
+
+class Gates(Section):
+    """What must hold, or the run stops."""
+
+    drift: float = Field(default=1.05, ge=1)
+    """Highest exp of the mean absolute gap of rollout and training log-probs, before the first update."""
+    metric: str | None = None
+    """A metric of the first evaluation that the base must reach; null: no demand."""
+    at_least: float = 0.0
+    """Its least value."""
+
+
+class Grpo(StageConfig):
+    """Group-relative policy optimisation (DeepSeekMath, 2402.03300; DeepSeek-R1, 2501.12948)."""
+
+    trains: ClassVar[bool] = True
+
+    kind: Literal["grpo"]
+    data: Sources
+    """The sources of the questions, by a name of your choice; their weights are their shares."""
+    rewards: Rewards  # type: ignore[valid-type]
+    """The rewards with their weights; the reward of an output is the weighted sum."""
+    steps: int = Field(ge=1)
+    """Rollouts; each makes `updates` updates."""
+    questions: int = Field(ge=1)
+    """Questions a step, over all replicas. R1: 512 (8,192 outputs)."""
+    group_size: int = Field(ge=2)
+    """Outputs a question. R1: 16."""
+    updates: int = Field(default=1, ge=1)
+    """Mini-batches that a step's outputs are split into, one update each. R1: 16."""
+    inner_epochs: int = Field(default=1, ge=1)
+    """How often a step's outputs are gone through. R1: 1."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Of the rollout, and of the log-probs in training. R1-Zero: 1; the last RL: 0.7."""
+    max_new_tokens: LengthSchedule = LengthSchedule()
+    """The longest output, by update. R1-Zero: 32768, from update 8,200 on 65536."""
+    loss: GrpoLoss = GrpoLoss()
+    """The policy loss."""
+    aggregation: Aggregation = "sequence_mean"
+    """From tokens to the loss of an update. sequence_mean: DeepSeekMath; token_mean: DAPO; fixed_length:
+    Dr. GRPO."""
+    normalise: Normalise = "std"
+    """std: advantages are divided by the group's standard deviation; none: as Dr. GRPO."""
+    groups: GroupFilter = GroupFilter()
+    """What becomes of groups whose rewards are all equal."""
+    reference_every: int | None = Field(default=None, ge=1)
+    """Updates after which the reference becomes the policy. R1: 400; null: never."""
+    tokens_per_pack: int = Field(default=8192, ge=8, multiple_of=8)
+    """The most tokens of one micro-batch on a rank."""
+    optim: Optim
+    """The optimizer. R1: lr 3e-6."""
+    evaluate: EvaluateEvery | None = None
+    """Held-out questions during training; null: none."""
+    gates: Gates = Gates()
+    """What must hold, or the run stops."""
+    checkpoint_every: int = Field(default=50, ge=1)
+    """Steps between checkpoints."""
+    samples_every: int = Field(default=1, ge=1)
+    """Steps between those whose samples are kept in samples.jsonl."""
+
+    @model_validator(mode="after")
+    def _gate_can_be_measured(self) -> Self:
+        if self.gates.metric is not None and self.evaluate is None:
+            raise ValueError(f"gates.metric={self.gates.metric} needs `evaluate`; add it or remove the gate")
+        return self
+
+    def problems(self, run: Any) -> list[str]:
+        copies, found = run.layout.data, []
+        if self.questions % copies:
+            found.append(
+                f"questions: {self.questions} questions do not divide over {copies} replicas; use a multiple"
+            )
+        longest = max(self.max_new_tokens.steps.values())
+        if longest >= self.tokens_per_pack:
+            found.append(
+                f"tokens_per_pack: {self.tokens_per_pack} can't hold one output of {longest} tokens with its "
+                "prompt; raise it or shorten max_new_tokens"
+            )
+        if not self._rewards():
+            found.append("rewards: none is set; give at least one, such as accuracy: {weight: 1}")
+        return found
+
+    def batch_table(self, run: Any) -> list[tuple[str, str]]:
+        copies = run.layout.data
+        outputs = self.questions * self.group_size
+        updates = self.updates * self.inner_epochs
+        return [
+            ("outputs a step", f"{self.questions} questions x {self.group_size} outputs = {outputs}"),
+            ("updates a step", f"{self.updates} mini-batches x {self.inner_epochs} epochs = {updates}"),
+            ("outputs an update", f"{outputs} / {self.updates} = {outputs // self.updates}"),
+            ("outputs a replica", f"{outputs} / {copies} replicas = {outputs // copies} a step"),
+            ("tokens a pack", f"at most {self.tokens_per_pack} on a rank"),
+        ]
+
+    def run(self, context: StageContext) -> dict[str, float]:
+        return _Training(self, context).run()
+
+    def _rewards(self) -> dict[str, Any]:
+        return {name: config for name, config in self.rewards if config is not None}
+
+
+STAGE = Grpo
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """This replica's outputs of a step, whole groups in a row."""
+
+    scored: list[Scored]
+    counts: GroupCounts
+    rollout_s: float
+    reward_s: float
+    sampled_tokens: int
+
+
+class _Training:
+    def __init__(self, stage: Grpo, context: StageContext) -> None:
+        self.stage, self.context, self.policy = stage, context, context.policy
+        self.questions = build_mixture(stage.data, seed=context.seed)
+        self.rewards: dict[str, tuple[float, Reward]] = {
+            name: (config.weight, config.build()) for name, config in stage._rewards().items()
+        }
+        self.updates_done = int(context.state.get("updates_done", 0))
+        self.questions_asked = int(context.state.get("questions_asked", 0))
+
+    def run(self) -> dict[str, float]:
+        stage, context = self.stage, self.context
+        if context.start_step == 0:
+            if stage.loss.needs_reference:
+                self.policy.refresh_reference()
+            self._check_base()
+        metrics: dict[str, float] = {}
+        for step in range(context.start_step, stage.steps):
+            metrics = self._step(step)
+            if stage.evaluate is not None and ((step + 1) % stage.evaluate.every == 0 or step + 1 == stage.steps):
+                metrics |= evaluate(context, stage.evaluate.evaluation)[0]
+            context.journal.step(step + 1, metrics)
+            if context.journal.stop_here() or (step + 1) % stage.checkpoint_every == 0:
+                context.journal.checkpoint(step + 1, self._state())
+        return metrics
+
+    def _state(self) -> dict[str, Any]:
+        return {"updates_done": self.updates_done, "questions_asked": self.questions_asked}
+
+    def _check_base(self) -> None:
+        if self.stage.evaluate is None:
+            return
+        metrics, scored = evaluate(self.context, self.stage.evaluate.evaluation)
+        self.context.journal.samples(0, scored)
+        self.context.journal.step(0, metrics)
+        gates = self.stage.gates
+        if gates.metric is not None and metrics.get(gates.metric, -math.inf) < gates.at_least:
+            raise GateError(
+                f"stage {self.context.name}: the base has {gates.metric} {metrics.get(gates.metric)}, below "
+                f"{gates.at_least}; RL would collapse to guesses. Train the base longer, or lower gates.at_least"
+            )
+
+    def _step(self, step: int) -> dict[str, float]:
+        began = time.perf_counter()
+        batch = self._rollout(step)
+        if (step + 1) % self.stage.samples_every == 0:
+            self.context.journal.samples(step + 1, batch.scored)
+        marked = time.perf_counter()
+        sequences = self._sequences(batch.scored)
+        if step == 0:
+            self._check_drift(sequences)
+        sequences = self._with_logprobs(sequences)
+        logprobs_s = time.perf_counter() - marked
+        stats = self._update(sequences, step)
+        step_s = time.perf_counter() - began
+        train_s = step_s - batch.rollout_s - batch.reward_s - logprobs_s
+        return {
+            **self._reward_metrics(batch),
+            **self._update_metrics(stats),
+            "train/lr": self._lr(step),
+            "time/rollout": batch.rollout_s / step_s,
+            "time/reward": batch.reward_s / step_s,
+            "time/logprobs": logprobs_s / step_s,
+            "time/train": train_s / step_s,
+            "time/step_s": step_s,
+        }
+
+    # ---- sampling and scoring
+
+    def _rollout(self, step: int) -> _Batch:
+        times = {"rollout": 0.0, "reward": 0.0, "tokens": 0.0}
+        replicas = self.policy.replicas
+
+        def sample_groups(round_index: int, count: int) -> list[Group]:
+            first = self.questions_asked + replicas.index * count
+            self.questions_asked += count * replicas.count
+            marked = time.perf_counter()
+            completions = self._sample(range(first, first + count))
+            times["rollout"] += time.perf_counter() - marked
+            times["tokens"] += sum(len(c.token_ids) for c in completions)
+            marked = time.perf_counter()
+            scored = replicas.share(lambda: combine(completions, self.rewards))
+            times["reward"] += time.perf_counter() - marked
+            size = self.stage.group_size
+            return [scored[i : i + size] for i in range(0, len(scored), size)]
+
+        groups, counts = collect_groups(
+            sample_groups,
+            options=self.stage.groups,
+            num_groups=self.stage.questions // replicas.count,
+            agree=self._agree_on_max,
+        )
+        scored = [output for group in groups for output in group]
+        return _Batch(scored, counts, times["rollout"], times["reward"], int(times["tokens"]))
+
+    def _agree_on_max(self, missing: int) -> int:
+        return max(self.policy.replicas.gather([missing]))
+
+    def _sample(self, indices: range) -> list[Completion]:
+        stage = self.stage
+        rows = [(index, output) for index in indices for output in range(stage.group_size)]
+        prompts = {index: self.questions.prompt(index) for index in indices}
+        return sample(
+            self.context,
+            [prompts[index] for index, _ in rows],
+            Sampling(
+                stage.max_new_tokens.at(self.updates_done), stage.temperature, seed=self.context.seed
+            ),
+            keys=[draw_key(self.context.name, index, output) for index, output in rows],
+        )
+
+    # ---- from scores to sequences
+
+    def _sequences(self, scored: Sequence[Scored]) -> list[TrainSequence]:
+        rewards = torch.tensor([math.nan if s.reward is None else s.reward for s in scored])
+        advantages = group_advantage(
+            rewards.view(-1, self.stage.group_size), normalise=self.stage.normalise
+        ).flatten()
+        return [
+            _sequence(output.completion, advantage)
+            for output, advantage in zip(scored, advantages.tolist(), strict=True)
+        ]
+
+    def _with_logprobs(self, sequences: list[TrainSequence]) -> list[TrainSequence]:
+        """Add the log-probs of the policy before the update and of the reference, where they are needed."""
+        extra: dict[str, list[torch.Tensor]] = {}
+        if self.stage.updates * self.stage.inner_epochs > 1:
+            # with one update the policy is the one that sampled: its own log-probs serve
+            extra["old_logprobs"] = self.policy.logprobs(sequences, temperature=self.stage.temperature)
+        if self.stage.loss.needs_reference:
+            extra["ref_logprobs"] = self.policy.logprobs(
+                sequences, reference=True, temperature=self.stage.temperature
+            )
+        return [
+            replace(sequence, fields={**sequence.fields, **{name: values[i] for name, values in extra.items()}})
+            for i, sequence in enumerate(sequences)
+        ]
+
+    def _check_drift(self, sequences: list[TrainSequence]) -> None:
+        """Before the first update: the rollout's log-probs and the trainer's must agree."""
+        gap = {"sum": 0.0, "count": 0.0}
+        found = self.policy.logprobs(sequences, temperature=self.stage.temperature)
+        for sequence, logprobs in zip(sequences, found, strict=True):
+            response = sequence.weights > 0
+            gap["sum"] += float((logprobs - sequence.fields["rollout_logprobs"])[response].abs().sum())
+            gap["count"] += float(response.sum())
+        total = self.policy.replicas.sum(gap)
+        drift = math.exp(total["sum"] / max(1.0, total["count"]))
+        if not drift <= self.stage.gates.drift:
+            raise GateError(
+                f"stage {self.context.name}: rollout and training log-probs differ before the first update: "
+                f"drift {drift:.4f}, the limit is {self.stage.gates.drift} (gates.drift). Every later step "
+                "would be off-policy without knowing"
+            )
+
+    # ---- updates
+
+    def _update(self, sequences: list[TrainSequence], step: int) -> list[StepStats]:
+        replicas = self.policy.replicas
+        counts = replicas.gather([len(sequences)])
+        offset = sum(counts[: replicas.index])
+        stats = []
+        for chosen in split_updates(
+            sum(counts),
+            self.stage.updates,
+            seed=self.context.seed,
+            step=step,
+            inner_epochs=self.stage.inner_epochs,
+        ):
+            mine = [sequences[i - offset] for i in chosen if offset <= i < offset + len(sequences)]
+            stats.append(
+                self.policy.train_step(
+                    self._weighted(mine, sequences),
+                    self.stage.loss.function(),
+                    lr=self._lr(step),
+                    temperature=self.stage.temperature,
+                    entropy=True,
+                )
+            )
+            self.updates_done += 1
+        before = self.updates_done - len(stats)
+        if self.stage.loss.needs_reference and reference_is_due(
+            before=before, after=self.updates_done, every=self.stage.reference_every
+        ):
+            self.policy.refresh_reference()
+        return stats
+
+    def _weighted(self, mine: list[TrainSequence], example: list[TrainSequence]) -> list[TrainSequence]:
+        """The update's sequences with their final weights; at least one, of weight 0, for an idle replica."""
+        lengths = [int((s.weights > 0).sum()) for s in mine]
+        total = self.policy.replicas.sum({"outputs": float(len(mine)), "tokens": float(sum(lengths))})
+        if not mine:
+            return [replace(s, weights=torch.zeros_like(s.weights)) for s in example[:1]]
+        shares = token_weights(
+            lengths,
+            aggregation=self.stage.aggregation,
+            num_outputs=int(total["outputs"]),
+            num_tokens=int(total["tokens"]),
+            max_length=self.stage.max_new_tokens.at(self.updates_done),
+        )
+        return [replace(s, weights=s.weights * share) for s, share in zip(mine, shares, strict=True)]
+
+    def _lr(self, step: int) -> float:
+        return self.stage.optim.lr_at(step, self.stage.steps)
+
+    # ---- metrics
+
+    def _reward_metrics(self, batch: _Batch) -> dict[str, float]:
+        """Means over all replicas' outputs and groups."""
+        lengths = [len(s.completion.token_ids) for s in batch.scored]
+        sums = {"outputs": float(len(batch.scored)), "reward": 0.0, "graded": 0.0, "length": float(sum(lengths))}
+        sums["cut"] = float(sum(not s.completion.finished for s in batch.scored))
+        sums["sampled"] = float(batch.sampled_tokens)
+        for name in self.rewards:
+            values = [s.parts[name].value for s in batch.scored]
+            sums[f"part/{name}"] = sum(v for v in values if v is not None)
+            sums[f"graded/{name}"] = float(sum(v is not None for v in values))
+        rewards = [s.reward for s in batch.scored if s.reward is not None]
+        sums["reward"], sums["graded"] = sum(rewards), float(len(rewards))
+        total = self.policy.replicas.sum(sums | batch.counts.as_metrics())
+        groups = sum(total[f"groups/{kind}"] for kind in batch.counts.kinds)
+        outputs = max(1.0, total["outputs"])
+        found = {
+            "train/reward": total["reward"] / max(1.0, total["graded"]),
+            "train/zero_std_groups": total["groups/equal"] / groups,
+            "train/dropped_groups": 1 - total["outputs"] / self.stage.group_size / groups,
+            "rollout/length": total["length"] / outputs,
+            "rollout/length_max": float(max(self.policy.replicas.gather([max(lengths, default=0)]))),
+            "rollout/cut": total["cut"] / outputs,
+            "rollout/tokens_per_s": total["sampled"] / batch.rollout_s,
+        }
+        for name in self.rewards:
+            found[f"train/reward_{name}"] = total[f"part/{name}"] / max(1.0, total[f"graded/{name}"])
+        return found
+
+    def _update_metrics(self, stats: Sequence[StepStats]) -> dict[str, float]:
+        names = {name for s in stats for name in s.metrics}
+        mean = {name: sum(s.metrics[name] for s in stats) / len(stats) for name in names}
+        found = {
+            "train/loss": sum(s.loss for s in stats) / len(stats),
+            "train/grad_norm": max(s.grad_norm for s in stats),
+            "rollout/drift": math.exp(mean.pop("drift")),
+        }
+        return found | {f"train/{name}": value for name, value in mean.items()}
+
+
+def _sequence(completion: Completion, advantage: float) -> TrainSequence:
+    """Prompt and output; weight 1 marks the output until the update's weights are known."""
+    given, tokens = len(completion.prompt_ids), completion.token_ids
+    weights = torch.cat([torch.zeros(given), torch.ones(len(tokens))])
+    return TrainSequence(
+        token_ids=torch.tensor(completion.prompt_ids + tokens),
+        weights=weights,
+        fields={
+            "advantage": weights * advantage,
+            "rollout_logprobs": torch.cat([torch.zeros(given), torch.tensor(completion.rollout_logprobs)]),
+        },
+        routes=completion.routes,
+    )

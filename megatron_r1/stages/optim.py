@@ -1,0 +1,53 @@
+"""AdamW's constants and the learning rate over a stage."""
+
+import math
+from typing import Literal
+
+from pydantic import Field
+
+from megatron_r1.config.section import Section
+from megatron_r1.types import OptimizerOptions
+
+
+class Optim(Section):
+    """AdamW as DeepSeek-V3 has it (section 4.2), unless said otherwise."""
+
+    lr: float = Field(gt=0)
+    """The highest learning rate."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps over which the rate rises linearly from 0."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """cosine: held for hold_share of the steps, then a cosine down to final_share of the rate."""
+    hold_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of the steps before the cosine begins."""
+    final_share: float = Field(default=0.1, ge=0, le=1)
+    """The last rate relative to the highest (R1's SFT: one tenth)."""
+    weight_decay: float = Field(default=0.1, ge=0)
+    """Decoupled weight decay."""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of the mean of gradients."""
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    """Decay of the mean of squared gradients."""
+    epsilon: float = Field(default=1e-8, gt=0)
+    """Added to the root of the squared mean."""
+    clip_grad: float = Field(default=1.0, gt=0)
+    """Largest norm of the gradient."""
+
+    def options(self) -> OptimizerOptions:
+        return OptimizerOptions(
+            weight_decay=self.weight_decay,
+            beta1=self.beta1,
+            beta2=self.beta2,
+            epsilon=self.epsilon,
+            clip_grad=self.clip_grad,
+        )
+
+    def lr_at(self, step: int, total: int) -> float:
+        """The rate of step `step` (from 0) of `total`."""
+        warm = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        if self.schedule == "constant":
+            return self.lr * warm
+        held = self.hold_share * total
+        done = max(0.0, step - held) / max(1.0, total - held)
+        cosine = 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+        return self.lr * warm * (self.final_share + (1 - self.final_share) * cosine)

@@ -1,0 +1,152 @@
+"""The pretrain stage: next-token prediction on documents, with the MTP loss where the model has it."""
+
+import time
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from megatron_r1.config.section import Section
+from megatron_r1.data.mixture import build_mixture, replica_range
+from megatron_r1.data.packing import train_sequence, windows
+from megatron_r1.errors import GateError
+from megatron_r1.stages.context import StageContext
+from megatron_r1.stages.evaluation import Evaluation, Sources, evaluate
+from megatron_r1.stages.optim import Optim
+from megatron_r1.stages.section import StageConfig
+from megatron_r1.types import PackedBatch, TrainSequence
+
+
+class Until(Section):
+    """Train on until a held-out metric is reached."""
+
+    metric: str = "eval/full_chain"
+    """Which metric of the evaluation."""
+    at_least: float
+    """The value to reach."""
+    every: int = Field(default=100, ge=1)
+    """Evaluate every so many steps once `steps` are done."""
+    max_steps: int = Field(ge=1)
+    """Give up after so many steps in all, with an error: what follows would be built on sand."""
+    evaluation: Evaluation
+    """The held-out questions."""
+
+
+class Pretrain(StageConfig):
+    """Train on documents."""
+
+    trains: ClassVar[bool] = True
+
+    kind: Literal["pretrain"]
+    data: Sources
+    """The sources of the documents, by a name of your choice; their weights are their shares."""
+    steps: int = Field(ge=1)
+    """Updates."""
+    documents: int = Field(ge=1)
+    """Documents a step, over all replicas."""
+    sample_mask: bool = False
+    """Keep documents from seeing each other. False: documents end to end in windows, as V3 pretrains."""
+    window: int = Field(default=4096, ge=2)
+    """Tokens of a window, without sample_mask."""
+    prompt_weight: float = Field(default=1.0, ge=0, le=1)
+    """Weight of the loss on what precedes the response."""
+    tokens_per_pack: int = Field(default=8192, ge=8, multiple_of=8)
+    """The most tokens of one micro-batch on a rank."""
+    optim: Optim
+    """The optimizer."""
+    checkpoint_every: int = Field(default=500, ge=1)
+    """Steps between checkpoints."""
+    until: Until | None = None
+    """Go on beyond `steps` until a held-out metric is reached."""
+
+    @model_validator(mode="after")
+    def _until_leaves_room(self) -> Self:
+        if self.until is not None and self.until.max_steps < self.steps:
+            raise ValueError(f"until.max_steps={self.until.max_steps} is below steps={self.steps}; raise it")
+        return self
+
+    def run(self, context: StageContext) -> dict[str, float]:
+        return _Pretraining(self, context).run()
+
+
+STAGE = Pretrain
+
+
+def next_token_loss(
+    logprobs: Tensor, entropy: Tensor | None, batch: PackedBatch
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """[T] cross entropy; the mean lies in the weights."""
+    return -logprobs, {}
+
+
+class _Pretraining:
+    def __init__(self, stage: Pretrain, context: StageContext) -> None:
+        self.stage, self.context = stage, context
+        self.documents = build_mixture(stage.data, seed=context.seed)
+
+    def run(self) -> dict[str, float]:
+        context, stage = self.context, self.stage
+        metrics: dict[str, float] = {}
+        step = context.start_step
+        while step < stage.steps or not self._reached(step, metrics):
+            metrics = self._step(step)
+            step += 1
+            if self._due(step):
+                metrics |= self._evaluate()
+            context.journal.step(step, metrics)
+            if context.journal.stop_here() or step % stage.checkpoint_every == 0:
+                context.journal.checkpoint(step, {})
+        return metrics
+
+    def _step(self, step: int) -> dict[str, float]:
+        began = time.perf_counter()
+        stats = self.context.policy.train_step(
+            self._batch(step), next_token_loss, lr=self.stage.optim.lr_at(step, self.stage.steps), mtp=True
+        )
+        elapsed_s = time.perf_counter() - began
+        found = {
+            "train/loss": stats.loss,
+            "train/grad_norm": stats.grad_norm,
+            "train/lr": self.stage.optim.lr_at(step, self.stage.steps),
+            "train/tokens_per_s": stats.num_tokens / elapsed_s,
+            "time/step_s": elapsed_s,
+        }
+        return found | {f"train/{name}": value for name, value in stats.metrics.items()}
+
+    def _batch(self, step: int) -> list[TrainSequence]:
+        """This replica's sequences of a step, their weights adding up to 1 over all replicas."""
+        stage, replicas = self.stage, self.context.policy.replicas
+        first = step * stage.documents
+        mine = replica_range(first, stage.documents, index=replicas.index, num_replicas=replicas.count)
+        sequences = [self._sequence(index) for index in mine]
+        if not stage.sample_mask:
+            sequences = windows(sequences, seq_length=stage.window)
+        total = replicas.sum({"weight": float(sum(s.weights.sum() for s in sequences))})["weight"]
+        return [TrainSequence(s.token_ids, s.weights / total) for s in sequences]
+
+    def _sequence(self, index: int) -> TrainSequence:
+        document = self.documents.document(index)
+        given, learnt = self.context.template.document_ids(document, self.context.tokenizer)
+        return train_sequence(given, learnt, prompt_weight=self.stage.prompt_weight)
+
+    def _due(self, step: int) -> bool:
+        until = self.stage.until
+        return until is not None and step >= self.stage.steps and (step - self.stage.steps) % until.every == 0
+
+    def _evaluate(self) -> dict[str, float]:
+        assert self.stage.until is not None
+        return evaluate(self.context, self.stage.until.evaluation)[0]
+
+    def _reached(self, step: int, metrics: dict[str, float]) -> bool:
+        until = self.stage.until
+        if until is None:
+            return True
+        if metrics.get(until.metric, -1.0) >= until.at_least:
+            return True
+        if step >= until.max_steps:
+            raise GateError(
+                f"stage {self.context.name}: {until.metric} is {metrics.get(until.metric)} after {step} steps, "
+                f"below {until.at_least}; RL on this base would end low. Try another seed, more steps "
+                "(until.max_steps) or a larger model"
+            )
+        return False

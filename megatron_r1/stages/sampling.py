@@ -1,0 +1,42 @@
+"""From prompts to completions: what grpo and evaluation share."""
+
+import hashlib
+from collections.abc import Sequence
+
+from megatron_r1.stages.context import StageContext
+from megatron_r1.types import Completion, Prompt, Sampling
+
+
+def sample(
+    context: StageContext,
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    *,
+    keys: Sequence[int],
+    force_think: bool = False,
+) -> list[Completion]:
+    """One completion a prompt (repeat a prompt for more); keys decide the random draws."""
+    prompt_ids = [
+        context.template.prompt_ids(prompt.messages, context.tokenizer, force_think=force_think)
+        for prompt in prompts
+    ]
+    version = context.policy.version
+    outputs = context.policy.generate(prompt_ids, sampling, keys=keys)
+    return [
+        Completion(
+            prompt=prompt,
+            prompt_ids=ids,
+            token_ids=tokens,
+            rollout_logprobs=logprobs,
+            text=context.tokenizer.decode(tokens),
+            finished=bool(tokens) and tokens[-1] == context.tokenizer.eos_id,
+            policy_version=version,
+            routes=routes,
+        )
+        for prompt, ids, (tokens, logprobs, routes) in zip(prompts, prompt_ids, outputs, strict=True)
+    ]
+
+
+def draw_key(*parts: int | str) -> int:
+    """A number for the random draws of one output, the same in every layout."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest())
