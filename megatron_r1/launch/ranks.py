@@ -67,7 +67,7 @@ def _supervise(team: Team, received: list[int], *, grace_s: float, stacks: bool)
         now = time.monotonic()
         if death is not None:
             deaths.append(death)
-            if death.failed:
+            if death.failed and not death.ours:
                 take_down_at = min(take_down_at, now + SETTLE_S)
             elif death.returncode == Interrupted.exit_code:
                 kill_at = min(kill_at, now + INTERRUPT_GRACE_S)

@@ -126,6 +126,23 @@ def test_survivors_log_where_they_were(script, tmp_path):
     assert "in waiting_for_a_peer" in (tmp_path / "logs/rank0.log").read_text()
 
 
+def test_the_death_of_one_survivor_does_not_cut_the_grace_of_another_short(script, tmp_path):
+    command = script("""
+        if RANK == 0:
+            time.sleep(0.5)  # until the handlers of the others are there
+            sys.exit(3)
+        ends = []
+        def end(signum, frame):
+            ends.append(signum)
+            Path("ends").write_text(str(len(ends)))
+        if RANK == 2:
+            signal.signal(signal.SIGTERM, end)
+        time.sleep(60)
+    """)
+    assert run(command, tmp_path, ranks=3, grace_s=2) == 3
+    assert (tmp_path / "ends").read_text() == "1"
+
+
 def test_logs_of_earlier_launches_are_kept_but_not_quoted(script, tmp_path, caplog):
     run(script("sys.exit('the first launch')"), tmp_path)
     run(script("sys.exit('the second launch')"), tmp_path)
