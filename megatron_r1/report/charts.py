@@ -129,10 +129,11 @@ def time_chart(stage: StageRecord) -> Chart:
 
 
 def _language_chart(stage: StageRecord) -> Chart:
-    held_out = {"eval/language": "words", "eval/target_share": "responses", "eval/mixed": "mixed"}
-    held_out |= _names(stage, "eval/target_share_", only_words=True)
-    series = [Series("words, training", stage.series("train/reward_language"), style="noisy")]
-    series += [_held_out(stage, metric, label) for metric, label in held_out.items()]
+    held_out = {"eval/language": "words", "eval/target_share": "responses"}
+    held_out |= {name: f"responses, {word}" for name, word in _names(stage, "eval/target_share_").items()}
+    held_out |= {"eval/mixed": "mixed responses"}
+    series = [_held_out(stage, metric, label) for metric, label in held_out.items()]
+    series.append(Series("words, training", stage.series("train/reward_language"), style="noisy"))
     caption = (
         "Words and responses in the language of the question, and responses that mix languages. "
         "A single language's line that falls is a policy that drifts to the other one."
@@ -151,10 +152,10 @@ def _noisy(stage: StageRecord, labels: dict[str, str]) -> list[Series]:
     return [Series(label, stage.series(metric), style="noisy") for metric, label in labels.items()]
 
 
-def _names(stage: StageRecord, prefix: str, *, only_words: bool = False) -> dict[str, str]:
+def _names(stage: StageRecord, prefix: str) -> dict[str, str]:
     """Measured metrics that share a prefix, labelled by what follows it."""
     names = {name: name.removeprefix(prefix) for name in stage.measured(prefix)}
-    return {name: label for name, label in names.items() if not (only_words and label.endswith("stderr"))}
+    return {name: label for name, label in names.items() if not label.endswith("stderr")}
 
 
 def _lowest(stage: StageRecord, metric: str) -> float:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from megatron_r1.report.plot import Point
+from megatron_r1.report.plot import Point, number
 from megatron_r1.report.record import StageRecord
 from megatron_r1.report.samples import Sample
 
@@ -18,7 +18,10 @@ REFLECTION = re.compile(r"\b(?:wait|mistake|retry|recheck|verify|wrong)\b|等等
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """claim: the paper's. verdict: reproduced | in part | not reproduced | not measured."""
+    """claim: the paper's, or one often read into it.
+
+    verdict: reproduced | in part | not reproduced | not measured.
+    """
 
     claim: str
     verdict: str
@@ -34,7 +37,7 @@ def findings(
         _sharpening(before, after),
         _length(rl.series("rollout/length")),
         _reflection(reflection),
-        _language(before, after),
+        _language(rl, before, after),
     ]
 
 
@@ -60,24 +63,26 @@ def _gain(before: StageRecord | None, after: StageRecord | None) -> Finding:
     if start is None or end is None:
         return Finding(claim, "not measured", "It takes an evaluation before and one after RL.")
     verdict = "reproduced" if end > start + 0.1 else "in part" if end > start else "not reproduced"
-    return Finding(claim, verdict, f"pass@1 on held-out questions went from {start:.1%} to {end:.1%}.")
+    return Finding(
+        claim, verdict, f"pass@1 on held-out questions went from {_percent(start)} to {_percent(end)}."
+    )
 
 
 def _sharpening(before: StageRecord | None, after: StageRecord | None) -> Finding:
-    claim = "RL teaches what the base could not do"
+    claim = "RL adds what the base could not do"
     base, end = before and before.result("eval/pass_at_k"), after and after.result("eval/accuracy")
     if base is None or end is None:
         return Finding(claim, "not measured", "It takes pass@k before RL and pass@1 after it.")
     ceiling = after.result("eval/pass_at_k") if after else None
-    grown = "" if ceiling is None else f" pass@k itself went from {base:.1%} to {ceiling:.1%}."
+    grown = "" if ceiling is None else f" pass@k itself went from {_percent(base)} to {_percent(ceiling)}."
     if base >= end / 2:
         text = (
-            f"Before RL, {base:.1%} of the questions were already solved in at least one of k tries; "
-            f"a single try now solves {end:.1%}.{grown} "
+            f"Before RL, {_percent(base)} of the questions were already solved in at least one of k tries; "
+            f"a single try now solves {_percent(end)}.{grown} "
             "That is mostly sharpening: RL makes likely what was possible."
         )
         return Finding(claim, "in part" if ceiling is not None and ceiling > base else "not reproduced", text)
-    text = f"A single try now solves {end:.1%}; k tries before RL solved {base:.1%}.{grown}"
+    text = f"A single try now solves {_percent(end)}; k tries before RL solved {_percent(base)}.{grown}"
     return Finding(claim, "reproduced", text)
 
 
@@ -101,7 +106,7 @@ def _reflection(points: Sequence[Point]) -> Finding:
         return Finding(claim, "not measured", "It takes the samples of some RL steps.")
     first, _, last = ends(points)
     words = "Samples with a word of re-evaluation (wait, 等等, mistake ...)"
-    text = f"{words}: {first:.1%} at first, {last:.1%} at the end."
+    text = f"{words}: {_percent(first)} at first, {_percent(last)} at the end."
     if last > first * 1.5 and last > first + 0.02:
         return Finding(claim, "reproduced", f"{text} Read some: the words alone prove no second thought.")
     return Finding(
@@ -109,12 +114,15 @@ def _reflection(points: Sequence[Point]) -> Finding:
     )
 
 
-def _language(before: StageRecord | None, after: StageRecord | None) -> Finding:
-    claim = "A language reward keeps the reasoning in the question's language"
+def _language(rl: StageRecord, before: StageRecord | None, after: StageRecord | None) -> Finding:
+    rewarded = "With" if rl.series("train/reward_language") else "Without"
+    claim = f"{rewarded} a language reward, the reasoning keeps to the question's language"
     start, end = _pair(before, after, "eval/language")
     if start is None or end is None:
         return Finding(claim, "not measured", "It takes eval/language before and after RL.")
-    text = f"Words of the reasoning in the question's language: {start:.1%} before, {end:.1%} after."
+    text = (
+        f"Words of the reasoning in the question's language: {_percent(start)} before, {_percent(end)} after."
+    )
     if end >= 0.9:
         return Finding(claim, "reproduced", text)
     return Finding(claim, "in part" if end > start else "not reproduced", text)
@@ -124,6 +132,10 @@ def _pair(
     before: StageRecord | None, after: StageRecord | None, metric: str
 ) -> tuple[float | None, float | None]:
     return before and before.result(metric), after and after.result(metric)
+
+
+def _percent(share: float) -> str:
+    return number(share, "share")
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -75,9 +75,10 @@ def line_chart(
         return Chart(title, caption, Markup(""), [])
     x = step_axis([x for one in drawn for x, _ in one.points])
     y = value_axis(drawn, low=low, high=high)
-    marks = Markup("").join(_marks(one, colour(i), x, y) for i, one in enumerate(drawn))
+    tinted = [(colour(i), one) for i, one in enumerate(drawn)]
+    marks = Markup("").join(_marks(one, tint, x, y) for tint, one in reversed(tinted))  # the first on top
     # The last value is that of the line as the reader sees it: of a noisy one, its running mean.
-    legend = [(colour(i), one.label, number(_shown(one)[-1][1], unit)) for i, one in enumerate(drawn)]
+    legend = [(tint, one.label, number(_shown(one)[-1][1], unit)) for tint, one in tinted]
     return Chart(title, caption, _svg(title, x, y, unit, marks), legend)
 
 
@@ -94,7 +95,7 @@ def stacked_chart(title: str, series: Sequence[Series], *, unit: str = "share", 
         top = [below + value for below, (_, value) in zip(base, one.points, strict=True)]
         tops.append((base, top))
         base = top
-    y = Axis(nice_ticks(0, max(1.0, *base), 5), 0.0, max(1.0, *base), HEIGHT - BOTTOM, TOP)
+    y = value_axis(drawn, low=0.0, high=max(1.0, *base) if unit == "share" else max(base))
     for i, (one, (lower, upper)) in enumerate(zip(drawn, tops, strict=True)):
         steps = [step for step, _ in one.points]
         outline = list(zip(steps, upper, strict=True)) + list(zip(steps, lower, strict=True))[::-1]
@@ -127,25 +128,30 @@ def running_mean(points: Sequence[Point], window: int) -> list[Point]:
     return [(x, _mean(points[max(0, i - half) : i + half + 1])) for i, (x, _) in enumerate(points)]
 
 
-def nice_ticks(low: float, high: float, count: int) -> list[float]:
-    """About `count` multiples of 1, 2, 2.5 or 5 times a power of ten that cover low..high from inside."""
-    raw = (high - low) / max(count - 1, 1)
+def nice_step(low: float, high: float, count: int) -> float:
+    """1, 2, 2.5 or 5 times a power of ten, so that about `count` ticks lie between low and high."""
+    raw = (high - low) / (count - 1)
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    last = math.floor(high / step + 1e-9)
+    return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999)
+
+
+def ticks_between(low: float, high: float, step: float) -> list[float]:
+    first, last = math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6)
     return [i * step for i in range(first, last + 1)]
 
 
 def step_axis(steps: Sequence[float]) -> Axis:
     low, high = min(steps), max(steps)
+    if low <= 0.1 * high:
+        low = 0.0
     if low == high:
-        low, high = low - 1, high + 1
-    ticks = [tick for tick in nice_ticks(low, high, 6) if tick == int(tick)]
+        high = low + 1
+    ticks = ticks_between(low, high, max(1.0, nice_step(low, high, 6)))
     return Axis(ticks, low, high, LEFT, WIDTH - RIGHT)
 
 
 def value_axis(series: Sequence[Series], *, low: float | None, high: float | None) -> Axis:
+    """The range of the values and their bands; an end that is not fixed moves out to the next tick."""
     values = [
         value + sign * error
         for one in series
@@ -156,16 +162,26 @@ def value_axis(series: Sequence[Series], *, low: float | None, high: float | Non
     top = max(values) if high is None else high
     if top <= bottom:
         top = bottom + (abs(bottom) * 0.1 or 1.0)
-    margin = (top - bottom) * 0.06
-    bottom -= margin if low is None else 0.0
-    top += margin if high is None else 0.0
-    return Axis(nice_ticks(bottom, top, 5), bottom, top, HEIGHT - BOTTOM, TOP)
+    step = nice_step(bottom, top, 5)
+    bottom = math.floor(bottom / step + 1e-6) * step if low is None else bottom
+    top = math.ceil(top / step - 1e-6) * step if high is None else top
+    return Axis(ticks_between(bottom, top, step), bottom, top, HEIGHT - BOTTOM, TOP)
+
+
+def tick_labels(ticks: Sequence[float], unit: str) -> list[str]:
+    """With as many decimals as it takes to tell them apart; shares in per cent."""
+    values = [tick * 100 for tick in ticks] if unit == "share" else ticks
+    spacing = abs(values[1] - values[0]) if len(values) > 1 else 1.0
+    decimals = next((d for d in range(8) if abs(round(spacing, d) - spacing) < spacing * 1e-6), 8)
+    return [f"{value:,.{decimals}f}" for value in values]
 
 
 def number(value: float, unit: str = "") -> str:
     """Three digits that matter; a share as per cent; thousands grouped."""
     if unit == "share":
         return f"{value * 100:.1f} %"
+    if unit == "ratio":
+        return f"{value:.5g}"  # of interest is how far it is from 1
     if value == 0 or 1e-3 <= abs(value) < 1000:
         return f"{value:.3g}"
     if abs(value) >= 1000:
@@ -207,10 +223,9 @@ def _path(points: Sequence[Point], x: Axis, y: Axis) -> str:
 
 def _svg(title: str, x: Axis, y: Axis, unit: str, marks: Markup) -> Markup:
     parts = [Markup('<svg viewBox="0 0 {:g} {:g}" role="img" aria-label="{}">').format(WIDTH, HEIGHT, title)]
-    for tick in y.ticks:
+    for tick, label in zip(y.ticks, tick_labels(y.ticks, unit), strict=True):
         height = y.place(tick)
         parts.append(Markup('<path class="grid" d="M{:g} {:.1f}H{:g}"/>').format(x.start, height, x.end))
-        label = f"{tick * 100:.3g}" if unit == "share" else _tick(tick)
         parts.append(_text(x.start - 8, height + 4, "end", label))
     parts.append(Markup('<path class="axis" d="M{:g} {:g}H{:g}"/>').format(x.start, y.start, x.end))
     parts.extend(_text(x.place(tick), y.start + 17, "middle", f"{tick:,.0f}") for tick in x.ticks)
@@ -222,10 +237,6 @@ def _svg(title: str, x: Axis, y: Axis, unit: str, marks: Markup) -> Markup:
         ).format(-(TOP + y.start) / 2, name)
     )
     return Markup("").join([*parts, marks, Markup("</svg>")])
-
-
-def _tick(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _text(x: float, y: float, anchor: str, text: str) -> Markup:

@@ -1,0 +1,97 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from megatron_r1.report.findings import ends, findings, reflection_by_step
+from megatron_r1.report.record import StageRecord
+from megatron_r1.report.samples import Sample
+
+
+def record(name, *, results=None, metrics=()):
+    return StageRecord(
+        directory=Path(name),
+        kind="",
+        config={},
+        config_text="",
+        config_hash="",
+        inputs=(),
+        finished=True,
+        results=results or {},
+        metrics=list(metrics),
+    )
+
+
+def judged(*, before=None, after=None, lengths=(), reflection=()):
+    steps = [{"step": i, "rollout/length": length} for i, length in enumerate(lengths)]
+    found = findings(
+        record("zero", metrics=steps),
+        None if before is None else record("before", results=before),
+        None if after is None else record("after", results=after),
+        list(enumerate(reflection)),
+    )
+    return dict(zip(["gain", "sharpening", "length", "reflection", "language"], found, strict=True))
+
+
+def test_without_measurements_every_finding_says_so():
+    assert {finding.verdict for finding in judged().values()} == {"not measured"}
+
+
+def test_a_base_that_solves_most_in_k_tries_was_sharpened():
+    found = judged(
+        before={"eval/accuracy": 0.09, "eval/pass_at_k": 0.74},
+        after={"eval/accuracy": 0.91, "eval/pass_at_k": 0.74},
+    )
+    assert found["gain"].verdict == "reproduced"
+    assert found["sharpening"].verdict == "not reproduced"
+    assert "74.0 % of the questions were already solved" in found["sharpening"].text
+    assert "a single try now solves 91.0 %" in found["sharpening"].text
+
+
+def test_a_base_that_solved_little_in_k_tries_was_taught():
+    found = judged(before={"eval/pass_at_k": 0.1}, after={"eval/accuracy": 0.9})
+    assert found["sharpening"].verdict == "reproduced"
+
+
+def test_a_loss_of_accuracy_is_not_called_a_gain():
+    found = judged(before={"eval/accuracy": 0.5}, after={"eval/accuracy": 0.4})
+    assert found["gain"].verdict == "not reproduced"
+
+
+@pytest.mark.parametrize(
+    ("lengths", "verdict"),
+    [
+        ([10, 20, 30, 40, 50, 60, 70, 80], "reproduced"),
+        ([10, 20, 26, 26, 26, 26, 26, 26], "in part"),  # saturates
+        ([20, 20, 20, 20, 20, 20, 20, 20], "not reproduced"),
+        ([20, 10], "not measured"),
+    ],
+)
+def test_growth_of_the_length_is_told_from_saturation(lengths, verdict):
+    assert judged(lengths=lengths)["length"].verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("shares", "verdict"), [([0.12, 0.1, 0.02, 0.0], "not reproduced"), ([0.02, 0.1, 0.2, 0.3], "reproduced")]
+)
+def test_re_evaluation_counts_only_if_it_rises(shares, verdict):
+    assert judged(reflection=shares)["reflection"].verdict == verdict
+
+
+def test_the_language_counts_as_kept_from_nine_words_in_ten():
+    verdicts = [
+        judged(before={"eval/language": 0.6}, after={"eval/language": end})["language"].verdict
+        for end in (0.95, 0.7, 0.52)
+    ]
+    assert verdicts == ["reproduced", "in part", "not reproduced"]
+
+
+def test_ends_are_means_of_a_tenth_a_quarter_and_a_tenth():
+    assert ends([(i, float(i)) for i in range(20)]) == (0.5, 12.0, 18.5)  # 0-1, 10-14, 18-19
+
+
+def test_words_of_re_evaluation_are_counted_by_step_in_both_languages():
+    blank = Sample(1, "a", "integer", "en", "q", "7", "", 0.0, {}, 1, True, 0)
+    texts = [(1, "so wait 7"), (1, "plain"), (2, "等等 7"), (2, "Wait"), (3, "awaiting")]
+    samples = [replace(blank, step=step, text=text) for step, text in texts]
+    assert reflection_by_step(samples) == [(1, 0.5), (2, 1.0), (3, 0.0)]

@@ -1,0 +1,134 @@
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from megatron_r1.report.html import pieces, write_report
+from megatron_r1.report.metrics import MetricsWriter
+from tests.report.made_run import finish, make_run
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--enable-logging=stderr",
+]  # fmt: skip
+SECTIONS = [
+    "Reinforcement learning: zero",
+    "What this shows, and what it does not",
+    "Behind the curves",
+    "Before and after",
+    "The same questions before and after",
+    "Pre-training and fine-tuning",
+    "Configuration",
+]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return write_report(make_run(tmp_path_factory.mktemp("runs") / "made-up"))
+
+
+def test_the_report_is_one_small_file_that_asks_for_nothing_else(made):
+    page = made.read_text(encoding="utf-8")
+    assert 50_000 < len(page.encode()) < 400_000
+    assert re.findall(r"(?:https?:)?//|url\(|@import|<script|<img|<link|\ssrc=|\shref=", page) == []
+    assert [path.name for path in made.parent.iterdir() if path.is_file()] == ["report.html"]
+
+
+def test_the_headline_table_and_findings_carry_the_runs_numbers(made):
+    page = made.read_text(encoding="utf-8")
+    assert re.findall(r"<h2>(.+)</h2>", page) == SECTIONS
+    for text in (
+        "deepseek_v3, 2 layers",
+        "ranks 2, expert 2",
+        "91.4 %",
+        "9.8 % before",
+        "pretrain · 900 steps · 54 s",
+    ):
+        assert text in page
+    # sqrt(.098 * .902 / 384) = .0152 and sqrt(.914 * .086 / 384) = .0143
+    row = re.search(r"<code>eval/accuracy</code>.*?</tr>", page, re.DOTALL)
+    assert row is not None
+    cells = re.findall(r"<td(?: class=\"(\w*)\")?>([^<]+)</td>", row[0])
+    assert cells == [("", "9.8 % ± 1.5 %"), ("", "91.4 % ± 1.4 %"), ("better", "+81.6 %")]
+    assert "74.2 % of the questions were already solved in at least one of k tries" in page
+
+
+def test_samples_of_one_question_stand_side_by_side_in_both_languages(made):
+    page = made.read_text(encoding="utf-8")
+    questions = re.findall(r'<header><b>(compute|计算)[^<]+</b>\s*<span class="soft">(en|zh)', page)
+    assert questions[:6] == [("compute", "en")] * 3 + [("计算", "zh")] * 3
+    assert len(questions) == 7  # and the one that still goes wrong
+    assert page.count("the question that goes worst after") == 1
+    assert '<span class="tag">&lt;think&gt;</span>' in page
+
+
+def test_what_models_and_users_wrote_is_escaped(tmp_path):
+    page = write_report(make_run(tmp_path / "hostile", hostile=True)).read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_a_run_with_hardly_anything_says_what_was_not_measured(tmp_path):
+    MetricsWriter(tmp_path / "zero", is_main=True).write(1, {"train/reward": 0.1})
+    (tmp_path / "zero" / "resolved.yaml").write_text("stage: {kind: grpo}")
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "unfinished" in page
+    assert "Not measured: language of the reasoning, distance from the reference, entropy" in page
+    assert page.count('<p class="none">not measured') == 5  # two charts, table, samples, losses
+    assert "not recorded" in page
+
+
+def test_a_run_without_rl_still_has_a_report(tmp_path):
+    finish(tmp_path / "before", "evaluate", None, {"eval/accuracy": 0.5})
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "the run has no stage of kind grpo" in page
+    assert "50.0 %" in page
+
+
+def test_a_change_within_two_standard_errors_has_no_colour(tmp_path):
+    finish(tmp_path / "after", "evaluate", "before", {"eval/mixed": 0.14, "eval/mixed_stderr": 0.03})
+    finish(tmp_path / "before", "evaluate", None, {"eval/mixed": 0.10, "eval/mixed_stderr": 0.03})
+    assert '<td class="">+4.0 %</td>' in write_report(tmp_path).read_text(encoding="utf-8")
+    finish(tmp_path / "after", "evaluate", "before", {"eval/mixed": 0.24, "eval/mixed_stderr": 0.03})
+    assert '<td class="worse">+14.0 %</td>' in write_report(tmp_path).read_text(encoding="utf-8")
+
+
+def test_text_is_cut_into_tags_thinking_answer_and_the_rest():
+    assert pieces("<think> 3 < 4 </think><answer> 7 </answer> ok") == [
+        ("tag", "<think>"),
+        ("think", " 3 < 4 "),
+        ("tag", "</think>"),
+        ("tag", "<answer>"),
+        ("answer", " 7 "),
+        ("tag", "</answer>"),
+        ("plain", " ok"),
+    ]
+    assert pieces("x" * 1600)[-1] == ("more", " … 100 more characters")
+
+
+def rendered(page, profile):
+    """The page's DOM after a real browser has loaded it, and what it logged to the console."""
+    command = [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "--dump-dom", page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+def test_a_browser_shows_all_of_it_without_a_complaint(made, tmp_path):
+    dom, complaints = rendered(made, tmp_path / "profile")
+    assert complaints == []
+    assert [heading for heading in SECTIONS if f"<h2>{heading}</h2>" not in dom] == []
+    assert (
+        dom.count("<svg") == dom.count("</svg>") == 16
+    )  # 2 of the paper, 10 behind them, 2 a pretrain stage
+    assert "91.4 %" in dom
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+def test_the_pages_own_policy_refuses_what_comes_from_elsewhere(made, tmp_path):
+    page = tmp_path / "report.html"
+    page.write_text(made.read_text(encoding="utf-8").replace("</main>", "<script>1</script></main>"))
+    _, complaints = rendered(page, tmp_path / "profile")
+    assert any("Content Security Policy" in line for line in complaints)

@@ -1,0 +1,68 @@
+import json
+import os
+
+import pytest
+
+from megatron_r1.errors import DataError
+from megatron_r1.report.metrics import MetricsWriter
+from megatron_r1.report.record import read_run
+
+
+def stage(run_dir, name, *, begun_s, resolved, artifact=None):
+    (run_dir / name).mkdir(parents=True)
+    path = run_dir / name / "resolved.yaml"
+    path.write_text(resolved)
+    os.utime(path, (begun_s, begun_s))
+    if artifact:
+        (run_dir / name / "artifact.json").write_text(json.dumps(artifact))
+
+
+def test_a_stage_comes_after_its_input_whatever_the_clock_says(tmp_path):
+    stage(tmp_path, "zero", begun_s=10, resolved="stage: {kind: grpo, init: base}")
+    stage(tmp_path, "before", begun_s=40, resolved="stage: {kind: evaluate, init: base}")
+    stage(tmp_path, "base", begun_s=50, resolved="stage: {kind: pretrain}")
+    assert [record.name for record in read_run(tmp_path)] == ["base", "zero", "before"]
+
+
+def test_the_configured_order_decides_among_stages_of_one_input(tmp_path):
+    chain = "stages: {base: {kind: pretrain}, before: {kind: evaluate}, zero: {kind: grpo, init: base}}"
+    for begun_s, name in enumerate(["zero", "before", "base"]):
+        stage(tmp_path, name, begun_s=begun_s, resolved=chain)
+    records = read_run(tmp_path)
+    assert [(record.name, record.kind) for record in records] == [
+        ("base", "pretrain"),
+        ("before", "evaluate"),
+        ("zero", "grpo"),
+    ]
+
+
+def test_a_result_is_the_artifacts_or_else_the_last_one_measured(tmp_path):
+    artifact = {
+        "stage": "zero",
+        "kind": "grpo",
+        "config_hash": "ab",
+        "inputs": {},
+        "metrics": {"eval/cons": 0.9},
+    }
+    stage(tmp_path, "zero", begun_s=1, resolved="", artifact=artifact)
+    writer = MetricsWriter(tmp_path / "zero", is_main=True)
+    writer.write(1, {"eval/accuracy": 0.2, "eval/cons": 0.3, "time/step_s": 1.5})
+    writer.write(2, {"eval/accuracy": 0.4, "time/step_s": 2.5})
+    (record,) = read_run(tmp_path)
+    assert [record.result(f"eval/{name}") for name in ("cons", "accuracy", "greedy")] == [0.9, 0.4, None]
+    assert (record.seconds, record.num_steps, record.finished) == (4.0, 2, True)
+
+
+def test_other_folders_are_no_stages_and_a_run_without_any_is_an_error(tmp_path):
+    (tmp_path / "logs").mkdir()
+    with pytest.raises(DataError, match="no stage here"):
+        read_run(tmp_path)
+    with pytest.raises(DataError, match="no such run directory"):
+        read_run(tmp_path / "typo")
+
+
+def test_a_damaged_artifact_is_named(tmp_path):
+    stage(tmp_path, "base", begun_s=1, resolved="")
+    (tmp_path / "base" / "artifact.json").write_text("{")
+    with pytest.raises(DataError, match=r"artifact\.json: not JSON"):
+        read_run(tmp_path)
