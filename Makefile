@@ -28,7 +28,7 @@ gpu: setup  ## the tests and benchmarks that need CUDA
 	@scripts/gpu.sh
 
 lock: setup  ## compile requirements.txt anew from pyproject.toml
-	$(VENV)/uv pip compile --python $(VENV)/python --extra dev --no-emit-index-url --no-header --no-annotate \
+	$(VENV)/uv pip compile --quiet --python $(VENV)/python --extra dev --no-emit-index-url --no-header --no-annotate \
 		-c constraints.txt pyproject.toml -o requirements.txt
 
 clean:  ## remove the environment and the caches; runs/ stays
