@@ -3,9 +3,9 @@
 # Never fails: without them those tests are skipped, and the line printed here says which.
 set -uo pipefail
 
-missing=()
-command -v chromium >/dev/null || missing+=(chromium)
-command -v bwrap >/dev/null || missing+=(bubblewrap)
+missing=() skipped=()
+if ! command -v chromium >/dev/null; then missing+=(chromium) skipped+=("of the report in a browser"); fi
+if ! command -v bwrap >/dev/null; then missing+=(bubblewrap) skipped+=("of the sandbox for code"); fi
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 as_root=()
@@ -22,7 +22,7 @@ if command -v apt-get >/dev/null && "${as_root[@]}" true 2>/dev/null && install 
     echo "system packages: installed ${missing[*]}" >&2
 else
     tail -n 3 "$log" >&2
-    echo "system packages: ${missing[*]} missing and not installable here;" \
-        "tests of the sandbox (bubblewrap) or of the report in a browser (chromium) will be skipped" >&2
+    tests=$(printf ', %s' "${skipped[@]}")
+    echo "system packages: ${missing[*]} missing and not installable here; skipped are the tests ${tests#, }" >&2
 fi
 exit 0
