@@ -191,7 +191,7 @@ def _row(name: str, evaluations: Sequence[StageRecord]) -> Row:
     change, better = "", ""
     if len(values) > 1 and first is not None and last is not None:
         error = ((errors[0] or 0.0) ** 2 + (errors[-1] or 0.0) ** 2) ** 0.5
-        change = f"{'+' if last >= first else '−'}{number(abs(last - first), unit)}"
+        change = f"{'+' if last >= first else '−'}{number(abs(last - first), unit).replace('%', 'points')}"
         if metric and metric.direction and abs(last - first) > 2 * error:
             better = "better" if (last > first) == (metric.direction == "up") else "worse"
     return Row(name, metric.meaning if metric else "", cells, change, better)

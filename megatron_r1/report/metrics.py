@@ -74,7 +74,7 @@ METRICS: dict[str, Metric] = {
     "eval/format": Metric("responses in the form that the template asks for", "share", "up"),
     "eval/language": Metric("words of the reasoning in the question's language", "share", "up"),
     "eval/target_share": Metric("responses written mostly in the question's language", "share", "up"),
-    "eval/target_share_<language>": Metric("the same, on the questions in one language", "share", "up"),
+    "eval/target_share_<language>": Metric("the same, on one language's questions", "share", "up"),
     "eval/mixed": Metric("responses that mix languages", "share", "down"),
     "eval/length": Metric("mean length of a response", "tokens"),
     "eval/cut": Metric("responses cut at the maximum length", "share", "down"),

@@ -51,7 +51,7 @@ def test_the_headline_table_and_findings_carry_the_runs_numbers(made):
     row = re.search(r"<code>eval/accuracy</code>.*?</tr>", page, re.DOTALL)
     assert row is not None
     cells = re.findall(r"<td(?: class=\"(\w*)\")?>([^<]+)</td>", row[0])
-    assert cells == [("", "9.8 % ± 1.5 %"), ("", "91.4 % ± 1.4 %"), ("better", "+81.6 %")]
+    assert cells == [("", "9.8 % ± 1.5 %"), ("", "91.4 % ± 1.4 %"), ("better", "+81.6 points")]
     assert "74.2 % of the questions were already solved in at least one of k tries" in page
 
 
@@ -90,9 +90,9 @@ def test_a_run_without_rl_still_has_a_report(tmp_path):
 def test_a_change_within_two_standard_errors_has_no_colour(tmp_path):
     finish(tmp_path / "after", "evaluate", "before", {"eval/mixed": 0.14, "eval/mixed_stderr": 0.03})
     finish(tmp_path / "before", "evaluate", None, {"eval/mixed": 0.10, "eval/mixed_stderr": 0.03})
-    assert '<td class="">+4.0 %</td>' in write_report(tmp_path).read_text(encoding="utf-8")
+    assert '<td class="">+4.0 points</td>' in write_report(tmp_path).read_text(encoding="utf-8")
     finish(tmp_path / "after", "evaluate", "before", {"eval/mixed": 0.24, "eval/mixed_stderr": 0.03})
-    assert '<td class="worse">+14.0 %</td>' in write_report(tmp_path).read_text(encoding="utf-8")
+    assert '<td class="worse">+14.0 points</td>' in write_report(tmp_path).read_text(encoding="utf-8")
 
 
 def test_text_is_cut_into_tags_thinking_answer_and_the_rest():
