@@ -70,6 +70,14 @@ def _use_fused_adam(optimizer: MegatronOptimizer) -> None:
             group["fused"], group["foreach"] = True, False
 
 
+def finish_parameter_gather(models: Sequence[torch.nn.Module]) -> None:
+    """With overlap, an update leaves the gathering of the new parameters to the next forward: do it now."""
+    for model in models:
+        if isinstance(model, DistributedDataParallel) and model.ddp_config.overlap_param_gather:
+            with torch.no_grad():
+                model.start_param_sync(force_sync=True)
+
+
 def parts(optimizer: MegatronOptimizer) -> list[MegatronOptimizer]:
     """Megatron chains one optimizer for dense and one for expert parameters where their groups differ."""
     return list(optimizer.chained_optimizers) if isinstance(optimizer, ChainedOptimizer) else [optimizer]

@@ -9,13 +9,13 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
-from megatron_r1.backend import rollout
+from megatron_r1.backend import checkpoint, rollout
 from megatron_r1.backend.context_padding import pad_for_context
 from megatron_r1.backend.forward import ForwardOptions
 from megatron_r1.backend.initial_weights import set_initial_weights
 from megatron_r1.backend.layout import Layout
 from megatron_r1.backend.model import ModelOptions, build_model
-from megatron_r1.backend.optimizer import build_optimizer, wrap_for_training
+from megatron_r1.backend.optimizer import build_optimizer, finish_parameter_gather, wrap_for_training
 from megatron_r1.backend.parallel import MegatronReplicas, device
 from megatron_r1.backend.reference import ReferenceWeights
 from megatron_r1.backend.schedule import Sums, pack_logprobs, train_on_packs
@@ -53,11 +53,12 @@ class MegatronPolicy:
         set_initial_weights(self.chunks, seed=seed)
         self.models: Sequence[torch.nn.Module] = self.chunks  # with DDP around them once training starts
         self.optimizer: Any = None
-        self._reference: ReferenceWeights | None = None
+        self.reference: ReferenceWeights | None = None
 
     def generate(
         self, prompts: Sequence[list[int]], sampling: Sampling, *, keys: Sequence[int]
     ) -> list[tuple[list[int], list[float], Tensor | None]]:
+        finish_parameter_gather(self.models)
         outputs = rollout.generate(self.chunks, prompts, sampling, keys=keys, eos_id=self.eos_id)
         return [(output.token_ids, output.logprobs, None) for output in outputs]
 
@@ -67,8 +68,8 @@ class MegatronPolicy:
         packing = self._pack(sequences)
         options = ForwardOptions(temperature=temperature)
         if reference:
-            assert self._reference is not None, "no reference was kept"
-            with self._reference.in_place():
+            assert self.reference is not None, "no reference was kept"
+            with self.reference.in_place():
                 values = pack_logprobs(self.models, packing.batches, options=options)
         else:
             values = pack_logprobs(self.models, packing.batches, options=options)
@@ -76,10 +77,11 @@ class MegatronPolicy:
         return [value[: len(s.token_ids)] for value, s in zip(found, sequences, strict=True)]
 
     def refresh_reference(self) -> None:
-        if self._reference is None:
-            self._reference = ReferenceWeights(self.chunks)
+        finish_parameter_gather(self.models)
+        if self.reference is None:
+            self.reference = ReferenceWeights(self.chunks)
         else:
-            self._reference.refresh()
+            self.reference.refresh()
 
     def start_training(self, options: OptimizerOptions) -> None:
         self.models = wrap_for_training(self.chunks, self.layout)
@@ -110,6 +112,12 @@ class MegatronPolicy:
         return StepStats(
             loss=metrics.pop("loss"), grad_norm=float(grad_norm or 0.0), metrics=metrics, num_tokens=num_tokens
         )
+
+    def save(self, directory: Path, state: Mapping[str, Any]) -> None:
+        checkpoint.save(directory, self, state)
+
+    def load(self, directory: Path, *, weights_only: bool = False) -> dict[str, Any]:
+        return checkpoint.load(directory, self, weights_only=weights_only)
 
     def _means(self, sums: Sums) -> dict[str, float]:
         """Sums over packs -> means over all replicas; a count of 0 marks a plain sum (the weights divided)."""

@@ -1,0 +1,297 @@
+"""Checkpoints of a policy: any layout reads what any other wrote, and a directory is complete or not there.
+
+Weights, the router's expert bias, the optimizer and, where one is kept, the reference are tensors of
+megatron.core.dist_checkpointing; what is a number goes to state.json. There is no random state to keep:
+dropout is 0, weights are drawn by name (initial_weights.py) and tokens by a hash (sampling.py).
+
+All ranks call `save` and `load` together, and a failure on one of them is raised on all of them.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import dist_checkpointing, parallel_state
+from megatron.core.dist_checkpointing.core import CheckpointingConfig, CheckpointingException, save_config
+from megatron.core.dist_checkpointing.dict_utils import dict_list_map_inplace, nested_values
+from megatron.core.dist_checkpointing.mapping import (
+    ShardedBase,
+    ShardedObject,
+    ShardedTensor,
+    ShardedTensorFactory,
+)
+from megatron.core.dist_checkpointing.state_dict_utils import save_preprocess
+from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelSaveStrategyWrapper
+from megatron.core.dist_checkpointing.strategies.torch import (
+    MCoreSavePlanner,
+    TorchDistSaveShardedStrategy,
+    _replace_state_dict_keys_with_sharded_keys,
+    mcore_to_pyt_state_dict,
+)
+from megatron.core.dist_checkpointing.utils import add_prefix_for_sharding
+from torch.distributed.checkpoint import CheckpointException, FileSystemWriter
+
+from megatron_r1.backend import checkpoint_files as files
+from megatron_r1.backend import optimizer_state
+from megatron_r1.backend.checkpoint_files import Manifest, latest, prune
+from megatron_r1.backend.optimizer import finish_parameter_gather
+from megatron_r1.backend.reference import ReferenceWeights
+from megatron_r1.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from megatron_r1.backend.policy import MegatronPolicy
+
+__all__ = ["latest", "load", "prune", "save", "save_numbered"]
+
+REFERENCE = "reference."  # before the name of every tensor of the reference
+NOT_WEIGHTS = (REFERENCE, optimizer_state.PREFIX)
+MOST_NAMED = 8  # differences that an error lists
+
+
+def save_numbered(root: Path, step: int, policy: "MegatronPolicy", state: Mapping[str, Any]) -> Path:
+    """`save` under the name that `latest` and `prune` know; returns the directory."""
+    directory = files.numbered(root, step)
+    save(directory, policy, state)
+    return directory
+
+
+def save(directory: Path, policy: "MegatronPolicy", state: Mapping[str, Any]) -> None:
+    """Write all of the policy and the stage's `state` (JSON). Raises CheckpointError, and leaves no trace."""
+    finish_parameter_gather(policy.models)
+    tensors = _sharded_state(policy)
+    text = json.dumps({"policy": _counters(policy), "stage": dict(state)}, indent=1)
+    partial = files.partial_of(directory)
+    try:
+        _on_first_rank(f"{directory}: not written", lambda: files.start(directory, text))
+        _on_all_ranks(f"{directory}: not written", lambda: _write_tensors(partial, tensors))
+        described = _describe_files(partial)
+        _on_first_rank(
+            f"{directory}: not written", lambda: files.finish(directory, _manifest(policy, described))
+        )
+    except CheckpointError:
+        if dist.get_rank() == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def load(directory: Path, policy: "MegatronPolicy", *, weights_only: bool = False) -> dict[str, Any]:
+    """Read a checkpoint of any layout into the policy and return the stage's `state`.
+
+    weights_only: the policy's version, optimizer and reference stay as they are. Raises CheckpointError,
+    before anything of the policy has changed, where the checkpoint is damaged or another model's.
+    """
+    manifest = _on_all_ranks(f"{directory}: not read", lambda: files.read_manifest(directory))
+    _check_files(directory, manifest)
+    _check_model(directory, manifest, policy)
+    if not (weights_only or manifest.has_optimizer):
+        raise CheckpointError(
+            f"{directory}: holds no optimizer, so training can't be continued from it; "
+            "start from its weights (weights_only=True, `init:` of a stage)"
+        )
+    kept = json.loads((directory / files.STATE).read_text(encoding="utf-8"))
+    finish_parameter_gather(policy.models)
+    if weights_only:
+        _load_weights(directory, policy)
+    else:
+        _load_everything(directory, policy, manifest, kept["policy"])
+    return kept["stage"]
+
+
+def _counters(policy: "MegatronPolicy") -> dict[str, int]:
+    step = 0 if policy.optimizer is None else optimizer_state.get_step(policy.optimizer)
+    return {"version": policy.version, "optimizer_step": step}
+
+
+def _manifest(policy: "MegatronPolicy", described: dict[str, dict[str, Any]]) -> Manifest:
+    return Manifest(
+        model=policy.family.model_dump(mode="json"),
+        layout=policy.layout.model_dump(mode="json"),
+        precision=policy.options.precision,
+        has_optimizer=policy.optimizer is not None,
+        has_reference=policy.reference is not None,
+        files=described,
+    )
+
+
+def _load_weights(directory: Path, policy: "MegatronPolicy") -> None:
+    loaded = _read_tensors(directory, {"weights": _weights(policy)})
+    _set_weights(policy, loaded["weights"])
+    if policy.optimizer is not None:
+        policy.optimizer.reload_model_params()  # the fp32 masters
+
+
+def _load_everything(
+    directory: Path, policy: "MegatronPolicy", manifest: Manifest, counters: Mapping[str, int]
+) -> None:
+    assert policy.optimizer is not None, "start_training comes before load: the optimizer is loaded as well"
+    policy.reference = ReferenceWeights(policy.chunks) if manifest.has_reference else None
+    loaded = _read_tensors(directory, _sharded_state(policy, loading=True))
+    _set_weights(policy, loaded["weights"])
+    if policy.reference is not None:
+        with policy.reference.in_place():
+            _set_weights(policy, loaded["reference"])
+    optimizer_state.restore(policy.optimizer, loaded["optimizer"], step=counters["optimizer_step"])
+    policy.version = counters["version"]
+
+
+def _sharded_state(policy: "MegatronPolicy", *, loading: bool = False) -> dict[str, Any]:
+    state: dict[str, Any] = {"weights": _weights(policy)}
+    if policy.optimizer is not None:
+        state["optimizer"] = optimizer_state.sharded_state(
+            policy.optimizer, state["weights"], loading=loading
+        )
+    if policy.reference is not None:
+        with policy.reference.in_place():
+            state["reference"] = _weights(policy)
+            # the parameters go back to the live weights; these aliases stay with the reference's
+            dict_list_map_inplace(_detached, state["reference"])
+        add_prefix_for_sharding(state["reference"], REFERENCE)
+    return state
+
+
+def _weights(policy: "MegatronPolicy") -> dict[str, Any]:
+    group = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    metadata = {"dp_cp_group": group, "singleton_local_shards": False}
+    return {str(i): chunk.sharded_state_dict(metadata=metadata) for i, chunk in enumerate(policy.chunks)}
+
+
+def _set_weights(policy: "MegatronPolicy", loaded: Mapping[str, Any]) -> None:
+    for i, chunk in enumerate(policy.chunks):
+        chunk.load_state_dict(loaded[str(i)])
+
+
+def _detached(shard: Any) -> Any:
+    if isinstance(shard, ShardedTensor | ShardedTensorFactory):
+        shard.data = shard.data.detach()  # type: ignore[union-attr]
+    return shard
+
+
+class _InProcessSave(TorchDistSaveShardedStrategy):
+    """The strategy's format, written by this process.
+
+    Upstream's `save` (strategies/filesystem_async.py) spawns a manager process for one queue, seconds on the
+    first call, and reports a full disk as "AssertionError"; torch's own writer does neither.
+    """
+
+    def save(self, sharded_state_dict: dict[str, Any], checkpoint_dir: Path) -> None:
+        state, _, _ = _replace_state_dict_keys_with_sharded_keys(sharded_state_dict, True)
+        planner = MCoreSavePlanner(
+            dedup_replicated_tensors=False, flatten_state_dict=False, flatten_sharded_tensors=False
+        )
+        torch.distributed.checkpoint.save(
+            mcore_to_pyt_state_dict(state, False),
+            storage_writer=FileSystemWriter(checkpoint_dir),
+            planner=planner,
+        )
+
+
+def _write_tensors(partial: Path, state: dict[str, Any]) -> None:
+    """dist_checkpointing.save, but for its last line: a barrier that rank 0 never reaches on a full disk."""
+    tensors, common = save_preprocess(state)
+    assert not list(nested_values(common)), f"numbers belong into state.json: {common}"
+    tensors["common_state"] = ShardedObject("common_state", {}, (1,), (0,), replica_id=dist.get_rank())
+    group = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    strategy = FullyParallelSaveStrategyWrapper(_InProcessSave(), group)
+    strategy.save(tensors, partial)
+    if dist.get_rank() == 0:
+        save_config(CheckpointingConfig(strategy.backend, strategy.version), str(partial))
+
+
+def _read_tensors(directory: Path, state: dict[str, Any]) -> dict[str, Any]:
+    return dist_checkpointing.load(state, str(directory))  # type: ignore[return-value]
+
+
+def _describe_files(partial: Path) -> dict[str, dict[str, Any]]:
+    """Size and hash of every file, each computed by one of the ranks."""
+    names = _from_first_rank(lambda: files.file_names(partial))
+    mine = _on_all_ranks(
+        f"{partial}: not read back", lambda: {name: files.describe(partial / name) for name in _share(names)}
+    )
+    return {name: entry for part in _gather(mine) for name, entry in part.items()}
+
+
+def _check_files(directory: Path, manifest: Manifest) -> None:
+    def check() -> None:
+        for name in _share(list(manifest.files)):
+            files.check_file(directory, name, manifest.files[name])
+
+    _on_all_ranks(f"{directory}: not read", check)
+
+
+def _check_model(directory: Path, manifest: Manifest, policy: "MegatronPolicy") -> None:
+    """Raises CheckpointError, with the fields that differ, unless names and shapes of all weights agree."""
+    stored = dist_checkpointing.load_tensors_metadata(str(directory))
+    found = {key: tuple(t.global_shape) for key, t in stored.items() if not key.startswith(NOT_WEIGHTS)}
+    here = {key: shape for part in _gather(_shapes(policy)) for key, shape in part.items()}
+    if found == here:
+        return
+    fields = _differences(manifest.model, policy.family.model_dump(mode="json"))
+    weights = _differences(found, here)
+    raise CheckpointError(f"{directory}: holds another model: {'; '.join((fields + weights)[:MOST_NAMED])}")
+
+
+def _shapes(policy: "MegatronPolicy") -> dict[str, tuple[int, ...]]:
+    """Name and whole shape of the weights on this rank."""
+    shapes = {}
+    for value in nested_values(_weights(policy)):
+        built = value.build() if isinstance(value, ShardedTensorFactory) else {"": value}
+        shapes |= {t.key: tuple(t.global_shape) for t in nested_values(built) if isinstance(t, ShardedTensor)}
+    return shapes
+
+
+def _differences(stored: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{name}: {stored.get(name, 'none')} in the checkpoint, {here.get(name, 'none')} here"
+        for name in sorted(stored.keys() | here.keys())
+        if stored.get(name) != here.get(name)
+    ]
+
+
+def _share[T](items: Sequence[T]) -> Sequence[T]:
+    """Every rank's part of a list that all ranks have."""
+    return items[dist.get_rank() :: dist.get_world_size()]
+
+
+def _gather[T](value: T) -> list[T]:
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def _from_first_rank[T](make: Callable[[], T]) -> T:
+    box: list[Any] = [make() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def _on_first_rank(what: str, action: Callable[[], None]) -> None:
+    _on_all_ranks(what, lambda: action() if dist.get_rank() == 0 else None)
+
+
+def _on_all_ranks[T](what: str, action: Callable[[], T]) -> T:
+    """Do it, then agree: where it failed on any rank, all ranks raise the same CheckpointError."""
+    result, failure = None, None
+    try:
+        result = action()
+    except CheckpointError as error:
+        failure = str(error)
+    except (OSError, CheckpointingException, CheckpointException) as error:
+        failure = f"{what}: {_reason(error)}"
+    failures = [text for text in _gather(failure) if text is not None]
+    if failures:
+        raise CheckpointError(failures[0])
+    return result  # type: ignore[return-value]
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, out of torch's collection of every rank's exceptions if it is one."""
+    if isinstance(error, CheckpointException):
+        rank, (cause, _) = min(error.failures.items())
+        return f"rank {rank}: {_reason(cause)}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror} ({error.filename})" if error.filename else error.strerror
+    return f"{type(error).__name__}: {error}"
