@@ -18,6 +18,7 @@ from megatron_r1.config import Loaded, load, refuse
 from megatron_r1.config.explain import near
 from megatron_r1.config.tree import Finding, KeyPath
 from megatron_r1.data.template import TEMPLATES
+from megatron_r1.errors import ConfigError
 from megatron_r1.launch.cores import crowding_warning, usable_cores
 from megatron_r1.models.shape import ModelShape
 from megatron_r1.run_config import HF, RunConfig, bad_inits, run_config_class
@@ -40,6 +41,9 @@ def findings(loaded: Loaded[RunConfig]) -> Iterator[Finding]:
     yield from _missing_files(loaded)
     for text in layouts.problems(run.layout, run.model.shape()):
         yield _finding(loaded, (), text)
+    if run.model.megatron:
+        for text in _refused_by_megatron(run):
+            yield _finding(loaded, (), text)
     if run.layout.data:
         for name, stage in run.stages.items():
             for text in stage.problems(run):
@@ -85,6 +89,18 @@ def _finding(loaded: Loaded[RunConfig], owner: KeyPath, text: str) -> Finding:
     if colon and all(key.isidentifier() for key in keys):
         return loaded.finding((*owner, *keys), message)
     return loaded.finding(owner, text)
+
+
+def _refused_by_megatron(run: RunConfig) -> Iterator[str]:
+    """What Megatron says to the fields that are handed to it as they are."""
+    from megatron_r1.backend.model import default_options, transformer_config  # takes seconds
+
+    try:
+        transformer_config(run.model, run.layout, default_options("fp32"))
+    except ConfigError as error:
+        yield str(error)
+    except (AssertionError, TypeError, ValueError) as error:
+        yield f"model.megatron: Megatron refuses the model with {run.model.megatron}: {error}"
 
 
 def _unknown_names(loaded: Loaded[RunConfig]) -> Iterator[Finding]:

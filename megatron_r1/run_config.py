@@ -4,12 +4,13 @@ The kinds of stage and the model families come from the registry, so the exact c
 asked for; `RunConfig` is what the code is written against.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, create_model
+from pydantic import AfterValidator, Field, create_model
 
 from megatron_r1 import config, registry
 from megatron_r1.backend.layout import Layout
@@ -23,10 +24,20 @@ from megatron_r1.stages.section import StageConfig
 HF = "hf:"  # marks the path of a Hugging Face checkpoint
 
 
+def _plain(name: str) -> str:
+    """Names become directories, and the parts of a.b=c."""
+    if not re.fullmatch(r"\w[\w-]*", name):
+        raise ValueError(f"a name is letters, digits, _ and -, got {name!r}")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_plain)]
+
+
 class RunConfig(Section):
     """One run: stages in the order of the chain, all with the same model, layout and tokenizer."""
 
-    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    name: Name
     """Name of the run and of its directory."""
 
     run_dir: str = "runs"
@@ -50,7 +61,7 @@ class RunConfig(Section):
     precision: Literal["fp32", "bf16", "fp8_delayed", "fp8_current", "fp8_blockwise", "mxfp8"] = "fp32"
     """Of the matrix products; weights, gradients and sums are kept in fp32."""
 
-    stages: Annotated[dict[str, StageConfig], Field(min_length=1)]
+    stages: Annotated[dict[Name, StageConfig], Field(min_length=1)]
     """The chain: stages by name, run from the first to the last."""
 
 
@@ -62,7 +73,7 @@ def run_config_class() -> type[RunConfig]:
         field = RunConfig.model_fields[name]
         return annotation, Field(description=field.description)
 
-    stages: Any = dict[str, registry.union(registry.stages(), "kind")]
+    stages: Any = dict[Name, registry.union(registry.stages(), "kind")]
     return create_model(
         "RunConfig",
         __base__=RunConfig,

@@ -17,7 +17,8 @@ from megatron_r1.config.place import Place, as_section, members_of, place_of
 from megatron_r1.config.tree import Finding, KeyPath, Position, Tree
 
 EXPECTED = {
-    "int_type": "an integer", "int_from_float": "an integer", "float_type": "a number",
+    "int_type": "an integer", "int_from_float": "an integer", "int_parsing": "an integer",
+    "float_type": "a number", "float_parsing": "a number",
     "finite_number": "a finite number", "string_type": "text", "bool_type": "true or false",
     "list_type": "a list", "tuple_type": "a list", "set_type": "a list", "dict_type": "a mapping",
     "mapping_type": "a mapping", "model_type": "a mapping", "model_attributes_type": "a mapping",
@@ -27,8 +28,8 @@ BOUNDS = {
     "greater_than": "greater than {gt}", "greater_than_equal": "at least {ge}",
     "less_than": "less than {lt}", "less_than_equal": "at most {le}",
     "multiple_of": "a multiple of {multiple_of}",
-    "too_short": "at least {min_length} long", "string_too_short": "at least {min_length} long",
-    "too_long": "at most {max_length} long", "string_too_long": "at most {max_length} long",
+    "too_short": "a collection of at least {min_length}", "string_too_short": "at least {min_length} long",
+    "too_long": "a collection of at most {max_length}", "string_too_long": "at most {max_length} long",
     "string_pattern_mismatch": "text that matches {pattern}",
 }  # fmt: skip
 MAX_SHOWN = 60  # characters of a value
@@ -149,6 +150,8 @@ def _message(problem: _Problem, schema: type[BaseModel], tree: Tree) -> str:
     expected = _expected(problem)
     if kind == "literal_error":
         return f"must be {expected}, got {shown(value)}{_meant_word(value, _literals(problem))}"
+    if details["loc"][-1] == "[key]":
+        return f"the key must be {expected}, got {shown(value)}"
     return f"must be {expected}, got {shown(value)}{_remedy(expected, value)}"
 
 
@@ -225,7 +228,7 @@ def _unknown_key(problem: _Problem, schema: type[BaseModel], tree: Tree) -> tupl
     for key in outer:
         given = given[key]
     free = [name for name in owner.model_fields if name not in given]
-    meant = near(str(last), free)
+    meant = near(str(last), free) or near(str(last), list(owner.model_fields))
     if meant:
         return f"unknown key; did you mean {meant}?", (*outer, meant)
     for name, field in owner.model_fields.items():

@@ -37,8 +37,9 @@ def place_of(schema: type[BaseModel], loc: Sequence[str | int]) -> Place:
             choices = (*choices, (path, str(step)))
             annotation = _member(members, str(step))
         elif step != "[key]":
-            path = (*path, step)
-            annotation = _inner(members[0], step)
+            # a number is an item of a list, or a key, and keys are text in a tree
+            path = (*path, str(step) if get_origin(members[0]) is dict else step)
+            annotation = _inner(members[0], path[-1])
     return Place(path, annotation, choices)
 
 

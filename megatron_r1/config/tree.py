@@ -1,7 +1,8 @@
 """YAML text -> plain values, with the place where each was written.
 
 YAML 1.2: `1e-6` is a number, `no` is text, a date is text. Duplicate keys, merge keys (`<<`) and keys that
-are no text are findings. We read ruamel's nodes rather than its objects: only nodes know their line.
+are neither text nor integers are findings; an integer key is kept as its text. We read ruamel's nodes rather
+than its objects: only nodes know their line.
 """
 
 from dataclasses import dataclass, field
@@ -131,7 +132,10 @@ class _Reader:
         elif node.tag.endswith(":merge"):
             self._find(node, path, "merge keys (<<) are not read; inherit with base: at the top of the file")
         elif not node.tag.endswith((":str", ":timestamp", ":int")):  # {0: 32768, 8200: 65536} is a schedule
-            self._find(node, path, f'the key {node.value} is no text; put it in quotes: "{node.value}"')
+            text = node.value
+            self._find(
+                node, path, f'the key {text} is neither text nor an integer; put it in quotes: "{text}"'
+            )
         else:
             return node.value
         return None

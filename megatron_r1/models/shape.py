@@ -4,6 +4,9 @@ No torch and no Megatron here: checking a configuration takes no longer than rea
 """
 
 from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field
 
 from megatron_r1.config.section import Section
 
@@ -29,5 +32,12 @@ class FamilyConfig(Section):
     family: str
     """Which model family: the name of a file's FAMILY in megatron_r1/models."""
 
+    megatron: dict[str, Any] = Field(default_factory=dict)
+    """Fields of megatron-core's TransformerConfig, the one escape hatch; checked against the real fields."""
+
     def shape(self) -> ModelShape:
         raise NotImplementedError(f"{type(self).__name__}.shape")
+
+    def transformer_config(self) -> dict[str, Any]:
+        """Arguments of megatron-core's TransformerConfig, `megatron` included."""
+        raise NotImplementedError(f"{type(self).__name__}.transformer_config")

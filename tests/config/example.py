@@ -43,5 +43,6 @@ class Run(Section):
     seed: int = 0
     precision: Literal["fp32", "bf16"] = "fp32"
     vocab: Path | None = None
+    lengths: dict[int, int] = Field(default_factory=dict)
     options: dict[str, Any] = Field(default_factory=dict)
     stages: dict[str, Annotated[Grpo | Sft, Field(discriminator="kind")]] = Field(default_factory=dict)

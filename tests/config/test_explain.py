@@ -27,6 +27,13 @@ def test_a_misspelt_key_is_one_finding_with_the_nearest_key(findings_of):
     assert findings_of(text) == ["x.yaml:6: stages.zero.optim.lrr: unknown key; did you mean lr?"]
 
 
+def test_the_nearest_key_is_named_even_if_it_is_given_too(findings_of):
+    text = HEAD + "  zero:\n    kind: grpo\n    optim: {lr: 1e-6}\n"
+    assert findings_of(text, "stages.zero.optim.lrr=1") == [
+        "override 'stages.zero.optim.lrr=1': stages.zero.optim.lrr: unknown key; did you mean lr?"
+    ]
+
+
 def test_a_key_of_an_inner_section_is_pointed_to(findings_of):
     text = HEAD + "  zero:\n    kind: grpo\n    warmup_steps: 3\n    optim: {lr: 1}\n"
     assert findings_of(text) == [
@@ -78,6 +85,8 @@ def test_a_missing_key_is_described(findings_of):
         ("stages: {a: {kind: grpo, group_size: 1, optim: {lr: 1}}}",
          "stages.a.group_size: must be at least 2, got 1"),
         ("stages: {a: {kind: sft, epochs: 101}}", "stages.a: epochs without data; name a file"),
+        ("lengths: {0: 1, 8200: x}", 'lengths.8200: must be an integer, got "x"'),
+        ("lengths: {0: 1, x: 2}", 'lengths.x: the key must be an integer, got "x"'),
         ("stages: {a: 3}", "stages.a: must be a mapping, got 3"),
     ],
 )  # fmt: skip

@@ -10,6 +10,7 @@ from tests.config.example import Grpo, Run, Sft
 TEXT = """\
 name: toy
 vocab: a/b.model
+lengths: {0: 4, 8200: 8}
 options: {no: "no", number: "1e-6", date: 2024-01-31, empty: "", zh: 计算, nothing: null, far: .inf}
 stages:
   zero: {kind: grpo, optim: {lr: 3e-6, clip: 1}}
@@ -28,6 +29,7 @@ def test_a_file_becomes_an_object(here):
     Path("x.yaml").write_text(TEXT, encoding="utf-8")
     run = load(Path("x.yaml"), Run, overrides=["seed=7", "stages.zero.group_size=4"]).value
     assert (run.name, run.seed, run.vocab) == ("toy", 7, Path("a/b.model"))
+    assert run.lengths == {0: 4, 8200: 8}
     assert list(run.stages) == ["zero", "after", "again"]
     zero, after = run.stages["zero"], run.stages["after"]
     assert isinstance(zero, Grpo)
@@ -51,7 +53,7 @@ def test_the_resolved_file_loads_to_the_same_object(here):
 def test_the_resolved_file_holds_the_defaults_and_reads_well(here):
     text = resolved(Run(name="a", stages={"s": Sft(epochs=1e-6, data=("x",))}))
     assert text == (
-        "name: a\nseed: 0\nprecision: fp32\nvocab: null\noptions: {}\nstages:\n"
+        "name: a\nseed: 0\nprecision: fp32\nvocab: null\nlengths: {}\noptions: {}\nstages:\n"
         "  s:\n    kind: sft\n    data:\n    - x\n    epochs: 1e-06\n    shuffle: true\n"
     )  # fmt: skip
 

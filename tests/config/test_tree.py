@@ -28,6 +28,10 @@ def test_every_key_and_item_has_its_line():
     assert str(tree.positions["a", "b"]) == "x.yaml:3"
 
 
+def test_an_integer_key_is_kept_as_its_text():
+    assert parse("a: {0: 1, 8200: 2}\n", source="x").value == {"a": {"0": 1, "8200": 2}}
+
+
 def test_anchors_are_read():
     assert parse("a: &x {b: 1}\nc: *x\n", source="x").value == {"a": {"b": 1}, "c": {"b": 1}}
 
@@ -37,8 +41,8 @@ def test_anchors_are_read():
     [
         ("a: 1\nb: 2\na: 3\n", "x:3: a: duplicate key, first given at x:1; remove one"),
         ("a:\n  b: 1\n  b: 1\n", "x:3: a.b: duplicate key, first given at x:2; remove one"),
-        ("a: 1\n1: 2\n", 'x:2: the key 1 is no text; put it in quotes: "1"'),
-        ("a:\n  true: 2\n", 'x:2: a: the key true is no text; put it in quotes: "true"'),
+        ("a: 1\n1.5: 2\n", 'x:2: the key 1.5 is neither text nor an integer; put it in quotes: "1.5"'),
+        ("a:\n  true: 2\n", 'x:2: a: the key true is neither text nor an integer; put it in quotes: "true"'),
         ("? [a]\n: 1\n", "x:1: a key must be text"),
         ("a: &x {b: 1}\nc:\n  <<: *x\n",
          "x:3: c: merge keys (<<) are not read; inherit with base: at the top of the file"),

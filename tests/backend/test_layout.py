@@ -1,0 +1,182 @@
+from itertools import product
+
+import pytest
+import torch
+
+from megatron_r1.backend.layout import Layout, problems, split_layers, warnings
+from megatron_r1.models.shape import ModelShape
+
+DENSE = ModelShape(
+    num_layers=12, num_attention_heads=8, num_query_groups=2, vocab_size=64, ffn_hidden_size=96
+)
+MOE = ModelShape(
+    num_layers=4,
+    num_attention_heads=8,
+    num_query_groups=8,
+    vocab_size=64,
+    ffn_hidden_size=128,
+    num_experts=8,
+    moe_ffn_hidden_size=32,
+    num_dense_layers=1,
+    num_mtp_layers=1,
+)
+DEEPSEEK_V3 = ModelShape(
+    num_layers=61,
+    num_attention_heads=128,
+    num_query_groups=128,
+    vocab_size=129280,
+    ffn_hidden_size=18432,
+    num_experts=256,
+    moe_ffn_hidden_size=2048,
+    num_dense_layers=3,
+    num_mtp_layers=1,
+)
+V3_SPLIT = "Et*3|(tttt|)*14ttmL"
+
+
+def test_replicas_are_what_the_model_leaves_over():
+    layout = Layout(ranks=2048, tensor=2, pipeline=16, expert=64, pipeline_split=V3_SPLIT)
+    assert layout.data == 64
+    assert layout.expert_data == 2
+    assert problems(layout, DEEPSEEK_V3) == []
+
+
+def test_experts_may_spread_over_context_and_tensor_ranks():
+    layout = Layout(ranks=8, tensor=2, context=2, expert=8)
+    assert (layout.data, layout.expert_data) == (2, 1)
+    assert problems(layout, MOE) == []
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape", "problem"),
+    [
+        ({"ranks": 8, "tensor": 4, "pipeline": 4}, DENSE,
+         "8 ranks cannot hold tensor=4 x pipeline=4 (16); lower one or start 16"),
+        ({"ranks": 6, "tensor": 2, "context": 2}, DENSE,
+         "6 ranks are no multiple of tensor=2 x context=2 (4); start 4 or 8"),
+        ({"ranks": 6, "expert": 4}, MOE, "6 ranks are no multiple of expert=4 (4); start 4 or 8"),
+        ({"ranks": 4, "expert": 4, "pipeline": 2}, MOE,
+         "4 ranks cannot hold expert=4 x pipeline=2 (8); lower one or start 8"),
+        ({"ranks": 3, "tensor": 3}, MOE,
+         ["tensor=3 does not divide num_attention_heads=8; use 1 or 2",
+          "tensor=3 does not divide ffn_hidden_size=128; use 1 or 2",
+          "tensor=3 is neither a divisor nor a multiple of num_query_groups=8; use 1 or 2",
+          "tensor=3 does not divide vocab_size=64; set the model's vocab_size to 66 "
+          "(rows that no token uses do no harm)"]),
+        ({"ranks": 2, "expert": 2}, DENSE,
+         "expert=2 needs a model with experts, this one is dense; use expert=1"),
+        ({"ranks": 2, "expert_tensor": 2}, DENSE,
+         "expert_tensor=2 needs a model with experts, this one is dense; use expert_tensor=1"),
+        ({"ranks": 6, "expert": 6}, MOE, "expert=6 does not divide num_experts=8; use 1 or 2 or 4"),
+        ({"ranks": 3, "expert_tensor": 3}, MOE,
+         "expert_tensor=3 does not divide moe_ffn_hidden_size=32; use 1 or 2"),
+        ({"ranks": 8, "pipeline": 8}, DENSE,
+         "pipeline=8 does not divide num_layers=12; use 1 or 2 or 3 or 4 or 6, "
+         "or say an uneven split in pipeline_split"),
+        ({"ranks": 2, "pipeline": 2, "virtual_pipeline": 4}, DENSE,
+         "pipeline=2 x virtual_pipeline=4 (8) does not divide num_layers=12; use 1 or 2 or 3 or 4 or 6, "
+         "or say an uneven split in pipeline_split"),
+        ({"virtual_pipeline": 2}, DENSE, "virtual_pipeline=2 needs pipeline > 1; use virtual_pipeline=1"),
+        ({"overlap": True, "distributed_optimizer": False}, DENSE,
+         "overlap=true needs distributed_optimizer=true; set both or neither"),
+        ({"ranks": 2, "pipeline": 2, "pipeline_split": "Et|tttL"}, MOE,
+         "pipeline_split 'Et|tttL' holds 0 m, num_mtp_layers=1"),
+        ({"ranks": 2, "pipeline": 2, "pipeline_split": "Et|t|ttmL"}, MOE,
+         "pipeline_split 'Et|t|ttmL' makes 3 chunks, pipeline=2 x virtual_pipeline=1 needs 2"),
+        ({"ranks": 2, "pipeline": 2, "pipeline_split": "Et|xttmL"}, MOE,
+         "pipeline_split 'Et|xttmL' holds 'x'; only E, t, m, L, | and (...)*n are known"),
+        ({"ranks": 2, "pipeline": 2, "pipeline_split": "tE|tttmL"}, MOE,
+         "pipeline_split 'tE|tttmL' must run from E over t and m to L, with one E and one L"),
+    ],
+)  # fmt: skip
+def test_what_cannot_run_is_said_with_the_remedy(layout, shape, problem):
+    expected = [problem] if isinstance(problem, str) else problem
+    assert problems(Layout(**layout), shape) == [f"layout: {text}" for text in expected]
+
+
+def test_all_problems_come_at_once():
+    layout = Layout(ranks=5, tensor=2, expert=3, pipeline=1, virtual_pipeline=2, overlap=True,
+                    distributed_optimizer=False)  # fmt: skip
+    assert len(problems(layout, MOE)) == 5
+
+
+def test_fewer_key_value_heads_than_tensor_ranks_are_shared():
+    assert problems(Layout(ranks=4, tensor=4), DENSE) == []
+
+
+def test_layers_are_split_evenly_over_the_chunks():
+    layout = Layout(ranks=2, pipeline=2, virtual_pipeline=2)
+    assert split_layers(layout, MOE) == ["Et", "t", "t", "tmL"]
+
+
+def test_an_uneven_split_is_written_out():
+    layout = Layout(ranks=2048, tensor=2, pipeline=16, expert=64, pipeline_split=V3_SPLIT)
+    assert split_layers(layout, DEEPSEEK_V3) == ["Ettt", *["tttt"] * 14, "ttmL"]
+
+
+def test_context_parallel_mtp_is_warned_of_and_plain_context_parallel_is_not():
+    assert "MTP" in warnings(Layout(ranks=2, context=2), MOE)[0]
+    assert warnings(Layout(ranks=2, context=2), DENSE) == []
+
+
+def test_cut_experts_are_warned_of():
+    assert "expert=4" in warnings(Layout(ranks=4, expert=2, expert_tensor=2), MOE)[0]
+
+
+@pytest.fixture(scope="module")
+def transformer_config():
+    from megatron_r1.backend import model  # also puts the stand-ins in place, before megatron is imported
+
+    return model.TransformerConfig
+
+
+def test_megatron_agrees_on_tensor_and_pipeline(transformer_config):
+    compared = {True: 0, False: 0}
+    for tensor, pipeline, virtual in product((1, 2, 3, 4, 6), (1, 2, 3, 4, 8), (1, 2, 3)):
+        shape = ModelShape(num_layers=12, num_attention_heads=12, num_query_groups=4, vocab_size=0)
+        layout = Layout(ranks=tensor * pipeline, tensor=tensor, pipeline=pipeline, virtual_pipeline=virtual)
+        if virtual > 1 and pipeline == 1:
+            continue  # refused by initialize_model_parallel, not by the configuration
+        ours = not problems(layout, shape)
+        theirs = _accepted(
+            transformer_config, layout, num_layers=12, num_attention_heads=12, num_query_groups=4
+        )
+        # the configuration leaves an indivisible number of layers to the block's assertion, ours does not
+        assert ours == (theirs and 12 % (pipeline * virtual) == 0), layout
+        compared[ours] += 1
+    assert min(compared.values()) > 10
+
+
+@pytest.mark.parametrize(
+    "split",
+    ["Et|tttmL", "E|t*4,mL", "Et*2|(t|)*2mL", "Ett|ttL", "tE|tttmL", "Etm|tttL", "Et|ttm|tL", "Et|ttt,m,L"],
+)
+def test_megatron_agrees_on_splits(transformer_config, split):
+    chunks = split.replace("(t|)*2", "t|t|").count("|") + 1
+    layout = Layout(ranks=chunks, pipeline=chunks, pipeline_split=split)
+    theirs = _accepted(
+        transformer_config,
+        layout,
+        num_layers=4,
+        num_attention_heads=8,
+        mtp_num_layers=1,
+        pipeline_model_parallel_layout=split,
+    )
+    assert (problems(layout, MOE) == []) == theirs
+
+
+def _accepted(transformer_config, layout: Layout, **options) -> bool:
+    try:
+        transformer_config(
+            hidden_size=96,
+            tensor_model_parallel_size=layout.tensor,
+            pipeline_model_parallel_size=layout.pipeline,
+            virtual_pipeline_model_parallel_size=layout.virtual_pipeline
+            if layout.virtual_pipeline > 1
+            else None,
+            pipeline_dtype=torch.float32,
+            **options,
+        )
+    except (AssertionError, ValueError):
+        return False
+    return True

@@ -1,0 +1,156 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from megatron_r1 import check as check_module
+from megatron_r1 import registry
+from megatron_r1.check import check
+from megatron_r1.errors import ConfigError
+from megatron_r1.run_config import run_config_class
+from tests.toy_run import STAGES, TEXT
+
+MOE = """\
+model:
+  family: deepseek_v3
+  vocab_size: 64
+  num_layers: 4
+  hidden_size: 48
+  num_attention_heads: 4
+  kv_lora_rank: 32
+  qk_head_dim: 16
+  qk_pos_emb_head_dim: 8
+  v_head_dim: 16
+  ffn_hidden_size: 128
+  num_experts: 8
+  experts_per_token: 2
+  moe_ffn_hidden_size: 32
+  mtp_layers: 1
+"""
+
+
+@pytest.fixture(autouse=True)
+def toy_stages(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "stages", lambda: STAGES)
+    monkeypatch.setattr(check_module, "usable_cores", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    run_config_class.cache_clear()
+    yield
+    run_config_class.cache_clear()
+
+
+def checked(*overrides: str) -> str:
+    Path("x.yaml").write_text(TEXT, encoding="utf-8")
+    return check(Path("x.yaml"), overrides=overrides)
+
+
+def errors(*overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as error:
+        checked(*overrides)
+    return str(error.value).splitlines()
+
+
+def test_the_report_reads_as_the_run_will_go():
+    assert checked() == (
+        "toy: no problems found\n"
+        "\n"
+        "layout\n"
+        "  ranks          2 replicas = 2\n"
+        "  layers a rank  4\n"
+        "  precision      fp32\n"
+        "\n"
+        "stages\n"
+        "  base  learn, from random weights\n"
+        "  zero  ask, from base\n"
+        "\n"
+        "batch of zero\n"
+        "  outputs a step     8 questions x 4 outputs = 32\n"
+        "  outputs a replica  32 / 2 = 16"
+    )
+
+
+def test_layers_and_experts_are_counted_by_rank():
+    Path("moe.yaml").write_text(f"base: x.yaml\n{MOE}", encoding="utf-8")
+    Path("x.yaml").write_text(TEXT, encoding="utf-8")
+    report = check(Path("moe.yaml"), overrides=["layout={ranks: 8, pipeline: 2, tensor: 2, expert: 2}"])
+    assert "  ranks           tensor 2 x pipeline 2 x 2 replicas = 8\n" in report
+    assert "  layers a rank   2 on pipeline rank 0, 2 and 1 MTP on pipeline rank 1\n" in report
+    assert "  experts a rank  8 experts / expert 2 = 4; 2 replicas of each\n" in report
+
+
+def test_an_uneven_pipeline_is_summed_up():
+    report = checked("layout={ranks: 4, pipeline: 4, pipeline_split: E|t*2|tt|L}")
+    assert "layers a rank  0 on pipeline rank 0, 2 on pipeline rank 1-2, 0 on pipeline rank 3\n" in report
+
+
+def test_all_mistakes_come_at_once_each_where_it_was_made():
+    lines = errors(
+        "stages.zero.init=bose",
+        "template=minimum",
+        "tokenizer.train.source=aritmetic",
+        "layout.pipeline=3",
+        "stages.base.path=no.jsonl",
+    )
+    assert [line.partition(" (")[0] for line in lines] == [
+        "override 'stages.base.path=no.jsonl': stages.base.path: no such file: no.jsonl",
+        "override 'stages.zero.init=bose': stages.zero.init: no earlier stage 'bose'; did you mean base?",
+        "override 'template=minimum': template: no template 'minimum'; did you mean minimal?; "
+        "one of r1_zero, minimal, deepseek",
+        "override 'tokenizer.train.source=aritmetic': tokenizer.train.source: no data source 'aritmetic'; "
+        "did you mean arithmetic?; one of arithmetic, gym, jsonl",
+        "x.yaml:12: layout: 2 ranks cannot hold pipeline=3",
+        "x.yaml:12: layout: pipeline=3 does not divide num_layers=4; use 1 or 2, or say an uneven split in "
+        "pipeline_split",
+    ]
+
+
+def test_the_escape_hatch_is_checked_against_megatron_s_fields():
+    assert errors("model.megatron={no_such_field: 1}") == [
+        "override 'model.megatron={no_such_field: 1}': model.megatron: "
+        "no_such_field: no field of megatron-core's TransformerConfig"
+    ]
+    (line,) = errors("model.megatron.fp16=true", "model.megatron.bf16=true")
+    assert "model.megatron: Megatron refuses the model with {'fp16': True, 'bf16': True}: Only one of" in line
+    assert "no problems" in checked("model.megatron.attention_dropout=0.1")
+
+
+def test_more_ranks_than_cores_is_a_warning_with_its_cost():
+    report = checked("layout.ranks=8")
+    assert "warnings\n  layout: 8 ranks share 2 cores" in report
+
+
+def test_fp8_without_a_gpu_is_a_warning():
+    assert "precision: fp8_blockwise needs GPUs" in checked("precision=fp8_blockwise")
+    assert "warnings" not in checked("precision=bf16")
+
+
+def test_a_stage_warns_in_its_own_name():
+    assert "  stages.zero: few questions" in checked("stages.zero.questions=2")
+
+
+def test_a_stage_s_problems_have_the_line_of_the_key_or_of_the_stage():
+    assert errors("layout.ranks=3", "run_dir=z") == [
+        "x.yaml:15: stages.zero: no question is like another",
+        "x.yaml:18: stages.zero.questions: 8 do not divide over 3 replicas; change one",
+    ]
+
+
+def test_files_must_be_there(tmp_path):
+    lines = errors(
+        "stages.base.path=no.jsonl", "stages.base.init=hf:none", "tokenizer={kind: huggingface, path: t}"
+    )
+    assert [line.split("': ", 1)[1] for line in lines] == [
+        f"stages.base.init: no such directory: none (from {tmp_path})",
+        f"stages.base.path: no such file: no.jsonl (from {tmp_path})",
+        f"tokenizer.path: no such file: t (from {tmp_path})",
+    ]
+
+
+def test_files_that_are_there_are_fine():
+    Path("hf").mkdir()
+    (line,) = errors("stages.base.init=hf:hf")
+    assert "no config.json in hf" in line
+    Path("hf/config.json").write_text("{}")
+    Path("yes.jsonl").write_text("")
+    assert "base  learn, from hf:hf" in checked("stages.base.init=hf:hf", "stages.base.path=yes.jsonl")
