@@ -10,7 +10,7 @@ help:  ## this list
 setup:  ## the environment in .venv (PYTHON=PATH names the interpreter)
 	@scripts/setup.sh
 
-demo: setup  ## R1-Zero on a CPU in a few minutes: cold base, GRPO, report
+demo: setup  ## R1-Zero from a tiny base to its report, on a CPU
 	$(VENV)/megatron-r1 run conf/tiny_zero.yaml
 
 test: setup  ## everything that runs without a GPU
