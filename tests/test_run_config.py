@@ -10,7 +10,6 @@ from megatron_r1.errors import ConfigError
 from megatron_r1.run_config import json_schema, load_run, run_config_class
 from tests.toy_run import STAGES, TEXT, Ask
 
-
 COMMITTED_SCHEMA = Path(__file__).parent.parent / "conf" / "schema.json"
 
 
