@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 from megatron_r1.config.section import Section
 
 if TYPE_CHECKING:
-    from megatron_r1.stages.context import StageContext
     from megatron_r1.run_config import RunConfig
+    from megatron_r1.stages.context import StageContext
 
 
 class StageConfig(Section):
