@@ -74,10 +74,12 @@ def _load_math() -> Grader:
         if not read_gold:
             return UNREADABLE
         read_answer = read(answer)
+        if not read_answer or _constants_differ(read_gold[0], read_answer[0], sympy):
+            return WRONG
         same = verify(
             read_gold, read_answer, numeric_precision=50, allow_set_relation_comp=True, timeout_seconds=None
         )
-        return RIGHT if same and _constants_agree(read_gold[0], read_answer[0], sympy) else WRONG
+        return RIGHT if same else WRONG
 
     return grade
 
@@ -89,15 +91,16 @@ def _exact(expression: Any, sympy: Any) -> Any:
     return expression.xreplace({f: sympy.Rational(str(f)) for f in expression.atoms(sympy.Float)})
 
 
-def _constants_agree(gold: Any, answer: Any, sympy: Any) -> bool:
-    """Whether two finite constants agree to 20 digits; True for what isn't two finite constants.
+def _constants_differ(gold: Any, answer: Any, sympy: Any) -> bool:
+    """Whether both are finite constants and differ within 20 digits.
 
-    math-verify drops a difference below its precision even between numbers that are smaller still.
+    math-verify drops a difference below its precision even between numbers that are smaller still, and
+    simplifies for long before it calls two numbers different.
     """
     if not all(isinstance(e, sympy.Expr) and e.is_number and e.is_finite for e in (gold, answer)):
-        return True
+        return False
     difference, scale = (abs(sympy.N(e, 30, maxn=1000)) for e in (gold - answer, gold))
-    return bool(difference <= scale * sympy.Float("1e-20"))
+    return bool(difference > scale * sympy.Float("1e-20"))
 
 
 def _grade_gym(name: str, entry: Mapping[str, Any], answer: str) -> str:

@@ -86,6 +86,7 @@ SYMBOLIC = [
     ("???", "???", None),
     # kept as math-verify has it (see the module's docstring)
     ("(1,2)", "1,2", 1.0),
+    ("5", "6=5", 1.0),
     ("f(x)", "f(y)", 0.0),
 ]
 
