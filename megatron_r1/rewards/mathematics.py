@@ -14,7 +14,8 @@ math-verify 0.9.0's verdicts (reference against answer; tests/rewards/test_mathe
     pi              3.14159          wrong for both: an approximation is not the number
 
 Not mended, and held by the same test: (1,2) is an open interval or a point, so it equals 1,2; of an equation
-the last side counts, so `x = 5` equals 5, and `6 = 5` does too; a variable's letter counts, so f(x) is not f(y).
+the last side counts, so `x = 5` equals 5, and `6 = 5` does too; a variable's letter counts, so f(x) is not
+f(y).
 """
 
 from dataclasses import dataclass
