@@ -90,9 +90,7 @@ class Chain:
         checkpoint = journal.finish() if stage.trains else None
         metrics = {**metrics, "time/stage_s": time.monotonic() - began}
         if self.replicas.is_main:
-            write_artifact(
-                directory, Artifact(name, stage.kind, digest, inputs, checkpoint, metrics)
-            )
+            write_artifact(directory, Artifact(name, stage.kind, digest, inputs, checkpoint, metrics))
 
     def _policy(self, name: str, stage: StageConfig) -> tuple[Policy, dict[str, Any]]:
         """The model with the stage's weights, and the state of an earlier, interrupted start."""
@@ -119,7 +117,9 @@ class Chain:
     def _weights(self, init: str) -> Path:
         """The checkpoint that a stage starts from: that of the stage itself, or what it was given in turn."""
         if init.startswith(HF):
-            raise ConfigError(f"init {init!r}: Hugging Face weights can't be imported yet; start from a stage")
+            raise ConfigError(
+                f"init {init!r}: Hugging Face weights can't be imported yet; start from a stage"
+            )
         done = read_artifact(self.run_dir / init)
         assert done is not None, f"stage {init} comes earlier in the chain"
         if done.checkpoint is not None:
@@ -165,7 +165,11 @@ class Chain:
     def _require_same(self, name: str, done: Artifact, digest: str, inputs: Mapping[str, str]) -> None:
         if done.config_hash == digest and done.inputs == inputs:
             return
-        why = "its configuration changed" if done.config_hash != digest else "the stage that it starts from changed"
+        why = (
+            "its configuration changed"
+            if done.config_hash != digest
+            else "the stage that it starts from changed"
+        )
         raise ConfigError(
             f"stage {name} is finished in {self.run_dir / name}, but {why} since; "
             f"use --from {name} to run it and what follows again, or another run name"

@@ -10,11 +10,13 @@ loop over the sequences (rope_utils.py, _apply_rotary_pos_emb_thd).
 # B rows of S tokens: the padded layout of one bucket
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from megatron.core.models.common.embeddings import apply_rotary_pos_emb
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel.mappings import (
@@ -22,7 +24,6 @@ from megatron.core.tensor_parallel.mappings import (
     gather_from_tensor_model_parallel_region,
     scatter_to_sequence_parallel_region,
 )
-from megatron.core.models.common.embeddings import apply_rotary_pos_emb
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.attention import SelfAttention
 from megatron.core.transformer.module import MegatronModule
@@ -34,45 +35,40 @@ BUCKET_SHARE = 0.6
 BUCKET_MIN_TOKENS = 256  # below this a bucket costs more in dispatch than its padding
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
-    """Sequences of similar length: where their tokens lie, padded to rows. index: [B, S] into the pack."""
-
-    index: Tensor
-
-
 @dataclass
 class Pack(PackedSeqParams):
     """What attention knows of a pack. Built once a micro-batch by `describe_pack`.
 
-    positions: [T / cp] of this rank's tokens. max_position: of all. buckets cover the whole pack;
-    order: [T] place of each token of the pack in the buckets' concatenated rows; local: [T / cp] the
-    tokens of this context rank (None without context parallelism).
+    positions: [T / cp] of this rank's tokens. max_position: of all. rows: (B, S) of each bucket;
+    row_tokens: [sum of B x S] the token in each place of all buckets, behind a sequence's end its first one
+    again (causal: nobody looks); places: [T] the place of each token. local: [T / cp] the tokens of this
+    context rank, and gathered: [T] each token's place in the ranks' concatenated shards (None without
+    context parallelism).
     """
 
     positions: Tensor | None = None
     max_position: int = 0
-    buckets: list[Bucket] = field(default_factory=list)
-    order: Tensor | None = None
+    rows: list[tuple[int, int]] = field(default_factory=list)
+    row_tokens: Tensor | None = None
+    places: Tensor | None = None
     local: Tensor | None = None
-    gathered_order: Tensor | None = None  # [T] place of each token in the ranks' concatenated shards
+    gathered: Tensor | None = None
 
 
-def describe_pack(cu_seqlens: Tensor, *, cp_rank: int = 0, cp_size: int = 1, qkv_format: str = "packed") -> Pack:
+def describe_pack(
+    cu_seqlens: Tensor, *, cp_rank: int = 0, cp_size: int = 1, qkv_format: str = "packed"
+) -> Pack:
     """cu_seqlens: [N + 1] int32 offsets of the whole pack; with context parallelism every length must be a
     multiple of 2 * cp_size, and a rank holds chunks r and 2 * cp_size - 1 - r of each sequence."""
-    lengths = (cu_seqlens[1:] - cu_seqlens[:-1]).tolist()
-    offsets = cu_seqlens[:-1].tolist()
-    total = int(cu_seqlens[-1])
+    offsets = cu_seqlens.tolist()
+    lengths = [end - start for start, end in pairwise(offsets)]
     positions = torch.cat([torch.arange(n) for n in lengths])
-    buckets = _buckets(offsets, lengths)
-    order = _order_of(buckets, lengths, offsets, total)
-    local = gathered_order = None
+    rows, row_tokens, places = _lay_out(offsets, lengths)
+    local = gathered = None
     if cp_size > 1:
         shards = [_zigzag(offsets, lengths, rank, cp_size) for rank in range(cp_size)]
         local = shards[cp_rank]
-        gathered_order = torch.empty(total, dtype=torch.long)
-        gathered_order[torch.cat(shards)] = torch.arange(total)
+        gathered = torch.cat(shards).argsort()
         positions = positions[local]
     longest = max(lengths)
     device = cu_seqlens.device
@@ -84,55 +80,48 @@ def describe_pack(cu_seqlens: Tensor, *, cp_rank: int = 0, cp_size: int = 1, qkv
         max_seqlen_kv=longest,
         positions=positions.to(device),
         max_position=longest,
-        buckets=[Bucket(bucket.index.to(device)) for bucket in buckets],
-        order=order.to(device),
+        rows=rows,
+        row_tokens=row_tokens.to(device),
+        places=places.to(device),
         local=None if local is None else local.to(device),
-        gathered_order=None if gathered_order is None else gathered_order.to(device),
+        gathered=None if gathered is None else gathered.to(device),
     )
 
 
-def _buckets(offsets: list[int], lengths: list[int]) -> list[Bucket]:
-    """Rows sorted by length, a new bucket where padding would waste more than it saves."""
-    by_length = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    groups: list[list[int]] = [[]]
-    for i in by_length:
-        group = groups[-1]
-        if group and lengths[i] < BUCKET_SHARE * lengths[group[0]] and len(group) * lengths[group[0]] > BUCKET_MIN_TOKENS:
-            groups.append([])
-        groups[-1].append(i)
-    return [Bucket(_rows(group, offsets, lengths)) for group in groups]
-
-
-def _rows(group: list[int], offsets: list[int], lengths: list[int]) -> Tensor:
-    """[B, S] token indices; behind a sequence's end its first token is repeated (causal: nobody looks)."""
-    width = max(lengths[i] for i in group)
-    column = torch.arange(width)
-    starts = torch.tensor([offsets[i] for i in group])[:, None]
-    valid = column < torch.tensor([lengths[i] for i in group])[:, None]
-    return starts + torch.where(valid, column, 0)
-
-
-def _order_of(buckets: list[Bucket], lengths: list[int], offsets: list[int], total: int) -> Tensor:
-    order = torch.empty(total, dtype=torch.long)
-    end_of = torch.tensor(offsets) + torch.tensor(lengths)
-    end_by_start = dict(zip(offsets, end_of.tolist(), strict=True))
+def _lay_out(offsets: list[int], lengths: list[int]) -> tuple[list[tuple[int, int]], Tensor, Tensor]:
+    """Sequences in rows of similar length: (B, S) of each bucket, the tokens in their places, the inverse."""
+    rows, row_tokens, places = [], [], torch.empty(offsets[-1], dtype=torch.long)
     base = 0
-    for bucket in buckets:
-        rows, width = bucket.index.shape
-        starts = bucket.index[:, 0]
-        ends = torch.tensor([end_by_start[s] for s in starts.tolist()])
-        column = torch.arange(width)
-        valid = starts[:, None] + column < ends[:, None]
-        place = base + torch.arange(rows * width).view(rows, width)
-        order[bucket.index[valid]] = place[valid]
-        base += rows * width
-    return order
+    for bucket in _buckets(lengths):
+        starts = torch.tensor([offsets[i] for i in bucket])[:, None]
+        sizes = torch.tensor([lengths[i] for i in bucket])[:, None]
+        column = torch.arange(int(sizes.max()))
+        valid = column < sizes  # [B, S]
+        tokens = starts + torch.where(valid, column, 0)
+        place = base + torch.arange(tokens.numel()).view(tokens.shape)
+        places[tokens[valid]] = place[valid]
+        rows.append((tokens.shape[0], tokens.shape[1]))
+        row_tokens.append(tokens.flatten())
+        base += tokens.numel()
+    return rows, torch.cat(row_tokens), places
+
+
+def _buckets(lengths: list[int]) -> list[list[int]]:
+    """Sequences by length, a new bucket where padding would waste more than it saves."""
+    buckets: list[list[int]] = [[]]
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        bucket = buckets[-1]
+        longest = lengths[bucket[0]] if bucket else 0
+        if lengths[i] < BUCKET_SHARE * longest and len(bucket) * longest > BUCKET_MIN_TOKENS:
+            buckets.append([])
+        buckets[-1].append(i)
+    return buckets
 
 
 def _zigzag(offsets: list[int], lengths: list[int], rank: int, cp_size: int) -> Tensor:
     """[T / cp] tokens of one context rank: the r-th chunk from the front and from the back of each sequence."""
     shards = []
-    for offset, length in zip(offsets, lengths, strict=True):
+    for offset, length in zip(offsets, lengths, strict=False):
         chunks = (offset + torch.arange(length)).chunk(2 * cp_size)
         shards += [chunks[rank], chunks[2 * cp_size - 1 - rank]]
     return torch.cat(shards)
@@ -146,13 +135,39 @@ class _GatherTokens(torch.autograd.Function):
         ctx.pack, ctx.group = pack, group
         shards = [torch.empty_like(shard) for _ in range(group.size())]
         dist.all_gather(shards, shard.contiguous(), group=group)
-        return torch.cat(shards)[pack.gathered_order]
+        return torch.cat(shards)[pack.gathered]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         grad = grads[0].contiguous()
         dist.all_reduce(grad, group=ctx.group)
         return grad[ctx.pack.local], None, None
+
+
+class _ToRows(torch.autograd.Function):
+    """[T, ...] -> [places, ...]. Nothing attends to the padding, so no gradient comes back from it."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, pack: Pack) -> Tensor:
+        ctx.pack = pack
+        return tokens.index_select(0, pack.row_tokens)  # type: ignore[arg-type]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0].index_select(0, ctx.pack.places), None
+
+
+class _FromRows(torch.autograd.Function):
+    """[places, ...] -> [T, ...]: the padding's output is dropped and gets a gradient of 0."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, pack: Pack) -> Tensor:
+        ctx.pack, ctx.shape = pack, rows.shape
+        return rows.index_select(0, pack.places)  # type: ignore[arg-type]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0].new_zeros(ctx.shape).index_copy_(0, ctx.pack.places, grads[0]), None
 
 
 class LocalCoreAttention(MegatronModule):
@@ -195,16 +210,15 @@ class LocalCoreAttention(MegatronModule):
         query, key, value = (x.flatten(0, 1) if x.dim() == 4 else x for x in (query, key, value))
         if pack.local is not None:
             query, key, value = (_GatherTokens.apply(x, pack, self.cp_group) for x in (query, key, value))
+        sizes = [num * width for num, width in pack.rows]
+        parts = zip(*(_ToRows.apply(x, pack).split(sizes) for x in (query, key, value)), strict=True)
         outputs = []
-        for bucket in pack.buckets:
-            rows, width = bucket.index.shape
-            flat = bucket.index.flatten()
-            # [B, n, S, d]
-            q, k, v = (x[flat].view(rows, width, *x.shape[1:]).transpose(1, 2) for x in (query, key, value))
+        for (num, width), part in zip(pack.rows, parts, strict=True):
+            q, k, v = (x.view(num, width, *x.shape[1:]).transpose(1, 2) for x in part)  # [B, n, S, d]
             out = self._attend(q, k, v, mask=None, causal=True)
-            outputs.append(out.transpose(1, 2).reshape(rows * width, -1))
-        order = pack.order if pack.local is None else pack.order[pack.local]  # type: ignore[index]
-        return torch.cat(outputs)[order][:, None]
+            outputs.append(out.transpose(1, 2).reshape(num * width, -1))
+        out = _FromRows.apply(torch.cat(outputs) if len(outputs) > 1 else outputs[0], pack)
+        return (out if pack.local is None else out[pack.local])[:, None]
 
     def _rows(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         q, k, v = (x.permute(1, 2, 0, 3) for x in (query, key, value))
@@ -215,9 +229,13 @@ class LocalCoreAttention(MegatronModule):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, causal: bool) -> Tensor:
         grouped = q.shape[1] != k.shape[1]
-        return F.scaled_dot_product_attention(
+        width = v.shape[-1]
+        # MLA's values are narrower than its keys; the fast kernels want them equal
+        v = F.pad(v, (0, q.shape[-1] - width)) if width < q.shape[-1] else v
+        out = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=causal, scale=self.scale, enable_gqa=grouped
         )
+        return out[..., :width]
 
 
 class PackRotary(nn.Module):
@@ -298,4 +316,6 @@ class LocalSelfAttention(SelfAttention):
         group = self.pg_collection.cp
         query = apply_rotary_pos_emb(query, angles, config=self.config, cp_group=group)
         key = apply_rotary_pos_emb(key, angles, config=self.config, cp_group=group)
-        return super()._adjust_key_value_for_inference(inference_context, query, key, value, None, *args, **kwargs)
+        return super()._adjust_key_value_for_inference(
+            inference_context, query, key, value, None, *args, **kwargs
+        )

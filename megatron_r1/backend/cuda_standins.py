@@ -16,7 +16,18 @@ import torch
 CPU = torch.device("cpu")
 
 # Factories that megatron-core calls with a literal device="cuda" or with pin_memory=True.
-FACTORIES = ("arange", "empty", "empty_like", "full", "ones", "rand", "randn", "tensor", "zeros", "zeros_like")
+FACTORIES = (
+    "arange",
+    "empty",
+    "empty_like",
+    "full",
+    "ones",
+    "rand",
+    "randn",
+    "tensor",
+    "zeros",
+    "zeros_like",
+)
 
 
 class NoStream:

@@ -61,7 +61,9 @@ def forward(model: torch.nn.Module, batch: PackedBatch, options: ForwardOptions)
     chunk: GPTModel = unwrap_model(model)
     inputs = _inputs_of(batch, chunk)
 
-    def head(*, hidden_states: Tensor, output_layer: Any, output_weight: Tensor | None, **rest: Any) -> Output:
+    def head(
+        *, hidden_states: Tensor, output_layer: Any, output_weight: Tensor | None, **rest: Any
+    ) -> Output:
         return _head(chunk, inputs, hidden_states, _Projection(output_layer, output_weight), options)
 
     with _own_mtp(chunk):

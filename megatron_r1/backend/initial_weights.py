@@ -49,7 +49,9 @@ def _fill(shard: ShardedTensor, config: TransformerConfig, seed: int) -> None:
 
 
 def _cut(whole: Tensor, offset: Sequence[int], part: Tensor) -> Tensor:
-    ranges = [slice(start, start + size) for start, size in zip(offset, part.shape[-len(offset) :], strict=True)]
+    ranges = [
+        slice(start, start + size) for start, size in zip(offset, part.shape[-len(offset) :], strict=True)
+    ]
     return whole[tuple(ranges)].to(part.dtype)
 
 

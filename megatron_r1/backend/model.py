@@ -192,6 +192,8 @@ def _local_layer_spec(config: TransformerConfig, *, has_experts: bool) -> Module
     for norm in ("q_layernorm", "k_layernorm", "kv_layernorm"):
         if getattr(attention.submodules, norm, IdentityOp) is not IdentityOp:
             setattr(attention.submodules, norm, LocalRMSNorm)
+    if config.multi_latent_attention and config.q_lora_rank is None:
+        attention.submodules.q_layernorm = IdentityOp  # no latent to normalise; upstream refuses the norm
     return spec
 
 

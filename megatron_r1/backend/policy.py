@@ -110,7 +110,10 @@ class MegatronPolicy:
         self.version += 1
         metrics = self._means(sums)
         return StepStats(
-            loss=metrics.pop("loss"), grad_norm=float(grad_norm or 0.0), metrics=metrics, num_tokens=num_tokens
+            loss=metrics.pop("loss"),
+            grad_norm=float(grad_norm or 0.0),
+            metrics=metrics,
+            num_tokens=num_tokens,
         )
 
     def save(self, directory: Path, state: Mapping[str, Any]) -> None:

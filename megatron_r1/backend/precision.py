@@ -24,7 +24,11 @@ def parameter_dtype(precision: Precision) -> torch.dtype:
 def precision_options(precision: Precision) -> dict[str, Any]:
     """Arguments of TransformerConfig. Raises ConfigError where FP8 is asked of a machine that can't."""
     dtype = parameter_dtype(precision)
-    options: dict[str, Any] = {"params_dtype": dtype, "pipeline_dtype": dtype, "bf16": dtype == torch.bfloat16}
+    options: dict[str, Any] = {
+        "params_dtype": dtype,
+        "pipeline_dtype": dtype,
+        "bf16": dtype == torch.bfloat16,
+    }
     if precision in FP8_RECIPES:
         _require_fp8(precision)
         # e4m3 for all three products, as V3 section 3.3; the older recipes keep e5m2 for gradients
@@ -45,7 +49,9 @@ def _require_fp8(precision: str) -> None:
     if not torch.cuda.is_available():
         missing.append("a CUDA device (none is visible)")
     elif torch.cuda.get_device_capability() < (8, 9):
-        missing.append(f"a GPU of compute capability 8.9 or newer (this one: {torch.cuda.get_device_capability()})")
+        missing.append(
+            f"a GPU of compute capability 8.9 or newer (this one: {torch.cuda.get_device_capability()})"
+        )
     if not transformer_engine_available():
         missing.append("Transformer Engine (pip install 'megatron-r1[gpu]')")
     if missing:

@@ -54,7 +54,9 @@ def _inverse_cdf(probabilities: Tensor, uniforms: Tensor) -> Tensor:
 
 def uniforms(keys: list[int], *, position: int, seed: int) -> Tensor:
     """[len(keys)] float64 in [0, 1): a hash of seed, key and position."""
-    return torch.tensor([_mix(_mix(_mix(seed) ^ key) ^ position) / 2.0**64 for key in keys], dtype=torch.float64)
+    return torch.tensor(
+        [_mix(_mix(_mix(seed) ^ key) ^ position) / 2.0**64 for key in keys], dtype=torch.float64
+    )
 
 
 def _mix(value: int) -> int:

@@ -36,7 +36,9 @@ def run_packs(
     Training, `collect` returns Megatron's triple (loss, num_tokens, report) and its reports come back.
     """
 
-    def forward_step(batches: Iterator[PackedBatch], model: torch.nn.Module) -> tuple[Any, Callable[..., Any]]:
+    def forward_step(
+        batches: Iterator[PackedBatch], model: torch.nn.Module
+    ) -> tuple[Any, Callable[..., Any]]:
         batch = next(batches)
         output = forward(model, batch, options)
 
@@ -115,7 +117,7 @@ class _WholePack(torch.autograd.Function):
         group = parallel_state.get_context_parallel_group()
         shards = [torch.empty_like(shard) for _ in range(group.size())]
         dist.all_gather(shards, shard.contiguous(), group=group)
-        return torch.cat(shards)[pack.gathered_order]
+        return torch.cat(shards)[pack.gathered]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
@@ -156,4 +158,3 @@ def _share_over_pipeline(sums: Sums) -> Sums:
         group=parallel_state.get_pipeline_model_parallel_group(),
     )
     return box[0]
-

@@ -30,7 +30,9 @@ class Llama3Rope(Section):
             return frequency
         if wavelength > original / self.low_freq_factor:
             return frequency / self.factor
-        smooth = (original / wavelength - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
+        smooth = (original / wavelength - self.low_freq_factor) / (
+            self.high_freq_factor - self.low_freq_factor
+        )
         return (1 - smooth) * frequency / self.factor + smooth * frequency
 
 

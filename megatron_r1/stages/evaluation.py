@@ -73,7 +73,9 @@ def _sample_and_grade(context: StageContext, evaluation: Evaluation, *, temperat
     completions = sample(
         context,
         [source.prompt(index) for index, _ in rows],
-        Sampling(evaluation.max_new_tokens, temperature, evaluation.top_p if temperature else 1.0, context.seed),
+        Sampling(
+            evaluation.max_new_tokens, temperature, evaluation.top_p if temperature else 1.0, context.seed
+        ),
         keys=[draw_key("evaluate", index, k) for index, k in rows],
         force_think=evaluation.force_think,
     )

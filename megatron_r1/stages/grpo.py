@@ -176,7 +176,9 @@ class _Training:
         metrics: dict[str, float] = {}
         for step in range(context.start_step, stage.steps):
             metrics = self._step(step)
-            if stage.evaluate is not None and ((step + 1) % stage.evaluate.every == 0 or step + 1 == stage.steps):
+            if stage.evaluate is not None and (
+                (step + 1) % stage.evaluate.every == 0 or step + 1 == stage.steps
+            ):
                 metrics |= evaluate(context, stage.evaluate.evaluation)[0]
             context.journal.step(step + 1, metrics)
             if context.journal.stop_here() or (step + 1) % stage.checkpoint_every == 0:
@@ -262,9 +264,7 @@ class _Training:
         return sample(
             self.context,
             [prompts[index] for index, _ in rows],
-            Sampling(
-                stage.max_new_tokens.at(self.updates_done), stage.temperature, seed=self.context.seed
-            ),
+            Sampling(stage.max_new_tokens.at(self.updates_done), stage.temperature, seed=self.context.seed),
             keys=[draw_key(self.context.name, index, output) for index, output in rows],
         )
 
@@ -291,7 +291,9 @@ class _Training:
                 sequences, reference=True, temperature=self.stage.temperature
             )
         return [
-            replace(sequence, fields={**sequence.fields, **{name: values[i] for name, values in extra.items()}})
+            replace(
+                sequence, fields={**sequence.fields, **{name: values[i] for name, values in extra.items()}}
+            )
             for i, sequence in enumerate(sequences)
         ]
 
@@ -367,7 +369,12 @@ class _Training:
     def _reward_metrics(self, batch: _Batch) -> dict[str, float]:
         """Means over all replicas' outputs and groups."""
         lengths = [len(s.completion.token_ids) for s in batch.scored]
-        sums = {"outputs": float(len(batch.scored)), "reward": 0.0, "graded": 0.0, "length": float(sum(lengths))}
+        sums = {
+            "outputs": float(len(batch.scored)),
+            "reward": 0.0,
+            "graded": 0.0,
+            "length": float(sum(lengths)),
+        }
         sums["cut"] = float(sum(not s.completion.finished for s in batch.scored))
         sums["sampled"] = float(batch.sampled_tokens)
         for name in self.rewards:
