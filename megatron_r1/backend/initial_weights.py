@@ -38,7 +38,9 @@ def _shards(chunk: GPTModel) -> Iterator[ShardedTensor]:
 def _fill(shard: ShardedTensor, config: TransformerConfig, seed: int) -> None:
     data = shard.data
     assert data is not None
-    if data.dim() < 2:  # norms, biases, the router's expert bias
+    if shard.key.endswith(".bias"):
+        data.zero_()  # Megatron leaves it unset with perform_initialization=False
+    if data.dim() < 2:  # norms and the router's expert bias are set already
         return
     axes = shard.prepend_axis_num  # stacked layers or experts: one draw each
     place = shard.global_offset[:axes]

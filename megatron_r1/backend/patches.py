@@ -11,6 +11,7 @@ import megatron.core.tensor_parallel.random as tp_random
 import megatron.core.transformer.moe.token_dispatcher as token_dispatcher
 import megatron.core.transformer.multi_token_prediction as multi_token_prediction
 import torch
+from megatron.core.transformer.mla_qk_norm_config import QKNormConfigResolver
 from torch import Tensor
 
 
@@ -18,6 +19,7 @@ def apply() -> None:
     """Apply the patches that this machine needs; safe to call again."""
     multi_token_prediction._roll_tensor_packed_seq = _roll_packed
     gpt_model.process_mtp_loss = _no_mtp_loss
+    QKNormConfigResolver._mla_fused_linear_or_default = _no_norm_before_a_full_query
     if not torch.cuda.is_available():
         token_dispatcher.maybe_move_tensor_to_cpu = _split_sizes_on_host
         if not hasattr(tp_random, "FP8GlobalStateManager"):
@@ -42,6 +44,17 @@ def _roll_packed(
     rolled = tensor.roll(-1, dims=-1)
     rolled[..., packed_seq_params.cu_seqlens_q[1:].long() - 1] = 0
     return rolled, rolled.sum()
+
+
+# mla_qk_norm_config.py:148 wants a norm fused into linear_q_proj where the query has no latent. V2-Lite and
+# Moonlight have none there.
+_fused_linear_upstream = QKNormConfigResolver._mla_fused_linear_or_default
+
+
+def _no_norm_before_a_full_query(self: QKNormConfigResolver, module_spec: Any, module_name: str) -> Any:
+    if module_name == "linear_q_proj":
+        return module_spec or self.linear_impl
+    return _fused_linear_upstream(self, module_spec, module_name)
 
 
 # token_dispatcher.py: maybe_move_tensor_to_cpu leaves CPU tensors as they are, but gloo's all_to_all takes

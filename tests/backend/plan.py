@@ -1,0 +1,87 @@
+"""What runs on how many ranks. Results are asked for by a scenario's name.
+
+Order matters where one scenario reads what an earlier one wrote to the shared folder.
+"""
+
+from tests.backend.ranks import Scenario
+
+# Layouts by name, as they appear in the names of scenarios and tests.
+TWO = {
+    "dp2": {},
+    "dp2_overlap": {"overlap": True},
+    "dp2_plain_optimizer": {"distributed_optimizer": False},
+    "ep2": {"expert": 2},
+    "tp2": {"tensor": 2},
+    "tp2_etp2": {"tensor": 2, "expert_tensor": 2},
+    "tp2_ep2": {"tensor": 2, "expert": 2},
+    "pp2": {"pipeline": 2},
+    "pp2_vpp2": {"pipeline": 2, "virtual_pipeline": 2},
+    "cp2": {"context": 2},
+}
+FOUR = {
+    "tp2_pp2": {"tensor": 2, "pipeline": 2},
+    "ep2_pp2": {"expert": 2, "pipeline": 2},
+    "tp2_ep2_pp2": {"tensor": 2, "expert": 2, "pipeline": 2},
+    "ep2_dp4": {"expert": 2},
+    "cp2_tp2": {"context": 2, "tensor": 2},
+    "ep2_pp2_vpp2": {"expert": 2, "pipeline": 2, "virtual_pipeline": 2},
+}
+DENSE_TWO = ("dp2", "tp2", "pp2", "cp2")
+BF16_TWO = ("dp2", "tp2", "pp2", "ep2")
+# source -> layouts that go on from its checkpoint after three steps
+RESUMED_TWO = {
+    "one": ("dp2", "dp2_plain_optimizer", "pp2", "tp2", "ep2"),
+    "ep2": ("ep2", "tp2", "pp2_vpp2"),
+    "dp2_overlap": ("dp2",),
+    "dp2_plain_optimizer": ("tp2",),
+    "pp2": ("pp2",),
+}
+SAVED_TWO = tuple(source for source in RESUMED_TWO if source != "one")
+
+
+def _train(name: str, layout: dict, **arguments: object) -> Scenario:
+    return Scenario(name, "train.from_start", layout, arguments)
+
+
+def _resumed(source: str, name: str, layout: dict) -> Scenario:
+    arguments = {"family": "v3", "source": f"after3_{source}"}
+    return Scenario(f"resumed_{source}_{name}", "train.resumed", layout, arguments)
+
+
+ONE_RANK = [
+    *(Scenario(f"start_{f}", "train.write_start", {}, {"family": f}) for f in ("v3", "v3_plain", "qwen2")),
+    _train("v3_one", {}, family="v3", save_as="after3_one"),
+    _train("v3_plain_one", {}, family="v3_plain"),
+    _train("qwen2_one", {}, family="qwen2"),
+    _train("bf16_one", {}, family="v3", precision="bf16"),
+    _train("recompute_full", {}, family="v3", recompute="full"),
+    _train("recompute_selective", {}, family="v3", recompute="selective"),
+    _train("rollout_first", {}, family="v3", rollout_first=True),
+    _resumed("one", "one", {}),
+    Scenario("reference_of_start", "train.reference_of_start", {}, {"family": "v3"}),
+    *(Scenario(f"initial_{f}", "weights.initial_digests", {}, {"family": f}) for f in ("v3", "qwen2")),
+]
+
+TWO_RANKS = [
+    *(
+        _train(f"v3_{name}", layout, family="v3", save_as=f"after3_{name}" if name in SAVED_TWO else "")
+        for name, layout in TWO.items()
+    ),
+    _train("v3_plain_tp2", TWO["tp2"], family="v3_plain"),
+    _train("v3_plain_cp2", TWO["cp2"], family="v3_plain"),
+    *(_train(f"qwen2_{name}", TWO[name], family="qwen2") for name in DENSE_TWO),
+    *(_train(f"bf16_{name}", TWO[name], family="v3", precision="bf16") for name in BF16_TWO),
+    _train("recompute_full_tp2", TWO["tp2"], family="v3", recompute="full"),
+    _train("rollout_first_tp2", TWO["tp2"], family="v3", rollout_first=True),
+    *(_resumed(source, name, TWO[name]) for source, names in RESUMED_TWO.items() for name in names),
+    *(
+        Scenario(f"initial_v3_{name}", "weights.initial_digests", TWO[name], {"family": "v3"})
+        for name in ("tp2", "ep2", "tp2_etp2", "pp2_vpp2")
+    ),
+    *(
+        Scenario(f"initial_qwen2_{name}", "weights.initial_digests", TWO[name], {"family": "qwen2"})
+        for name in ("tp2", "pp2")
+    ),
+]
+
+FOUR_RANKS = [_train(f"v3_{name}", layout, family="v3") for name, layout in FOUR.items()]

@@ -1,0 +1,162 @@
+"""Runs scenarios on real gloo ranks: the ranks start once and work through a list, for imports take long.
+
+A scenario is a function of tests/backend/scenarios, called on every rank in a layout of its own; what it
+returns on each rank becomes the result that the tests assert on. Where it raises or hangs, the ranks are
+ended, their logs are kept for the tests that ask for that scenario, and new ranks go on with the rest.
+"""
+
+import contextlib
+import importlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+START_TIMEOUT_S = 180.0  # importing torch and megatron on a busy machine
+LOG_LINES = 40
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """name: of its result. function: "module.function" in tests/backend/scenarios."""
+
+    name: str
+    function: str
+    layout: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)
+    timeout_s: float = 90.0
+
+
+class Results:
+    """What each rank returned, by scenario."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def ranks(self, name: str) -> list[Any]:
+        failure = self.folder / f"{name}.failure"
+        if failure.exists():
+            pytest.fail(f"scenario {name}: {failure.read_text()}", pytrace=False)
+        return json.loads((self.folder / f"{name}.json").read_text())
+
+    def __getitem__(self, name: str) -> Any:
+        """Of rank 0."""
+        return self.ranks(name)[0]
+
+
+def run_scenarios(num_ranks: int, scenarios: Sequence[Scenario], folder: Path, *, shared: Path) -> Results:
+    """folder: for results and logs. shared: where scenarios leave checkpoints for later ones."""
+    folder.mkdir(parents=True, exist_ok=True)
+    remaining = list(scenarios)
+    while remaining:
+        _run_until_failure(num_ranks, remaining, folder, shared)
+        remaining = [s for s in remaining if not (folder / f"{s.name}.json").exists()]
+        if remaining:
+            failed = remaining.pop(0)
+            (folder / f"{failed.name}.failure").write_text(_logs(folder, num_ranks))
+    return Results(folder)
+
+
+def _run_until_failure(num_ranks: int, scenarios: Sequence[Scenario], folder: Path, shared: Path) -> None:
+    ports = _free_ports(len(scenarios))
+    work = [{**asdict(s), "port": port} for s, port in zip(scenarios, ports, strict=True)]
+    (folder / "scenarios.json").write_text(json.dumps(work))
+    with contextlib.ExitStack() as stack:
+        ranks = []
+        for rank in range(num_ranks):
+            log = stack.enter_context((folder / f"rank{rank}.log").open("w"))
+            ranks.append(_start_rank(rank, num_ranks, folder, shared, log))
+        try:
+            _wait(ranks, scenarios, folder)
+        finally:
+            for process in ranks:
+                process.kill()
+                process.wait()
+
+
+def _start_rank(rank: int, num_ranks: int, folder: Path, shared: Path, log: Any) -> subprocess.Popen[bytes]:
+    environment = {
+        **os.environ,
+        "RANK": str(rank),
+        "WORLD_SIZE": str(num_ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONWARNINGS": "ignore",
+    }
+    command = [sys.executable, "-m", "tests.backend.ranks", str(folder), str(shared)]
+    return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=subprocess.STDOUT)
+
+
+def _wait(ranks: Sequence[subprocess.Popen[bytes]], scenarios: Sequence[Scenario], folder: Path) -> None:
+    """Until all ranks are done, one has failed, or the next result is overdue."""
+    limit_s, began = START_TIMEOUT_S, time.monotonic()
+    waiting = list(scenarios)
+    while waiting and time.monotonic() - began < limit_s + waiting[0].timeout_s:
+        if (folder / f"{waiting[0].name}.json").exists():
+            waiting.pop(0)
+            limit_s, began = 0.0, time.monotonic()
+            continue
+        if any(process.poll() for process in ranks):
+            time.sleep(0.5)  # the others' logs
+            return
+        time.sleep(0.02)
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def _logs(folder: Path, num_ranks: int) -> str:
+    text = ""
+    for rank in range(num_ranks):
+        lines = (folder / f"rank{rank}.log").read_text(errors="replace").splitlines()
+        text += f"\n--- rank {rank} ---\n" + "\n".join(lines[-LOG_LINES:])
+    return text
+
+
+def main(folder: Path, shared: Path) -> None:
+    """One rank."""
+    import torch
+    import torch.distributed as dist
+
+    from megatron_r1.backend import parallel
+    from megatron_r1.backend.layout import Layout
+
+    torch.set_num_threads(1)
+    for scenario in json.loads((folder / "scenarios.json").read_text()):
+        print(f"=== {scenario['name']}", flush=True)
+        began = time.monotonic()
+        os.environ["MASTER_PORT"] = str(scenario["port"])
+        module, name = scenario["function"].split(".")
+        function = getattr(importlib.import_module(f"tests.backend.scenarios.{module}"), name)
+        layout = Layout(ranks=int(os.environ["WORLD_SIZE"]), **scenario["layout"])
+        parallel.start(layout, timeout_s=60)
+        result = function(layout, shared, **scenario["arguments"])
+        results: list[Any] = [None] * layout.ranks
+        dist.all_gather_object(results, result)
+        if dist.get_rank() == 0:
+            partial = folder / "result.tmp"
+            partial.write_text(json.dumps(results))
+            partial.rename(folder / f"{scenario['name']}.json")
+        dist.barrier()
+        parallel.stop()
+        print(f"=== {scenario['name']}: {time.monotonic() - began:.1f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    os._exit(0)  # gloo's threads need no orderly end

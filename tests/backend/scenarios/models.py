@@ -1,0 +1,85 @@
+"""The tiny models and data of the scenarios, the same on every rank and in every layout."""
+
+from typing import Any
+
+import torch
+
+from megatron_r1.backend.layout import Layout
+from megatron_r1.backend.model import ModelOptions
+from megatron_r1.backend.policy import MegatronPolicy
+from megatron_r1.models.deepseek_v3 import DeepseekV3, Yarn
+from megatron_r1.models.qwen2 import Qwen2
+from megatron_r1.models.shape import FamilyConfig
+from megatron_r1.types import OptimizerOptions, TrainSequence
+
+VOCABULARY = 64
+EOS = 1
+LENGTH = 64  # inputs of a training sequence, and tokens of a pack: the balance loss is a pack's
+BATCH = 8  # sequences of a step, over all replicas
+# Adam's first steps are sign-like: at 1e-8 they magnify the rounding of tiny gradients
+OPTIMIZER = OptimizerOptions(epsilon=1e-4)
+
+V3: dict[str, Any] = {
+    "family": "deepseek_v3",
+    "vocab_size": VOCABULARY,
+    "num_layers": 4,
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "q_lora_rank": 32,
+    "kv_lora_rank": 16,
+    "qk_head_dim": 16,
+    "qk_pos_emb_head_dim": 8,
+    "v_head_dim": 16,
+    "num_dense_layers": 1,
+    "ffn_hidden_size": 128,
+    "num_experts": 8,
+    "experts_per_token": 2,
+    "moe_ffn_hidden_size": 32,
+    "num_expert_groups": 4,
+    "groups_per_token": 2,
+    "router_bias_update_rate": 1e-2,
+    "sequence_aux_loss": 1e-2,
+    "mtp_layers": 1,
+    "yarn": Yarn(factor=4.0, original_max_position_embeddings=32),
+    "init_std": 0.06,
+}
+
+FAMILIES: dict[str, FamilyConfig] = {
+    "v3": DeepseekV3(**V3),
+    "v3_two_depths": DeepseekV3(**{**V3, "mtp_layers": 2}),
+    "v3_plain": DeepseekV3(**{**V3, "q_lora_rank": None, "yarn": None, "mtp_layers": 0}),
+    "v3_wider": DeepseekV3(**{**V3, "moe_ffn_hidden_size": 64, "mtp_layers": 0}),
+    "qwen2": Qwen2(
+        family="qwen2",
+        vocab_size=VOCABULARY,
+        num_layers=4,
+        hidden_size=64,
+        num_attention_heads=4,
+        num_query_groups=2,
+        ffn_hidden_size=128,
+        tie_embeddings=True,
+        init_std=0.06,
+    ),
+}
+
+
+def policy(
+    family: str, layout: Layout, *, seed: int = 0, precision: str = "fp32", recompute: str = "none"
+) -> MegatronPolicy:
+    options = ModelOptions(precision=precision, recompute=recompute)  # type: ignore[arg-type]
+    return MegatronPolicy(FAMILIES[family], layout, options, seed=seed, eos_id=EOS, tokens_per_pack=LENGTH)
+
+
+def batch(step: int) -> list[TrainSequence]:
+    """The global batch of a step; the weights carry the mean."""
+    generator = torch.Generator().manual_seed(1000 + step)
+    tokens = torch.randint(0, VOCABULARY, (BATCH, LENGTH + 1), generator=generator)
+    weights = torch.rand(BATCH, LENGTH + 1, generator=generator) / (BATCH * LENGTH)
+    return [TrainSequence(row, weight) for row, weight in zip(tokens, weights, strict=True)]
+
+
+def uneven_sequences() -> list[TrainSequence]:
+    generator = torch.Generator().manual_seed(5)
+    lengths = (3, 17, 42, 8, 61, 30, 2)
+    rows = [torch.randint(0, VOCABULARY, (length,), generator=generator) for length in lengths]
+    return [TrainSequence(row, torch.ones(len(row))) for row in rows]

@@ -1,0 +1,98 @@
+"""Training: the same steps in any layout, from a checkpoint, and on from another."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from megatron_r1.backend.layout import Layout
+from megatron_r1.backend.policy import MegatronPolicy
+from megatron_r1.types import PackedBatch, Sampling
+from tests.backend.scenarios import models
+
+LEARNING_RATE = 1e-2
+
+
+def cross_entropy(
+    logprobs: Tensor, entropy: Tensor | None, batch: PackedBatch
+) -> tuple[Tensor, dict[str, Tensor]]:
+    return -logprobs, {}
+
+
+def steps(policy: MegatronPolicy, first: int, last: int) -> dict[str, list[float]]:
+    """Updates first .. last - 1 of the fixed data."""
+    losses, norms, mtp = [], [], []
+    for step in range(first, last):
+        mine = models.batch(step)[policy.replicas.index :: policy.replicas.count]
+        stats = policy.train_step(mine, cross_entropy, lr=LEARNING_RATE, mtp=True)
+        losses.append(stats.loss)
+        norms.append(stats.grad_norm)
+        mtp.append(stats.metrics.get("mtp_loss", 0.0))
+    return {"loss": losses, "grad_norm": norms, "mtp_loss": mtp}
+
+
+def logprob_values(policy: MegatronPolicy, *, reference: bool = False) -> list[float]:
+    """Of two fixed sequences."""
+    found = policy.logprobs(models.batch(99)[:2], reference=reference)
+    return [value for each in found for value in each.tolist()]
+
+
+def write_start(layout: Layout, shared: Path, *, family: str) -> None:
+    """Weights to start from, two steps off the initial ones so that the router's bias is not zero."""
+    policy = models.policy(family, layout, seed=7)
+    policy.start_training(models.OPTIMIZER)
+    steps(policy, 50, 52)
+    policy.optimizer = None  # an optimizer-free checkpoint
+    policy.save(shared / f"start_{family}", {"stage": "start"})
+
+
+def from_start(
+    layout: Layout,
+    shared: Path,
+    *,
+    family: str,
+    precision: str = "fp32",
+    recompute: str = "none",
+    save_as: str = "",
+    rollout_first: bool = False,
+) -> dict[str, Any]:
+    """Five steps from `write_start`'s weights; save_as: also a checkpoint after the third."""
+    policy = models.policy(family, layout, seed=99, precision=precision, recompute=recompute)
+    policy.load(shared / f"start_{family}", weights_only=True)
+    policy.refresh_reference()
+    policy.start_training(models.OPTIMIZER)
+    if rollout_first:
+        policy.generate([[5, 6, 7], [8]], Sampling(max_new_tokens=4), keys=[1, 2])
+    curve = steps(policy, 0, 3)
+    if save_as:
+        policy.save(shared / save_as, {"step": 3, "cursor": [1, 2]})
+    after = steps(policy, 3, 5)
+    whole = {name: curve[name] + after[name] for name in curve}
+    return {**whole, "logprobs": logprob_values(policy), "version": policy.version}
+
+
+def resumed(
+    layout: Layout, shared: Path, *, family: str, source: str, precision: str = "fp32"
+) -> dict[str, Any]:
+    """Steps four and five from a checkpoint after the third."""
+    policy = models.policy(family, layout, seed=99, precision=precision)
+    policy.start_training(models.OPTIMIZER)
+    state = policy.load(shared / source)
+    reference = logprob_values(policy, reference=True)
+    curve = steps(policy, 3, 5)
+    fused = all(group["fused"] for group in policy.optimizer.param_groups)
+    return {
+        **curve,
+        "state": state,
+        "reference_logprobs": reference,
+        "logprobs": logprob_values(policy),
+        "version": policy.version,
+        "fused": fused,
+    }
+
+
+def reference_of_start(layout: Layout, shared: Path, *, family: str) -> list[float]:
+    """What the reference in every checkpoint here must say: the start's log-probs."""
+    policy = models.policy(family, layout, seed=99)
+    policy.load(shared / f"start_{family}", weights_only=True)
+    return logprob_values(policy)
