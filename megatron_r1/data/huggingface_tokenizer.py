@@ -58,7 +58,10 @@ class HuggingFaceTokenizer:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        return self._backend.decode([i for i in ids if i not in self._dropped], skip_special_tokens=False)
+        known = [i for i in ids if i not in self._dropped and i < self.vocab_size]
+        # a model's vocabulary may have more rows than the tokenizer has pieces
+        unknown = "\ufffd" * sum(i >= self.vocab_size for i in ids)
+        return self._backend.decode(known, skip_special_tokens=False) + unknown
 
     def piece_id(self, piece: str) -> int:
         token = self._backend.token_to_id(piece)

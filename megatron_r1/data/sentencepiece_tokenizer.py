@@ -69,14 +69,15 @@ class SentencePieceTokenizer:
         parts: list[str] = []
         run: list[int] = []
         for token in ids:
-            if token in self._surface:
-                if run:
-                    parts.append(self._processor.decode(run))
-                    run = []
-                if token not in self._dropped:
-                    parts.append(self._surface[token])
-            else:
+            if token not in self._surface and token < self.vocab_size:
                 run.append(token)
+                continue
+            if run:
+                parts.append(self._processor.decode(run))
+                run = []
+            if token not in self._dropped:
+                # a model's vocabulary may have more rows than the tokenizer has pieces
+                parts.append(self._surface.get(token, "\ufffd"))
         if run:
             parts.append(self._processor.decode(run))
         return self._glue.join(parts)
