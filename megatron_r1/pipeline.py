@@ -1,15 +1,16 @@
 """The chain of stages on every rank: lineage, resume, and skipping what is done.
 
-Each stage has a directory: resolved.yaml, metrics.jsonl, samples.jsonl, checkpoint/, and artifact.json, which is
-written last. A stage whose artifact matches its configuration and inputs is skipped; one whose artifact
-does not match is an error that says what changed; one without an artifact continues from its newest
-complete checkpoint.
+Each stage has a directory: resolved.yaml, metrics.jsonl, samples.jsonl, checkpoint/, and artifact.json,
+which is written last. A stage whose artifact matches its configuration and inputs is skipped; one whose
+artifact does not match is an error that says what changed; one without an artifact continues from its
+newest complete checkpoint.
 """
 
 import hashlib
 import json
 import logging
 import os
+import shutil
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,8 @@ from typing import Any
 from megatron_r1.data.template import get_template
 from megatron_r1.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_r1.errors import ConfigError, Interrupted
-from megatron_r1.launch import heartbeat, signals
+from megatron_r1.launch import heartbeat, signals, variables
+from megatron_r1.report.html import write_report
 from megatron_r1.report.metrics import MetricsWriter
 from megatron_r1.report.progress import Progress
 from megatron_r1.report.samples import Sample, SamplesWriter
@@ -29,7 +31,10 @@ from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.section import StageConfig
 from megatron_r1.types import Artifact, Policy, Scored
 
+log = logging.getLogger(__name__)
+
 ARTIFACT = "artifact.json"
+KEPT_CHECKPOINTS = 2  # of an unfinished stage; the newest may be the one that a crash made doubtful
 RESOLVED = "resolved.yaml"
 
 
@@ -40,13 +45,20 @@ def run_rank(run_dir: Path) -> None:
     warnings.filterwarnings("ignore", module="megatron")
     logging.getLogger("megatron").setLevel(logging.ERROR)
     run = load_run(run_dir / RESOLVED).value
-    parallel.start(run.layout)
-    try:
-        chain = Chain(run, run_dir)
-        for name in run.stages:
-            chain.run_stage(name)
-    finally:
-        parallel.stop()
+    parallel.start(run.layout, timeout_s=run.timeout_s)
+    chain = Chain(run, run_dir)
+    chain.forget_from(os.environ.get(variables.FROM_STAGE))
+    for name in run.stages:
+        chain.run_stage(name)
+    if chain.replicas.is_main:
+        print_report(run_dir)
+    parallel.stop()  # only here: after an error the others may wait in a collective for ever
+
+
+def print_report(run_dir: Path) -> None:
+    """Write report.html and say where it is."""
+    path = write_report(run_dir)
+    log.warning("report: %s", path)
 
 
 class Chain:
@@ -60,7 +72,18 @@ class Chain:
         self.template = get_template(run.template)
         self.tokenizer = self._tokenizer()
 
+    def forget_from(self, first: str | None) -> None:
+        """Remove what stage `first` and those after it left, so that they run again."""
+        names = list(self.run.stages)
+        if first is not None and self.replicas.is_main:
+            for name in names[names.index(first) :]:
+                # the artifact first: an interrupted removal must not look finished
+                (self.run_dir / name / ARTIFACT).unlink(missing_ok=True)
+                shutil.rmtree(self.run_dir / name, ignore_errors=True)
+        self.replicas.barrier()
+
     def run_stage(self, name: str) -> None:
+        """Run one stage, or skip it if it is done."""
         stage = self.run.stages[name]
         directory = self.run_dir / name
         digest, inputs = self._hash(stage), self._inputs(stage)
@@ -68,13 +91,12 @@ class Chain:
         if done is not None:
             self._require_same(name, done, digest, inputs)
             return
-        began = time.monotonic()
         if self.replicas.is_main:
             directory.mkdir(parents=True, exist_ok=True)
             (directory / RESOLVED).write_bytes((self.run_dir / RESOLVED).read_bytes())
         heartbeat.beat(name, 0)
         policy, state = self._policy(name, stage)
-        journal = StageJournal(name, directory, policy, total=steps_of(stage), start=state.pop("step", 0))
+        journal = StageJournal(name, directory, policy, total=steps_of(stage), state=state)
         context = StageContext(
             name=name,
             seed=self.run.seed,
@@ -86,9 +108,10 @@ class Chain:
             state=state,
         )
         with journal:
-            metrics = stage.run(context)
+            # nothing is left to run where a kill came between the last checkpoint and the artifact
+            metrics = stage.run(context) or journal.last_metrics
         checkpoint = journal.finish() if stage.trains else None
-        metrics = {**metrics, "time/stage_s": time.monotonic() - began}
+        metrics = {**metrics, "time/stage_s": journal.seconds()}
         if self.replicas.is_main:
             write_artifact(directory, Artifact(name, stage.kind, digest, inputs, checkpoint, metrics))
 
@@ -130,8 +153,6 @@ class Chain:
 
     def _tokenizer(self) -> Tokenizer:
         """Rank 0 trains it if it has to; the others read what it wrote."""
-        import torch.distributed as dist
-
         def load() -> Tokenizer:
             return load_tokenizer(
                 self.run.tokenizer, required_pieces=self.template.required_pieces, directory=self.run_dir
@@ -139,8 +160,15 @@ class Chain:
 
         if self.replicas.is_main:
             load()
-        dist.barrier()
-        return load()
+        self.replicas.barrier()
+        tokenizer = load()
+        rows = self.run.model.shape().vocab_size
+        if tokenizer.vocab_size > rows:
+            raise ConfigError(
+                f"model.vocab_size: {rows} rows can't hold the tokenizer's {tokenizer.vocab_size} pieces; "
+                f"set it to {tokenizer.vocab_size} or more"
+            )
+        return tokenizer
 
     def _hash(self, stage: StageConfig) -> str:
         """Of all that decides a stage's result: its section, the model, the data's seed, the tokenizer."""
@@ -179,16 +207,23 @@ class Chain:
 class StageJournal:
     """stages.context.Journal in the stage's directory."""
 
-    def __init__(self, name: str, directory: Path, policy: Policy, *, total: int, start: int) -> None:
-        self.name, self.directory, self.policy, self.start = name, directory, policy, start
+    def __init__(
+        self, name: str, directory: Path, policy: Policy, *, total: int, state: Mapping[str, Any]
+    ) -> None:
+        """state: of the checkpoint that the stage goes on from; empty at its first start."""
+        self.name, self.directory, self.policy = name, directory, policy
+        self.start = self.last_step = int(state.get("step", 0))
         main = policy.replicas.is_main
         self.metrics = MetricsWriter(directory, is_main=main)
-        self.samples_file = SamplesWriter(directory, is_main=main)
-        self.progress = Progress(total, name, start=start, is_main=main)
-        self.last_step = start
-        if start or main:
-            self.metrics.truncate_after(start if start else -1)
-            self.samples_file.truncate_after(start if start else -1)
+        self.sample_log = SamplesWriter(directory, is_main=main)
+        self.progress = Progress(total, name, start=self.start, is_main=main)
+        self.last_metrics: dict[str, float] = dict(state.get("metrics", {}))
+        self._began = time.monotonic() - float(state.get("seconds", 0.0))
+        self._stopping = False
+        # a first start finds nothing to keep: step 0 (the base before RL) is written anew as well
+        kept = self.start if state else -1
+        self.metrics.truncate_after(kept)
+        self.sample_log.truncate_after(kept)
 
     def __enter__(self) -> "StageJournal":
         self.progress.__enter__()
@@ -198,37 +233,48 @@ class StageJournal:
         self.progress.__exit__(*error)
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        self.last_step = step
+        self.last_step, self.last_metrics = step, dict(metrics)
         heartbeat.beat(self.name, step)
         self.metrics.write(step, metrics)
         self.progress.update(step, _headline(metrics))
 
     def samples(self, step: int, scored: Sequence[Scored]) -> None:
         mine = [Sample.of(one, step=step) for one in scored]
-        self.samples_file.write(self.policy.replicas.gather(mine))
+        self.sample_log.write(self.policy.replicas.gather(mine))
 
     def checkpoint(self, step: int, state: Mapping[str, Any]) -> None:
-        from megatron_r1.backend import checkpoint
-
-        checkpoint.save_numbered(self.directory / "checkpoint", step, self.policy, {**state, "step": step})
-        if self.stopping:
+        self._save(step, state)
+        if self._stopping:
             raise Interrupted(f"stage {self.name} is saved at step {step}; run the same command to continue")
 
     def stop_here(self) -> bool:
+        # a signal reaches the ranks a step apart: they act on it together
         asked = float(signals.stop_requested())
-        self.stopping = self.policy.replicas.sum({"asked": asked})["asked"] > 0
-        return self.stopping
+        self._stopping = self.policy.replicas.sum({"asked": asked})["asked"] > 0
+        return self._stopping
 
-    stopping = False
+    def seconds(self) -> float:
+        """Wall clock of the stage, earlier starts included."""
+        return time.monotonic() - self._began
 
     def finish(self) -> str:
-        """The final weights, as the artifact names them."""
+        """The final weights, as the artifact names them; earlier checkpoints of the stage go."""
         from megatron_r1.backend import checkpoint
 
-        path = checkpoint.save_numbered(
-            self.directory / "checkpoint", self.last_step, self.policy, {"step": self.last_step}
-        )
+        path = self._save(self.last_step, {})
+        if self.policy.replicas.is_main:
+            checkpoint.prune(self.directory / "checkpoint", keep=1)
         return str(path.relative_to(self.directory))
+
+    def _save(self, step: int, state: Mapping[str, Any]) -> Path:
+        from megatron_r1.backend import checkpoint
+
+        root = self.directory / "checkpoint"
+        own = {"step": step, "seconds": self.seconds(), "metrics": self.last_metrics}
+        path = checkpoint.save_numbered(root, step, self.policy, {**state, **own})
+        if self.policy.replicas.is_main:
+            checkpoint.prune(root, keep=KEPT_CHECKPOINTS)
+        return path
 
 
 def steps_of(stage: StageConfig) -> int:

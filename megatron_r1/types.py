@@ -186,6 +186,10 @@ class Replicas(Protocol):
         """Call `make` once a copy and give its result to all ranks of the copy."""
         ...
 
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        ...
+
 
 class Policy(Protocol):
     """The model as stages see it: sampled from, scored with, trained, saved. Never Megatron's own types."""

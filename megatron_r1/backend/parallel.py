@@ -90,6 +90,9 @@ class MegatronReplicas:
         dist.broadcast_object_list(box, src=ranks[0], group=self._replica)
         return box[0]
 
+    def barrier(self) -> None:
+        dist.barrier()
+
 
 def _replica_group() -> dist.ProcessGroup | None:
     """The group of this replica's ranks; None when it has one rank. A collective call."""
