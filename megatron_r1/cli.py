@@ -19,7 +19,13 @@ SCHEMA_PATH = Path("conf/schema.json")
 def run(args: Namespace) -> int:
     from megatron_r1.launch.local import launch
 
-    return launch(args.conf, overrides=args.overrides, from_stage=args.from_stage, run_dir=args.run_dir)
+    return launch(
+        args.conf,
+        overrides=args.overrides,
+        from_stage=args.from_stage,
+        run_dir=args.run_dir,
+        prepare_only=args.prepare_only,
+    )
 
 
 def check(args: Namespace) -> int:
@@ -89,6 +95,9 @@ def build_parser() -> ArgumentParser:
     _add_config(command)
     command.add_argument("--from", dest="from_stage", metavar="STAGE", help="do STAGE and all after it again")
     command.add_argument("--run-dir", type=Path, metavar="DIR", help="where the run is kept (else runs/NAME)")
+    command.add_argument(
+        "--prepare-only", action="store_true", help="write the run directory, start nothing (for slurm/run.sbatch)"
+    )
 
     command = add(check, "validate CONF and say what it would run, without running it",
                   example="conf/tiny_zero.yaml layout.tensor=2")  # fmt: skip

@@ -119,7 +119,7 @@ def _buckets(lengths: list[int]) -> list[list[int]]:
 
 
 def _zigzag(offsets: list[int], lengths: list[int], rank: int, cp_size: int) -> Tensor:
-    """[T / cp] tokens of one context rank: the r-th chunk from the front and from the back of each sequence."""
+    """[T / cp] tokens of one context rank: the r-th chunk from the front and the back of each sequence."""
     shards = []
     for offset, length in zip(offsets, lengths, strict=False):
         chunks = (offset + torch.arange(length)).chunk(2 * cp_size)
@@ -171,7 +171,7 @@ class _FromRows(torch.autograd.Function):
 
 
 class LocalCoreAttention(MegatronModule):
-    """softmax(QK')V. Packs: query [T, (1,) n, d], out [T, 1, n * v]; caches: [S, B, n, d], out [S, B, n * v]."""
+    """softmax(QK')V. Packs: [T, (1,) n, d] -> [T, 1, n * v]; rows with a cache: [S, B, n, d] -> [S, B, n * v]."""
 
     def __init__(
         self,

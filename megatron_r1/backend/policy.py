@@ -123,7 +123,7 @@ class MegatronPolicy:
         return checkpoint.load(directory, self, weights_only=weights_only)
 
     def _means(self, sums: Sums) -> dict[str, float]:
-        """Sums over packs -> means over all replicas; a count of 0 marks a plain sum (the weights divided)."""
+        """Sums over packs -> means over all replicas; a count of 0 marks a sum that the weights divided."""
         flat = {}
         for name, pair in sums.items():
             flat[f"{name}/sum"], flat[f"{name}/count"] = pair.tolist()

@@ -198,7 +198,8 @@ class _Training:
         if gates.metric is not None and metrics.get(gates.metric, -math.inf) < gates.at_least:
             raise GateError(
                 f"stage {self.context.name}: the base has {gates.metric} {metrics.get(gates.metric)}, below "
-                f"{gates.at_least}; RL would collapse to guesses. Train the base longer, or lower gates.at_least"
+                f"{gates.at_least}; RL would collapse to guesses. Train the base longer, or lower "
+                "gates.at_least"
             )
 
     def _step(self, step: int) -> dict[str, float]:

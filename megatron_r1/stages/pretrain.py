@@ -145,8 +145,8 @@ class _Pretraining:
             return True
         if step >= until.max_steps:
             raise GateError(
-                f"stage {self.context.name}: {until.metric} is {metrics.get(until.metric)} after {step} steps, "
-                f"below {until.at_least}; RL on this base would end low. Try another seed, more steps "
+                f"stage {self.context.name}: {until.metric} is {metrics.get(until.metric)} after {step} "
+                f"steps, below {until.at_least}; RL on this base would end low. Try another seed, more steps "
                 "(until.max_steps) or a larger model"
             )
         return False
