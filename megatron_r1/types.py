@@ -54,12 +54,39 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to sample. temperature 0 is greedy. The same seed gives the same samples in every layout."""
+    """How to sample. temperature 0 is greedy. The same seed gives the same samples in every layout.
+
+    keep_routes, keep_nucleus: return what training needs to follow a rollout's experts and its truncation.
+    """
 
     max_new_tokens: int
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int = 0
+    keep_routes: bool = False
+    keep_nucleus: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Nucleus:
+    """The tokens that each of n positions could draw, one list after the other.
+
+    ids: int32. offsets: [n + 1] int64; position i could draw ids[offsets[i] : offsets[i + 1]].
+    An empty list: the whole vocabulary.
+    """
+
+    ids: Tensor
+    offsets: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """What a policy generates for one prompt; the fields are those of Completion."""
+
+    token_ids: list[int]
+    logprobs: list[float]
+    routes: Tensor | None = None
+    nucleus: Nucleus | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +101,7 @@ class Completion:
     finished: bool
     policy_version: int
     routes: Tensor | None = None  # [len(prompt_ids) + len(token_ids) - 1, moe_layers, top_k] expert indices
+    nucleus: Nucleus | None = None  # of token_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +134,7 @@ class TrainSequence:
     weights: Tensor
     fields: dict[str, Tensor] = field(default_factory=dict)
     routes: Tensor | None = None  # [S - 1, moe_layers, top_k]
+    nucleus: Nucleus | None = None  # [S] positions: what token i was drawn from
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +153,7 @@ class PackedBatch:
     cu_seqlens: Tensor
     fields: dict[str, Tensor] = field(default_factory=dict)
     routes: Tensor | None = None  # [T, moe_layers, top_k]
+    nucleus: Nucleus | None = None  # [T] positions, aligned with labels
 
 
 # loss(logprobs [T], entropy [T] or None, batch) -> (loss a token [T], before the weights;
@@ -197,9 +227,10 @@ class Policy(Protocol):
     version: int  # +1 with every update
     replicas: Replicas
 
-    def generate(self, prompts: Sequence[list[int]], sampling: Sampling, *, keys: Sequence[int]
-                 ) -> list[tuple[list[int], list[float], Tensor | None]]:
-        """Token ids (with EOS), their log-probs and routes, for this copy's prompts.
+    def generate(
+        self, prompts: Sequence[list[int]], sampling: Sampling, *, keys: Sequence[int]
+    ) -> list[Sampled]:
+        """One output for each of this copy's prompts.
 
         keys: one number a prompt that, with sampling.seed, decides its random draws in any layout.
         """

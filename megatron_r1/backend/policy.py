@@ -25,6 +25,7 @@ from megatron_r1.types import (
     LossFunction,
     OptimizerOptions,
     PackedBatch,
+    Sampled,
     Sampling,
     StepStats,
     TrainSequence,
@@ -57,10 +58,9 @@ class MegatronPolicy:
 
     def generate(
         self, prompts: Sequence[list[int]], sampling: Sampling, *, keys: Sequence[int]
-    ) -> list[tuple[list[int], list[float], Tensor | None]]:
+    ) -> list[Sampled]:
         finish_parameter_gather(self.models)
-        outputs = rollout.generate(self.chunks, prompts, sampling, keys=keys, eos_id=self.eos_id)
-        return [(output.token_ids, output.logprobs, None) for output in outputs]
+        return rollout.generate(self.chunks, prompts, sampling, keys=keys, eos_id=self.eos_id)
 
     def logprobs(
         self, sequences: Sequence[TrainSequence], *, reference: bool = False, temperature: float = 1.0

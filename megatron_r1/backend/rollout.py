@@ -9,7 +9,6 @@ slowest is done: a rank without rows left feeds one dummy row, or the others wou
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -21,18 +20,10 @@ from torch import Tensor
 
 from megatron_r1.backend.parallel import device
 from megatron_r1.backend.sampling import next_tokens, uniforms
-from megatron_r1.types import Sampling
+from megatron_r1.types import Sampled, Sampling
 
 DROP_SHARE = 8  # rows leave when a share of 1 / DROP_SHARE of the batch has finished: a copy of the cache
 PAD_TOKEN = 0
-
-
-@dataclass(slots=True)
-class Sampled:
-    """One row's tokens so far."""
-
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
 
 
 # Attributes by which Megatron's modules know of sequence parallelism (transformer/utils.py lists them too).
@@ -78,7 +69,7 @@ def generate(
     eos_id: int,
 ) -> list[Sampled]:
     """One output a prompt; all ranks of a replica return the same."""
-    results = [Sampled() for _ in prompts]
+    results = [Sampled([], []) for _ in prompts]
     with inference(chunks):
         run = _Batch(chunks, prompts or [[eos_id]], sampling, list(keys) or [0], eos_id)
         if not prompts:  # this rank only keeps the others company

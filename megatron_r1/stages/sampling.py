@@ -26,14 +26,15 @@ def sample(
         Completion(
             prompt=prompt,
             prompt_ids=ids,
-            token_ids=tokens,
-            rollout_logprobs=logprobs,
-            text=context.tokenizer.decode(tokens),
-            finished=bool(tokens) and tokens[-1] == context.tokenizer.eos_id,
+            token_ids=output.token_ids,
+            rollout_logprobs=output.logprobs,
+            text=context.tokenizer.decode(output.token_ids),
+            finished=output.token_ids[-1:] == [context.tokenizer.eos_id],
             policy_version=version,
-            routes=routes,
+            routes=output.routes,
+            nucleus=output.nucleus,
         )
-        for prompt, ids, (tokens, logprobs, routes) in zip(prompts, prompt_ids, outputs, strict=True)
+        for prompt, ids, output in zip(prompts, prompt_ids, outputs, strict=True)
     ]
 
 
