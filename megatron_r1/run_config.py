@@ -61,6 +61,9 @@ class RunConfig(Section):
     precision: Literal["fp32", "bf16", "fp8_delayed", "fp8_current", "fp8_blockwise", "mxfp8"] = "fp32"
     """Of the matrix products; weights, gradients and sums are kept in fp32."""
 
+    timeout_s: float = Field(default=1800.0, gt=0)
+    """How long a rank waits for the others before it takes them for dead."""
+
     stages: Annotated[dict[Name, StageConfig], Field(min_length=1)]
     """The chain: stages by name, run from the first to the last."""
 
