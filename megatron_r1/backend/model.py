@@ -155,7 +155,7 @@ def build_chunk(
         config=config,
         transformer_layer_spec=block,
         vocab_size=family.shape().vocab_size,
-        max_sequence_length=family.max_position_embeddings,  # type: ignore[attr-defined]
+        max_sequence_length=family.max_position_embeddings,
         pre_process=first,
         post_process=last,
         share_embeddings_and_output_weights=getattr(family, "tie_embeddings", False),

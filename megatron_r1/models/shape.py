@@ -32,6 +32,9 @@ class FamilyConfig(Section):
     family: str
     """Which model family: the name of a file's FAMILY in megatron_r1/models."""
 
+    max_position_embeddings: int = 4096
+    """The longest sequence."""
+
     megatron: dict[str, Any] = Field(default_factory=dict)
     """Fields of megatron-core's TransformerConfig, the one escape hatch; checked against the real fields."""
 

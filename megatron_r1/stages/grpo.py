@@ -28,7 +28,7 @@ from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.evaluation import Evaluation, Sources, evaluate
 from megatron_r1.stages.optim import Optim
 from megatron_r1.stages.sampling import draw_key, sample
-from megatron_r1.stages.section import StageConfig
+from megatron_r1.stages.section import StageConfig, too_long
 from megatron_r1.types import Completion, Sampling, Scored, StepStats, TrainSequence
 
 Rewards = registry.by_name(registry.rewards(), "Rewards")
@@ -120,6 +120,10 @@ class Grpo(StageConfig):
                 f"tokens_per_pack: {self.tokens_per_pack} can't hold one output of {longest} tokens with its "
                 "prompt; raise it or shorten max_new_tokens"
             )
+        found += too_long("max_new_tokens", longest, run)
+        if self.evaluate is not None:
+            key = "evaluate.evaluation.max_new_tokens"
+            found += too_long(key, self.evaluate.evaluation.max_new_tokens, run)
         if not self._rewards():
             found.append("rewards: none is set; give at least one, such as accuracy: {weight: 1}")
         return found
@@ -272,31 +276,39 @@ class _Training:
     # ---- from scores to sequences
 
     def _sequences(self, scored: Sequence[Scored]) -> list[TrainSequence]:
+        """One for each output that could be graded; the others are left out of the update."""
         rewards = torch.tensor([math.nan if s.reward is None else s.reward for s in scored])
-        advantages = group_advantage(
-            rewards.view(-1, self.stage.group_size), normalise=self.stage.normalise
-        ).flatten()
+        groups = rewards.view(len(scored) // self.stage.group_size, self.stage.group_size)
+        advantages = group_advantage(groups, normalise=self.stage.normalise).flatten()
         return [
             _sequence(output.completion, advantage)
             for output, advantage in zip(scored, advantages.tolist(), strict=True)
+            if output.reward is not None
         ]
 
     def _with_logprobs(self, sequences: list[TrainSequence]) -> list[TrainSequence]:
         """Add the log-probs of the policy before the update and of the reference, where they are needed."""
-        extra: dict[str, list[torch.Tensor]] = {}
-        if self.stage.updates * self.stage.inner_epochs > 1:
-            # with one update the policy is the one that sampled: its own log-probs serve
-            extra["old_logprobs"] = self.policy.logprobs(sequences, temperature=self.stage.temperature)
-        if self.stage.loss.needs_reference:
-            extra["ref_logprobs"] = self.policy.logprobs(
-                sequences, reference=True, temperature=self.stage.temperature
+        extra = {
+            name: self.policy.logprobs(
+                sequences, reference=name == "ref_logprobs", temperature=self.stage.temperature
             )
+            for name in self._scored_fields()
+        }
         return [
             replace(
                 sequence, fields={**sequence.fields, **{name: values[i] for name, values in extra.items()}}
             )
             for i, sequence in enumerate(sequences)
         ]
+
+    def _scored_fields(self) -> list[str]:
+        names = []
+        if self.stage.updates * self.stage.inner_epochs > 1:
+            # with one update the policy is the one that sampled: its own log-probs serve
+            names.append("old_logprobs")
+        if self.stage.loss.needs_reference:
+            names.append("ref_logprobs")
+        return names
 
     def _check_drift(self, sequences: list[TrainSequence]) -> None:
         """Before the first update: the rollout's log-probs and the trainer's must agree."""
@@ -332,7 +344,7 @@ class _Training:
             mine = [sequences[i - offset] for i in chosen if offset <= i < offset + len(sequences)]
             stats.append(
                 self.policy.train_step(
-                    self._weighted(mine, sequences),
+                    self._weighted(mine),
                     self.stage.loss.function(),
                     lr=self._lr(step),
                     temperature=self.stage.temperature,
@@ -347,12 +359,12 @@ class _Training:
             self.policy.refresh_reference()
         return stats
 
-    def _weighted(self, mine: list[TrainSequence], example: list[TrainSequence]) -> list[TrainSequence]:
-        """The update's sequences with their final weights; at least one, of weight 0, for an idle replica."""
+    def _weighted(self, mine: list[TrainSequence]) -> list[TrainSequence]:
+        """The update's sequences with their final weights; one of weight 0 for a replica without any."""
         lengths = [int((s.weights > 0).sum()) for s in mine]
         total = self.policy.replicas.sum({"outputs": float(len(mine)), "tokens": float(sum(lengths))})
         if not mine:
-            return [replace(s, weights=torch.zeros_like(s.weights)) for s in example[:1]]
+            return [self._idle()]
         shares = token_weights(
             lengths,
             aggregation=self.stage.aggregation,
@@ -361,6 +373,15 @@ class _Training:
             max_length=self.stage.max_new_tokens.at(self.updates_done),
         )
         return [replace(s, weights=s.weights * share) for s, share in zip(mine, shares, strict=True)]
+
+    def _idle(self) -> TrainSequence:
+        """What a replica runs while only the others have outputs: it takes part and adds nothing."""
+        names = ["advantage", "rollout_logprobs", *self._scored_fields()]
+        return TrainSequence(
+            token_ids=torch.full((2,), self.context.tokenizer.eos_id),
+            weights=torch.zeros(2),
+            fields={name: torch.zeros(2) for name in names},
+        )
 
     def _lr(self, step: int) -> float:
         return self.stage.optim.lr_at(step, self.stage.steps)
@@ -384,13 +405,17 @@ class _Training:
             sums[f"graded/{name}"] = float(sum(v is not None for v in values))
         rewards = [s.reward for s in batch.scored if s.reward is not None]
         sums["reward"], sums["graded"] = sum(rewards), float(len(rewards))
+        size = self.stage.group_size
+        trained = [any(s.reward is not None for s in batch.scored[i : i + size])
+                   for i in range(0, len(batch.scored), size)]  # fmt: skip
+        sums["groups/trained"] = float(sum(trained))
         total = self.policy.replicas.sum(sums | batch.counts.as_metrics())
         groups = sum(total[f"groups/{kind}"] for kind in batch.counts.kinds)
         outputs = max(1.0, total["outputs"])
         found = {
             "train/reward": total["reward"] / max(1.0, total["graded"]),
             "train/zero_std_groups": total["groups/equal"] / groups,
-            "train/dropped_groups": 1 - total["outputs"] / self.stage.group_size / groups,
+            "train/dropped_groups": 1 - total["groups/trained"] / groups,
             "rollout/length": total["length"] / outputs,
             "rollout/length_max": float(max(self.policy.replicas.gather([max(lengths, default=0)]))),
             "rollout/cut": total["cut"] / outputs,
@@ -401,8 +426,10 @@ class _Training:
         return found
 
     def _update_metrics(self, stats: Sequence[StepStats]) -> dict[str, float]:
-        names = {name for s in stats for name in s.metrics}
-        mean = {name: sum(s.metrics[name] for s in stats) / len(stats) for name in names}
+        """Means over the step's updates; nothing where no output was left to update on."""
+        if not stats:
+            return {}
+        mean = {name: sum(s.metrics[name] for s in stats) / len(stats) for name in stats[0].metrics}
         found = {
             "train/loss": sum(s.loss for s in stats) / len(stats),
             "train/grad_norm": max(s.grad_norm for s in stats),

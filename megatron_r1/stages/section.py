@@ -42,3 +42,14 @@ class StageConfig(Section):
     def batch_table(self, run: RunConfig) -> list[tuple[str, str]]:
         """The stage's batch as arithmetic: ("outputs a step", "32 questions x 16 outputs = 512")."""
         return []
+
+
+def too_long(key: str, num_tokens: int, run: RunConfig) -> list[str]:
+    """What is wrong with outputs or windows of so many tokens: the model's positions must hold them."""
+    positions = run.model.max_position_embeddings
+    if num_tokens < positions:
+        return []
+    return [
+        f"{key}: {num_tokens} tokens and what precedes them don't fit model.max_position_embeddings = "
+        f"{positions}; shorten them, or raise it if the model was trained for more"
+    ]
