@@ -95,8 +95,7 @@ def train_on_packs(
         report = {**metrics, "loss": torch.stack([total.detach(), total.new_zeros(())])}
         if output.mtp_loss is not None:
             total = total + output.mtp_loss
-            # each context rank has its own tokens' part
-            report["mtp_loss"] = torch.stack([output.mtp_loss.detach() * cp_size, total.new_zeros(())])
+            report["mtp_loss"] = torch.stack([_over_context(output.mtp_loss), total.new_zeros(())])
         num_tokens = torch.tensor(batch.tokens.shape[0] // cp_size, dtype=torch.int, device=total.device)
         return total * scale, num_tokens, report
 
@@ -133,6 +132,14 @@ def whole_pack(values: Tensor, batch: PackedBatch) -> Tensor:
         batch.cu_seqlens, cp_rank=parallel_state.get_context_parallel_rank(), cp_size=cp_size
     )
     return _WholePack.apply(values, pack)
+
+
+def _over_context(part: Tensor) -> Tensor:
+    """The sum of the context ranks' own tokens' parts, without gradient."""
+    whole = part.detach().clone()
+    if parallel_state.get_context_parallel_world_size() > 1:
+        dist.all_reduce(whole, group=parallel_state.get_context_parallel_group())
+    return whole
 
 
 def _from_last_stage(found: list[Tensor], packs: Sequence[PackedBatch]) -> list[Tensor]:
