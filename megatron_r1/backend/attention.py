@@ -43,7 +43,7 @@ class Pack(PackedSeqParams):
     row_tokens: [sum of B x S] the token in each place of all buckets, behind a sequence's end its first one
     again (causal: nobody looks); places: [T] the place of each token. local: [T / cp] the tokens of this
     context rank, and gathered: [T] each token's place in the ranks' concatenated shards (None without
-    context parallelism).
+    context parallelism). routes: [tokens of this rank, moe_layers, top_k] experts to use (routes.py).
     """
 
     positions: Tensor | None = None
@@ -53,6 +53,7 @@ class Pack(PackedSeqParams):
     places: Tensor | None = None
     local: Tensor | None = None
     gathered: Tensor | None = None
+    routes: Tensor | None = None
 
 
 def describe_pack(

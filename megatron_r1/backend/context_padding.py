@@ -1,8 +1,9 @@
 """Sequences made divisible for context parallelism: a rank holds two equal chunks of each."""
 
+import torch
 import torch.nn.functional as F
 
-from megatron_r1.types import TrainSequence
+from megatron_r1.types import Nucleus, TrainSequence
 
 
 def pad_for_context(sequence: TrainSequence, context: int) -> TrainSequence:
@@ -10,9 +11,15 @@ def pad_for_context(sequence: TrainSequence, context: int) -> TrainSequence:
     padding = -(len(sequence.token_ids) - 1) % (2 * context) if context > 1 else 0
     if not padding:
         return sequence
-    assert sequence.routes is None, "replayed routes and context parallelism do not go together"
+    routes, nucleus = sequence.routes, sequence.nucleus
+    if routes is not None:  # the last token's experts again: any that differ from one another
+        routes = torch.cat([routes, routes[-1:].expand(padding, -1, -1)])
+    if nucleus is not None:
+        nucleus = Nucleus(nucleus.ids, torch.cat([nucleus.offsets, nucleus.offsets[-1:].expand(padding)]))
     return TrainSequence(
         token_ids=F.pad(sequence.token_ids, (0, padding)),
         weights=F.pad(sequence.weights, (0, padding)),
         fields={name: F.pad(value, (0, padding)) for name, value in sequence.fields.items()},
+        routes=routes,
+        nucleus=nucleus,
     )

@@ -22,6 +22,8 @@ from torch import Tensor
 
 from megatron_r1.backend.attention import Pack, describe_pack
 from megatron_r1.backend.logprobs import token_entropy, token_logprobs
+from megatron_r1.backend.nucleus import pairs, truncate
+from megatron_r1.backend.routes import on_this_rank
 from megatron_r1.types import PackedBatch
 
 
@@ -54,6 +56,7 @@ class _Inputs:
     labels: Tensor  # [T / cp]
     weights: Tensor  # [T / cp]
     pack: Pack
+    allowed: tuple[Tensor, Tensor] | None = None  # nucleus.pairs
 
 
 def forward(model: torch.nn.Module, batch: PackedBatch, options: ForwardOptions) -> Output | Tensor:
@@ -91,6 +94,8 @@ def _head(
     chunk: GPTModel, inputs: _Inputs, hidden: Tensor, project: _Projection, options: ForwardOptions
 ) -> Output:
     logits = project(hidden)
+    if inputs.allowed is not None:
+        logits = truncate(logits, inputs.allowed)
     entropy = token_entropy(logits, temperature=options.temperature) if options.entropy else None
     mtp_loss = None
     if options.mtp and chunk.config.mtp_num_layers:
@@ -135,10 +140,13 @@ def _inputs_of(batch: PackedBatch, chunk: GPTModel) -> _Inputs:
         cp_size=cp_size,
         qkv_format="thd" if chunk.config.transformer_impl == "transformer_engine" else "packed",
     )
-    tokens, labels, weights = batch.tokens, batch.labels, batch.weights
+    tokens, labels, weights, routes = batch.tokens, batch.labels, batch.weights, batch.routes
     if pack.local is not None:
         tokens, labels, weights = tokens[pack.local], labels[pack.local], weights[pack.local]
-    return _Inputs(tokens[None], labels, weights, pack)
+        routes = None if routes is None else routes[pack.local]
+    pack.routes = None if routes is None else on_this_rank(routes, chunk.config)
+    allowed = None if batch.nucleus is None else pairs(batch.nucleus, pack.local)
+    return _Inputs(tokens[None], labels, weights, pack, allowed)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The Policy that stages see, on Megatron-Core."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
-from megatron_r1.backend import checkpoint, rollout
+from megatron_r1.backend import checkpoint, rollout, routes
 from megatron_r1.backend.context_padding import pad_for_context
 from megatron_r1.backend.forward import ForwardOptions
 from megatron_r1.backend.initial_weights import set_initial_weights
@@ -23,6 +24,7 @@ from megatron_r1.data.packing import Packing, pack, pad_packs
 from megatron_r1.models.shape import FamilyConfig
 from megatron_r1.types import (
     LossFunction,
+    Nucleus,
     OptimizerOptions,
     PackedBatch,
     Sampled,
@@ -51,6 +53,7 @@ class MegatronPolicy:
         self.version = 0
         self.replicas = MegatronReplicas()
         self.chunks = build_model(family, layout, options)
+        routes.attach(self.chunks)
         set_initial_weights(self.chunks, seed=seed)
         self.models: Sequence[torch.nn.Module] = self.chunks  # with DDP around them once training starts
         self.optimizer: Any = None
@@ -59,12 +62,16 @@ class MegatronPolicy:
     def generate(
         self, prompts: Sequence[list[int]], sampling: Sampling, *, keys: Sequence[int]
     ) -> list[Sampled]:
+        if sampling.keep_routes:
+            routes.require_replay(self.chunks[0].config)
         finish_parameter_gather(self.models)
         return rollout.generate(self.chunks, prompts, sampling, keys=keys, eos_id=self.eos_id)
 
     def logprobs(
         self, sequences: Sequence[TrainSequence], *, reference: bool = False, temperature: float = 1.0
     ) -> list[Tensor]:
+        if reference:  # a policy of its own, with its own routes
+            sequences = [replace(sequence, routes=None) for sequence in sequences]
         packing = self._pack(sequences)
         options = ForwardOptions(temperature=temperature)
         if reference:
@@ -154,6 +161,7 @@ def _to_device(batch: PackedBatch) -> PackedBatch:
     where = device()
     if where.type == "cpu":
         return batch
+    nucleus = batch.nucleus
     return PackedBatch(
         tokens=batch.tokens.to(where),
         labels=batch.labels.to(where),
@@ -162,4 +170,5 @@ def _to_device(batch: PackedBatch) -> PackedBatch:
         cu_seqlens=batch.cu_seqlens.to(where),
         fields={name: value.to(where) for name, value in batch.fields.items()},
         routes=None if batch.routes is None else batch.routes.to(where),
+        nucleus=None if nucleus is None else Nucleus(nucleus.ids.to(where), nucleus.offsets.to(where)),
     )

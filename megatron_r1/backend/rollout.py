@@ -8,7 +8,8 @@ slowest is done: a rank without rows left feeds one dummy row, or the others wou
 # B rows still running, P padded prompt length, V vocabulary
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -18,7 +19,9 @@ from megatron.core.inference.utils import InferenceMode
 from megatron.core.models.gpt.gpt_model import GPTModel
 from torch import Tensor
 
+from megatron_r1.backend.nucleus import NucleusRecorder
 from megatron_r1.backend.parallel import device
+from megatron_r1.backend.routes import RouteRecorder
 from megatron_r1.backend.sampling import next_tokens, uniforms
 from megatron_r1.types import Sampled, Sampling
 
@@ -84,7 +87,7 @@ def generate(
             run.advance(tokens)
             if run.all_done():
                 break
-    return results
+        return run.with_kept(results, prompts)
 
 
 class _Batch:
@@ -110,13 +113,21 @@ class _Batch:
         rows = [[PAD_TOKEN] * (width - len(prompt)) + list(prompt) for prompt in prompts]
         self.tokens = torch.tensor(rows, device=device())  # [B, tokens to feed]
         starts = torch.tensor([width - len(prompt) for prompt in prompts], device=device())
+        self.width = width
+        count = len(prompts)
+        self.routes = RouteRecorder(chunks, rows=count, length=length) if sampling.keep_routes else None
+        self.nuclei = NucleusRecorder(count) if sampling.keep_nucleus and sampling.top_p < 1 else None
         # [B, P + max_new_tokens]: what a query may look at
         self.visible = torch.arange(length, device=device()) >= starts[:, None]
 
     def feed(self) -> Tensor:
         """The tokens that wait through the model; returns [B, V] logits of the last ones."""
         offset, width = self.context.sequence_len_offset, self.tokens.shape[1]
-        logits = _pipelined(self.model, self.tokens, self._mask(offset, width), self.context)
+        recording = (
+            self.routes.feeding(self.owners, start=offset, width=width) if self.routes else nullcontext()
+        )
+        with recording:
+            logits = _pipelined(self.model, self.tokens, self._mask(offset, width), self.context)
         self.context.sequence_len_offset = offset + width
         self.context.enable_decode_mode()
         return logits
@@ -133,9 +144,26 @@ class _Batch:
 
     def sample(self, logits: Tensor, *, position: int) -> tuple[Tensor, Tensor]:
         draws = uniforms(self.keys, position=position, seed=self.sampling.seed).to(logits.device)
+        nuclei, owners = self.nuclei, self.owners
         return next_tokens(
-            logits.float(), draws, temperature=self.sampling.temperature, top_p=self.sampling.top_p
+            logits.float(),
+            draws,
+            temperature=self.sampling.temperature,
+            top_p=self.sampling.top_p,
+            note=None if nuclei is None else lambda allowed: nuclei.note(owners, allowed),
         )
+
+    def with_kept(self, results: list[Sampled], prompts: Sequence[Sequence[int]]) -> list[Sampled]:
+        """The results with what training needs to follow this rollout, if it was asked for."""
+        if self.routes is not None:
+            starts = [self.width - len(prompt) for prompt in prompts]
+            fed = [len(p) + len(r.token_ids) - 1 for p, r in zip(prompts, results, strict=True)]
+            kept = self.routes.of_rows(starts, fed)
+            results = [replace(r, routes=found) for r, found in zip(results, kept, strict=True)]
+        if self.nuclei is not None:
+            kept = self.nuclei.of_rows([len(r.token_ids) for r in results])
+            results = [replace(r, nucleus=found) for r, found in zip(results, kept, strict=True)]
+        return results
 
     def advance(self, tokens: Tensor) -> None:
         """Note what has finished, let finished rows go when they are many, and queue the new tokens."""

@@ -7,6 +7,8 @@ every batch, and after a resume.
 
 # B rows, V vocabulary
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -14,9 +16,16 @@ _MASK = (1 << 64) - 1
 
 
 def next_tokens(
-    logits: Tensor, uniforms: Tensor, *, temperature: float, top_p: float
+    logits: Tensor,
+    uniforms: Tensor,
+    *,
+    temperature: float,
+    top_p: float,
+    note: Callable[[Tensor], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """logits: [B, V] float32; uniforms: [B] in [0, 1). Returns tokens [B] and their log-probs [B].
+
+    note: is told the nucleus, [B, V] bool, where top_p leaves tokens out.
 
     The log-probs are of the distribution that was sampled from: with temperature and truncation.
     temperature 0 takes the most likely token (its log-prob is then of temperature 1).
@@ -27,7 +36,10 @@ def next_tokens(
     else:
         logprobs = (logits if temperature == 1 else logits / temperature).log_softmax(-1)
         if top_p < 1:
-            logprobs = logprobs.masked_fill(~nucleus(logprobs, top_p), -torch.inf).log_softmax(-1)
+            allowed = nucleus(logprobs, top_p)
+            logprobs = logprobs.masked_fill(~allowed, -torch.inf).log_softmax(-1)
+            if note is not None:
+                note(allowed)
         tokens = _inverse_cdf(logprobs.exp(), uniforms)
     return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
 

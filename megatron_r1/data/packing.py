@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from megatron_r1.errors import DataError
-from megatron_r1.types import PackedBatch, TrainSequence
+from megatron_r1.types import Nucleus, PackedBatch, TrainSequence
 
 PAD_TOKEN = 0  # any valid id does: its weight is 0 and nothing attends to it
 
@@ -113,6 +113,7 @@ def _join(sequences: Sequence[TrainSequence], *, multiple: int) -> PackedBatch:
     first = sequences[0]
     assert all(s.fields.keys() == first.fields.keys() for s in sequences), "sequences carry different fields"
     assert all((s.routes is None) == (first.routes is None) for s in sequences), "only some carry routes"
+    assert all((s.nucleus is None) == (first.nucleus is None) for s in sequences), "only some carry nuclei"
     positions = torch.arange(max(lengths))
     return PackedBatch(
         tokens=torch.cat([s.token_ids[:-1] for s in sequences]),
@@ -122,11 +123,20 @@ def _join(sequences: Sequence[TrainSequence], *, multiple: int) -> PackedBatch:
         cu_seqlens=torch.tensor([0, *lengths]).cumsum(0).to(torch.int32),
         fields={name: torch.cat([s.fields[name][1:] for s in sequences]) for name in first.fields},
         routes=None if first.routes is None else _cat_routes(sequences),
+        nucleus=None if first.nucleus is None else _cat_nuclei(sequences),
     )
 
 
 def _cat_routes(sequences: Sequence[TrainSequence]) -> Tensor:
     return torch.cat([s.routes for s in sequences if s.routes is not None])
+
+
+def _cat_nuclei(sequences: Sequence[TrainSequence]) -> Nucleus:
+    nuclei = [s.nucleus for s in sequences if s.nucleus is not None]
+    assert all(n.offsets[1] == 0 for n in nuclei), "the first token is given, never drawn"
+    counts = torch.cat([n.offsets.diff()[1:] for n in nuclei])
+    offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    return Nucleus(ids=torch.cat([n.ids for n in nuclei]), offsets=offsets)
 
 
 def _blank(num_inputs: int, *, like: TrainSequence) -> TrainSequence:
@@ -136,11 +146,15 @@ def _blank(num_inputs: int, *, like: TrainSequence) -> TrainSequence:
         # a router that replays routes expects top_k different experts
         routes = torch.arange(like.routes.shape[2], dtype=like.routes.dtype)
         routes = routes.expand(num_inputs, like.routes.shape[1], -1)
+    nucleus = None
+    if like.nucleus is not None:
+        nucleus = Nucleus(like.nucleus.ids[:0], like.nucleus.offsets.new_zeros(num_inputs + 2))
     return TrainSequence(
         token_ids=torch.full((num_inputs + 1,), PAD_TOKEN, dtype=torch.long),
         weights=torch.zeros(num_inputs + 1),
         fields={name: value.new_zeros(num_inputs + 1) for name, value in like.fields.items()},
         routes=routes,
+        nucleus=nucleus,
     )
 
 
@@ -153,7 +167,8 @@ def pad_packs(
     """
     assert len(packs) <= count, f"{len(packs)} packs, asked to pad to {count}"
     if packs:
-        example = TrainSequence(packs[0].tokens, packs[0].weights, packs[0].fields, packs[0].routes)
+        first = packs[0]
+        example = TrainSequence(first.tokens, first.weights, first.fields, first.routes, first.nucleus)
     else:
         example = TrainSequence(torch.zeros(0), torch.zeros(0), {name: torch.zeros(0) for name in fields})
     empty = _join([_blank(multiple, like=example)], multiple=multiple)

@@ -1,0 +1,159 @@
+"""Routing replay: the experts that the rollout chose, recorded and used again in training.
+
+Where two experts nearly tie, a rounding error makes the training pass choose another one than the rollout
+did, and the token's log-prob jumps. With the rollout's experts and the trainer's own gate weights the two
+passes agree, and the gates still learn (R3, arXiv 2510.11370, section 3; DeepSeek-V3.2, 2512.02556, "keep
+routing").
+
+Megatron's routers ask an object, `router_replay`, for their experts. Upstream's own (router_replay.py) is a
+list global to the process, replays MTP's routers too, and holds the target of one micro-batch, which a
+recomputed forward of a pipeline no longer finds. Ours gets the routes out of the Pack, which every layer is
+handed each time it runs.
+"""
+
+# B rows, W tokens fed to each, L MoE layers of the whole model (MTP's not counted), k experts a token
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.models.gpt.gpt_model import GPTModel
+from megatron.core.transformer import TransformerConfig
+from torch import Tensor
+
+from megatron_r1.backend.attention import Pack
+from megatron_r1.backend.parallel import device
+from megatron_r1.errors import ConfigError
+
+Note = Callable[[int, Tensor], None]  # (index of the MoE layer, experts [W * B, k])
+TopK = Callable[[Tensor, int, int | None, int | None], tuple[Tensor, Tensor]]
+
+
+class LayerRoutes:
+    """One router's choice of experts: its own, noted down if somebody records, or the replayed one."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.replayed: Tensor | None = None  # [tokens of this rank, k]
+        self.note: Note | None = None
+
+    def before_layer(self, layer: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        """Hook of the layer, in the first forward and in a recomputed one: take this pack's routes."""
+        pack = kwargs.get("packed_seq_params")
+        routes = pack.routes if isinstance(pack, Pack) else None
+        self.replayed = None if routes is None else routes[:, self.index].long()
+
+    def get_replay_topk(
+        self,
+        scores: Tensor,
+        topk: int,
+        num_groups: int | None = None,
+        group_topk: int | None = None,
+        default_compute_topk: TopK | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Called by topk_routing_with_score_function (moe_utils.py) in place of its own top-k."""
+        if self.replayed is not None:
+            return scores.gather(1, self.replayed), self.replayed
+        assert default_compute_topk is not None
+        values, experts = default_compute_topk(scores, topk, num_groups, group_topk)
+        if self.note is not None:
+            self.note(self.index, experts)
+        return values, experts
+
+
+def attach(chunks: Sequence[GPTModel]) -> None:
+    """Let every router of the decoder be recorded and replayed; without routes nothing changes."""
+    for layer in _moe_layers(chunks):
+        routes = LayerRoutes(_moe_index(layer.config, layer.layer_number))
+        layer.mlp.router.router_replay = routes
+        layer.register_forward_pre_hook(routes.before_layer, with_kwargs=True)
+
+
+def require_replay(config: TransformerConfig) -> None:
+    """Raises ConfigError where this model's routers can't follow given routes."""
+    if config.num_moe_experts is None:
+        raise ConfigError("routing_replay: the model has no experts, so no routes; set it to false")
+    if config.moe_router_fusion:
+        raise ConfigError(
+            "routing_replay: Transformer Engine's fused router (moe_router_fusion) takes no given experts; "
+            "turn one of the two off"
+        )
+    if config.moe_router_load_balancing_type in ("sinkhorn", "quantile_balancing"):
+        raise ConfigError(
+            f"routing_replay: a {config.moe_router_load_balancing_type} router takes no given experts; "
+            "use another moe_router_load_balancing_type or set routing_replay to false"
+        )
+    if {"moe", "mlp"} & set(config.recompute_modules or ()) and config.recompute_granularity == "selective":
+        raise ConfigError(
+            "routing_replay: recomputing the experts alone (recompute_modules) loses a micro-batch's routes; "
+            "recompute whole layers (full) or core_attn"
+        )
+
+
+def _moe_layers(chunks: Sequence[GPTModel]) -> Iterator[Any]:
+    for chunk in chunks:
+        yield from (layer for layer in chunk.decoder.layers if layer.is_moe_layer)
+
+
+def _moe_index(config: TransformerConfig, layer_number: int) -> int:
+    """layer_number: from 1, over the whole model."""
+    assert isinstance(config.moe_layer_freq, list)
+    return sum(config.moe_layer_freq[: layer_number - 1])
+
+
+def on_this_rank(routes: Tensor, config: TransformerConfig) -> Tensor:
+    """[T / cp, L, k] of a context rank -> the part that sequence parallelism leaves to this tensor rank."""
+    if not config.sequence_parallel:
+        return routes
+    return routes.chunk(config.tensor_model_parallel_size)[parallel_state.get_tensor_model_parallel_rank()]
+
+
+class RouteRecorder:
+    """The experts of every token that a rollout feeds: [rows, length, L, k]."""
+
+    def __init__(self, chunks: Sequence[GPTModel], *, rows: int, length: int) -> None:
+        config = chunks[0].config
+        require_replay(config)
+        assert config.num_moe_experts is not None
+        assert isinstance(config.moe_layer_freq, list)
+        self._hooks: list[LayerRoutes] = [layer.mlp.router.router_replay for layer in _moe_layers(chunks)]
+        # NCCL knows bytes, but no 16-bit integers
+        dtype = torch.uint8 if config.num_moe_experts <= 256 else torch.int32
+        shape = (rows, length, sum(config.moe_layer_freq), config.moe_router_topk)
+        self._experts = torch.zeros(shape, dtype=dtype, device=device())
+        self._rows, self._start, self._width = torch.zeros(0, dtype=torch.long), 0, 0
+
+    @contextmanager
+    def feeding(self, rows: Sequence[int], *, start: int, width: int) -> Iterator[None]:
+        """Within: the model is fed tokens start .. start + width - 1 of these rows."""
+        self._rows = torch.tensor(rows, device=self._experts.device)
+        self._start, self._width = start, width
+        for hook in self._hooks:
+            hook.note = self.note
+        try:
+            yield
+        finally:
+            for hook in self._hooks:
+                hook.note = None
+
+    def note(self, index: int, experts: Tensor) -> None:
+        """experts: [W * B, k] of MoE layer `index`, the first token of all rows first, as Megatron has it."""
+        found = experts.view(self._width, len(self._rows), -1).transpose(0, 1)
+        places = slice(self._start, self._start + self._width)
+        self._experts[self._rows, places, index] = found.to(self._experts.dtype)
+
+    def of_rows(self, starts: Sequence[int], lengths: Sequence[int]) -> list[Tensor]:
+        """[lengths[i], L, k] of each row from its first token on. Collective over the pipeline's ranks."""
+        if parallel_state.get_pipeline_model_parallel_world_size() > 1:
+            # every rank has filled in its own layers; the others' are 0
+            dist.all_reduce(self._experts, group=parallel_state.get_pipeline_model_parallel_group())
+        kept = self._experts.cpu()
+        if kept.dtype == torch.int32:
+            kept = kept.to(torch.int16)
+        return [
+            row[start : start + length].clone()
+            for row, start, length in zip(kept, starts, lengths, strict=False)
+        ]
