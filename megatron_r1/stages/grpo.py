@@ -29,7 +29,7 @@ from megatron_r1.stages.evaluation import Evaluation, Sources, evaluate
 from megatron_r1.stages.optim import Optim
 from megatron_r1.stages.sampling import draw_key, sample
 from megatron_r1.stages.section import StageConfig, too_long
-from megatron_r1.types import Completion, Sampling, Scored, StepStats, TrainSequence
+from megatron_r1.types import Completion, Nucleus, Sampling, Scored, StepStats, TrainSequence
 
 Rewards = registry.by_name(registry.rewards(), "Rewards")
 
@@ -76,6 +76,12 @@ class Grpo(StageConfig):
     """How often a step's outputs are gone through. R1: 1."""
     temperature: float = Field(default=1.0, gt=0)
     """Of the rollout, and of the log-probs in training. R1-Zero: 1; the last RL: 0.7."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Of the rollout; R1: 1. Below 1, training and the reference leave out the same tokens (DeepSeek-V3.2,
+    2512.02556, "keep sampling mask"), and the entropy is that of what is left."""
+    routing_replay: bool = False
+    """Train with the experts that the rollout chose for each token (R3, 2510.11370; DeepSeek-V3.2, "keep
+    routing"). The reference keeps routes of its own."""
     max_new_tokens: LengthSchedule = LengthSchedule()
     """The longest output, by update. R1-Zero: 32768, from update 8,200 on 65536."""
     loss: GrpoLoss = GrpoLoss()
@@ -124,6 +130,8 @@ class Grpo(StageConfig):
         if self.evaluate is not None:
             key = "evaluate.evaluation.max_new_tokens"
             found += too_long(key, self.evaluate.evaluation.max_new_tokens, run)
+        if self.routing_replay and not run.model.shape().num_experts:
+            found.append("routing_replay: this model has no experts, so no routes; set it to false")
         if not self._rewards():
             found.append("rewards: none is set; give at least one, such as accuracy: {weight: 1}")
         return found
@@ -245,7 +253,7 @@ class _Training:
             times["rollout"] += time.perf_counter() - marked
             times["tokens"] += sum(len(c.token_ids) for c in completions)
             marked = time.perf_counter()
-            scored = replicas.share(lambda: combine(completions, self.rewards))
+            scored = self._score(completions)
             times["reward"] += time.perf_counter() - marked
             size = self.stage.group_size
             return [scored[i : i + size] for i in range(0, len(scored), size)]
@@ -259,6 +267,12 @@ class _Training:
         scored = [output for group in groups for output in group]
         return _Batch(scored, counts, times["rollout"], times["reward"], int(times["tokens"]))
 
+    def _score(self, completions: list[Completion]) -> list[Scored]:
+        # every rank of the replica has the routes and nuclei already: they needn't travel with the scores
+        plain = [replace(c, routes=None, nucleus=None) for c in completions]
+        scored = self.policy.replicas.share(lambda: combine(plain, self.rewards))
+        return [replace(s, completion=c) for s, c in zip(scored, completions, strict=True)]
+
     def _agree_on_max(self, missing: int) -> int:
         return max(self.policy.replicas.gather([missing]))
 
@@ -269,7 +283,14 @@ class _Training:
         return sample(
             self.context,
             [prompts[index] for index, _ in rows],
-            Sampling(stage.max_new_tokens.at(self.updates_done), stage.temperature, seed=self.context.seed),
+            Sampling(
+                stage.max_new_tokens.at(self.updates_done),
+                stage.temperature,
+                stage.top_p,
+                seed=self.context.seed,
+                keep_routes=stage.routing_replay,
+                keep_nucleus=stage.top_p < 1,
+            ),
             keys=[draw_key(self.context.name, index, output) for index, output in rows],
         )
 
@@ -319,7 +340,7 @@ class _Training:
             gap["sum"] += float((logprobs - sequence.fields["rollout_logprobs"])[response].abs().sum())
             gap["count"] += float(response.sum())
         total = self.policy.replicas.sum(gap)
-        drift = math.exp(total["sum"] / max(1.0, total["count"]))
+        drift = _exp(total["sum"] / max(1.0, total["count"]))
         if not drift <= self.stage.gates.drift:
             raise GateError(
                 f"stage {self.context.name}: rollout and training log-probs differ before the first update: "
@@ -433,7 +454,7 @@ class _Training:
         found = {
             "train/loss": sum(s.loss for s in stats) / len(stats),
             "train/grad_norm": max(s.grad_norm for s in stats),
-            "rollout/drift": math.exp(mean.pop("drift")),
+            "rollout/drift": _exp(mean.pop("drift")),
         }
         return found | {f"train/{name}": value for name, value in mean.items()}
 
@@ -442,6 +463,9 @@ def _sequence(completion: Completion, advantage: float) -> TrainSequence:
     """Prompt and output; weight 1 marks the output until the update's weights are known."""
     given, tokens = len(completion.prompt_ids), completion.token_ids
     weights = torch.cat([torch.zeros(given), torch.ones(len(tokens))])
+    nucleus = completion.nucleus
+    if nucleus is not None:  # the prompt was not drawn
+        nucleus = Nucleus(nucleus.ids, torch.cat([nucleus.offsets.new_zeros(given), nucleus.offsets]))
     return TrainSequence(
         token_ids=torch.tensor(completion.prompt_ids + tokens),
         weights=weights,
@@ -450,4 +474,10 @@ def _sequence(completion: Completion, advantage: float) -> TrainSequence:
             "rollout_logprobs": torch.cat([torch.zeros(given), torch.tensor(completion.rollout_logprobs)]),
         },
         routes=completion.routes,
+        nucleus=nucleus,
     )
+
+
+def _exp(gap: float) -> float:
+    """exp; infinite where Python's overflows."""
+    return math.exp(gap) if gap < 700 else math.inf
