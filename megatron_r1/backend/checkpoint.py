@@ -9,14 +9,14 @@ All ranks call `save` and `load` together, and a failure on one of them is raise
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as torch_checkpoint
 from megatron.core import dist_checkpointing, parallel_state
-from megatron.core.dist_checkpointing.core import CheckpointingConfig, CheckpointingException, save_config
+from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
 from megatron.core.dist_checkpointing.dict_utils import dict_list_map_inplace, nested_values
 from megatron.core.dist_checkpointing.mapping import (
     ShardedObject,
@@ -32,10 +32,11 @@ from megatron.core.dist_checkpointing.strategies.torch import (
     mcore_to_pyt_state_dict,
 )
 from megatron.core.dist_checkpointing.utils import add_prefix_for_sharding
-from torch.distributed.checkpoint import CheckpointException, FileSystemWriter
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
 from megatron_r1.backend import checkpoint_files as files
 from megatron_r1.backend import optimizer_state
+from megatron_r1.backend.agreement import gather, on_all_ranks, on_first_rank, share
 from megatron_r1.backend.checkpoint_files import Manifest, latest, prune
 from megatron_r1.backend.optimizer import finish_parameter_gather
 from megatron_r1.backend.reference import ReferenceWeights
@@ -65,10 +66,10 @@ def save(directory: Path, policy: "MegatronPolicy", state: Mapping[str, Any]) ->
     text = json.dumps({"policy": _counters(policy), "stage": dict(state)}, indent=1)
     partial = files.partial_of(directory)
     try:
-        _on_first_rank(f"{directory}: not written", lambda: files.start(directory, text))
-        _on_all_ranks(f"{directory}: not written", lambda: _write_tensors(partial, tensors))
+        on_first_rank(f"{directory}: not written", lambda: files.start(directory, text))
+        on_all_ranks(f"{directory}: not written", lambda: _write_tensors(partial, tensors))
         described = _describe_files(partial)
-        _on_first_rank(
+        on_first_rank(
             f"{directory}: not written", lambda: files.finish(directory, _manifest(policy, described))
         )
     except CheckpointError:
@@ -83,7 +84,7 @@ def load(directory: Path, policy: "MegatronPolicy", *, weights_only: bool = Fals
     weights_only: the policy's version, optimizer and reference stay as they are. Raises CheckpointError,
     before anything of the policy has changed, where the checkpoint is damaged or another model's.
     """
-    manifest = _on_all_ranks(f"{directory}: not read", lambda: files.read_manifest(directory))
+    manifest = on_all_ranks(f"{directory}: not read", lambda: files.read_manifest(directory))
     _check_files(directory, manifest)
     _check_model(directory, manifest, policy)
     if not (weights_only or manifest.has_optimizer):
@@ -153,14 +154,18 @@ def _sharded_state(policy: "MegatronPolicy", *, loading: bool = False) -> dict[s
 
 
 def _weights(policy: "MegatronPolicy") -> dict[str, Any]:
-    group = parallel_state.get_data_parallel_group(with_context_parallel=True)
-    metadata = {"dp_cp_group": group, "singleton_local_shards": False}
+    metadata = {"dp_cp_group": _replicas(), "singleton_local_shards": False}
     return {str(i): chunk.sharded_state_dict(metadata=metadata) for i, chunk in enumerate(policy.chunks)}
 
 
 def _set_weights(policy: "MegatronPolicy", loaded: Mapping[str, Any]) -> None:
     for i, chunk in enumerate(policy.chunks):
         chunk.load_state_dict(loaded[str(i)])
+
+
+def _replicas() -> Any:
+    """The ranks that hold the same weights."""
+    return parallel_state.get_data_parallel_group(with_context_parallel=True)
 
 
 def _detached(shard: Any) -> Any:
@@ -181,7 +186,7 @@ class _InProcessSave(TorchDistSaveShardedStrategy):
         planner = MCoreSavePlanner(
             dedup_replicated_tensors=False, flatten_state_dict=False, flatten_sharded_tensors=False
         )
-        torch.distributed.checkpoint.save(
+        torch_checkpoint.save(  # type: ignore[reportPrivateImportUsage]
             mcore_to_pyt_state_dict(state, False),
             storage_writer=FileSystemWriter(checkpoint_dir),
             planner=planner,
@@ -190,11 +195,11 @@ class _InProcessSave(TorchDistSaveShardedStrategy):
 
 def _write_tensors(partial: Path, state: dict[str, Any]) -> None:
     """dist_checkpointing.save, but for its last line: a barrier that rank 0 never reaches on a full disk."""
+    tensors: Any
     tensors, common = save_preprocess(state)
     assert not list(nested_values(common)), f"numbers belong into state.json: {common}"
     tensors["common_state"] = ShardedObject("common_state", {}, (1,), (0,), replica_id=dist.get_rank())
-    group = parallel_state.get_data_parallel_group(with_context_parallel=True)
-    strategy = FullyParallelSaveStrategyWrapper(_InProcessSave(), group)
+    strategy = FullyParallelSaveStrategyWrapper(_InProcessSave(), _replicas())
     strategy.save(tensors, partial)
     if dist.get_rank() == 0:
         save_config(CheckpointingConfig(strategy.backend, strategy.version), str(partial))
@@ -206,26 +211,26 @@ def _read_tensors(directory: Path, state: dict[str, Any]) -> dict[str, Any]:
 
 def _describe_files(partial: Path) -> dict[str, dict[str, Any]]:
     """Size and hash of every file, each computed by one of the ranks."""
-    names = _from_first_rank(lambda: files.file_names(partial))
-    mine = _on_all_ranks(
-        f"{partial}: not read back", lambda: {name: files.describe(partial / name) for name in _share(names)}
+    names = on_first_rank(f"{partial}: not read back", lambda: files.file_names(partial))
+    mine = on_all_ranks(
+        f"{partial}: not read back", lambda: {name: files.describe(partial / name) for name in share(names)}
     )
-    return {name: entry for part in _gather(mine) for name, entry in part.items()}
+    return {name: entry for part in gather(mine) for name, entry in part.items()}
 
 
 def _check_files(directory: Path, manifest: Manifest) -> None:
     def check() -> None:
-        for name in _share(list(manifest.files)):
+        for name in share(list(manifest.files)):
             files.check_file(directory, name, manifest.files[name])
 
-    _on_all_ranks(f"{directory}: not read", check)
+    on_all_ranks(f"{directory}: not read", check)
 
 
 def _check_model(directory: Path, manifest: Manifest, policy: "MegatronPolicy") -> None:
     """Raises CheckpointError, with the fields that differ, unless names and shapes of all weights agree."""
     stored = dist_checkpointing.load_tensors_metadata(str(directory))
     found = {key: tuple(t.global_shape) for key, t in stored.items() if not key.startswith(NOT_WEIGHTS)}
-    here = {key: shape for part in _gather(_shapes(policy)) for key, shape in part.items()}
+    here = {key: shape for part in gather(_shapes(policy)) for key, shape in part.items()}
     if found == here:
         return
     fields = _differences(manifest.model, policy.family.model_dump(mode="json"))
@@ -248,49 +253,3 @@ def _differences(stored: Mapping[str, Any], here: Mapping[str, Any]) -> list[str
         for name in sorted(stored.keys() | here.keys())
         if stored.get(name) != here.get(name)
     ]
-
-
-def _share[T](items: Sequence[T]) -> Sequence[T]:
-    """Every rank's part of a list that all ranks have."""
-    return items[dist.get_rank() :: dist.get_world_size()]
-
-
-def _gather[T](value: T) -> list[T]:
-    values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values
-
-
-def _from_first_rank[T](make: Callable[[], T]) -> T:
-    box: list[Any] = [make() if dist.get_rank() == 0 else None]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
-
-
-def _on_first_rank(what: str, action: Callable[[], None]) -> None:
-    _on_all_ranks(what, lambda: action() if dist.get_rank() == 0 else None)
-
-
-def _on_all_ranks[T](what: str, action: Callable[[], T]) -> T:
-    """Do it, then agree: where it failed on any rank, all ranks raise the same CheckpointError."""
-    result, failure = None, None
-    try:
-        result = action()
-    except CheckpointError as error:
-        failure = str(error)
-    except (OSError, CheckpointingException, CheckpointException) as error:
-        failure = f"{what}: {_reason(error)}"
-    failures = [text for text in _gather(failure) if text is not None]
-    if failures:
-        raise CheckpointError(failures[0])
-    return result  # type: ignore[return-value]
-
-
-def _reason(error: BaseException) -> str:
-    """What went wrong, out of torch's collection of every rank's exceptions if it is one."""
-    if isinstance(error, CheckpointException):
-        rank, (cause, _) = min(error.failures.items())
-        return f"rank {rank}: {_reason(cause)}"
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror} ({error.filename})" if error.filename else error.strerror
-    return f"{type(error).__name__}: {error}"

@@ -21,6 +21,7 @@ from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.transformer import ModuleSpec, TransformerConfig
 from megatron.core.transformer.enums import AttnBackend, LayerType
 from megatron.core.transformer.identity_op import IdentityOp
+from megatron.core.transformer.moe.moe_logging import destroy_moe_metrics_tracker
 from megatron.core.transformer.transformer_block import (
     TransformerBlockSubmodules,
     get_num_layers_to_build,
@@ -129,6 +130,7 @@ def _recompute_options(recompute: str) -> dict[str, Any]:
 def build_model(family: FamilyConfig, layout: Layout, options: ModelOptions) -> list[GPTModel]:
     """This rank's chunks of the model (one, or virtual_pipeline many), weights not yet set."""
     patches.apply()
+    destroy_moe_metrics_tracker()  # a global with room for the layers of the model before
     config = transformer_config(family, layout, options)
     chunks = range(layout.virtual_pipeline)
     return [

@@ -37,7 +37,7 @@ SHARDING = {"distrib_optim_fully_reshardable_mem_efficient": False}
 
 
 def sharded_state(
-    optimizer: MegatronOptimizer, weights: Mapping[str, Any], *, loading: bool = False
+    optimizer: MegatronOptimizer, weights: dict[str, Any], *, loading: bool = False
 ) -> dict[str, Any]:
     """Tensors to save, or to load into. weights: the model's own sharded state, holding the parameters."""
     allocate(optimizer)
@@ -99,9 +99,11 @@ def _drop_steps(part: MegatronOptimizer) -> None:
         state.pop("step", None)
 
 
-def _sharded_part(part: MegatronOptimizer, weights: Mapping[str, Any], loading: bool) -> dict[Any, Any]:
+def _sharded_part(part: MegatronOptimizer, weights: dict[str, Any], loading: bool) -> dict[Any, Any]:
     if isinstance(part, DistributedOptimizer):
-        return part.sharded_param_state_fully_reshardable(weights, loading, metadata=SHARDING)
+        state = part.sharded_param_state_fully_reshardable(weights, loading, metadata=SHARDING)
+        assert state is not None, "only the memory-efficient variant leaves replicas without"
+        return state
     shard_of = {
         id(shard.data): shard
         for shard in nested_values(weights)

@@ -27,6 +27,8 @@ FOUR = {
     "ep2_pp2_vpp2": {"expert": 2, "pipeline": 2, "virtual_pipeline": 2},
 }
 DENSE_TWO = ("dp2", "tp2", "pp2", "cp2")
+PLAIN_TWO = ("tp2", "cp2")
+INITIAL_TWO = {"v3": ("tp2", "ep2", "tp2_etp2", "pp2_vpp2"), "qwen2": ("tp2", "pp2")}
 BF16_TWO = ("dp2", "tp2", "pp2", "ep2")
 # source -> layouts that go on from its checkpoint after three steps
 RESUMED_TWO = {
@@ -36,6 +38,10 @@ RESUMED_TWO = {
     "dp2_plain_optimizer": ("tp2",),
     "pp2": ("pp2",),
 }
+FAMILIES = ("v3", "v3_plain", "qwen2")
+TEMPERATURES = (1.0, 0.7)
+PACKED_TWO = (("v3", "tp2"), ("v3", "cp2"), ("v3", "pp2"), ("v3", "ep2"), ("qwen2", "tp2"), ("qwen2", "cp2"))
+SAMPLED_TWO = (("v3", "tp2"), ("v3", "pp2"), ("v3", "ep2"), ("v3", "dp2"), ("qwen2", "tp2"), ("qwen2", "pp2"))
 SAVED_TWO = tuple(source for source in RESUMED_TWO if source != "one")
 
 
@@ -48,18 +54,32 @@ def _resumed(source: str, name: str, layout: dict) -> Scenario:
     return Scenario(f"resumed_{source}_{name}", "train.resumed", layout, arguments)
 
 
+def _numbers(name: str, layout: dict) -> list[Scenario]:
+    return [
+        Scenario(f"numbers_{t}_{name}", "logprobs.by_hand", layout, {"temperature": t}) for t in TEMPERATURES
+    ]
+
+
 ONE_RANK = [
     *(Scenario(f"start_{f}", "train.write_start", {}, {"family": f}) for f in ("v3", "v3_plain", "qwen2")),
     _train("v3_one", {}, family="v3", save_as="after3_one"),
     _train("v3_plain_one", {}, family="v3_plain"),
     _train("qwen2_one", {}, family="qwen2"),
-    _train("bf16_one", {}, family="v3", precision="bf16"),
+    _train("bf16_one", {}, family="v3", precision="bf16", save_as="after3_bf16"),
+    Scenario(
+        "resumed_bf16", "train.resumed", {}, {"family": "v3", "source": "after3_bf16", "precision": "bf16"}
+    ),
     _train("recompute_full", {}, family="v3", recompute="full"),
     _train("recompute_selective", {}, family="v3", recompute="selective"),
     _train("rollout_first", {}, family="v3", rollout_first=True),
     _resumed("one", "one", {}),
     Scenario("reference_of_start", "train.reference_of_start", {}, {"family": "v3"}),
     *(Scenario(f"initial_{f}", "weights.initial_digests", {}, {"family": f}) for f in ("v3", "qwen2")),
+    *_numbers("one", {}),
+    *(Scenario(f"packed_{f}_one", "logprobs.packed", {}, {"family": f}) for f in FAMILIES),
+    *(Scenario(f"sampled_{f}_one", "rollouts.sample", {}, {"family": f}) for f in FAMILIES),
+    Scenario("mtp_by_hand", "logprobs.mtp"),
+    Scenario("exception_inside_one", "rollouts.exception_inside", {}, {"family": "v3"}),
 ]
 
 TWO_RANKS = [
@@ -67,21 +87,34 @@ TWO_RANKS = [
         _train(f"v3_{name}", layout, family="v3", save_as=f"after3_{name}" if name in SAVED_TWO else "")
         for name, layout in TWO.items()
     ),
-    _train("v3_plain_tp2", TWO["tp2"], family="v3_plain"),
-    _train("v3_plain_cp2", TWO["cp2"], family="v3_plain"),
+    *(_train(f"v3_plain_{name}", TWO[name], family="v3_plain") for name in PLAIN_TWO),
     *(_train(f"qwen2_{name}", TWO[name], family="qwen2") for name in DENSE_TWO),
     *(_train(f"bf16_{name}", TWO[name], family="v3", precision="bf16") for name in BF16_TWO),
     _train("recompute_full_tp2", TWO["tp2"], family="v3", recompute="full"),
     _train("rollout_first_tp2", TWO["tp2"], family="v3", rollout_first=True),
     *(_resumed(source, name, TWO[name]) for source, names in RESUMED_TWO.items() for name in names),
     *(
-        Scenario(f"initial_v3_{name}", "weights.initial_digests", TWO[name], {"family": "v3"})
-        for name in ("tp2", "ep2", "tp2_etp2", "pp2_vpp2")
+        Scenario(f"initial_{family}_{name}", "weights.initial_digests", TWO[name], {"family": family})
+        for family, names in INITIAL_TWO.items()
+        for name in names
+    ),
+    *_numbers("tp2", TWO["tp2"]),
+    *(
+        Scenario(f"packed_{family}_{name}", "logprobs.packed", TWO[name], {"family": family})
+        for family, name in PACKED_TWO
     ),
     *(
-        Scenario(f"initial_qwen2_{name}", "weights.initial_digests", TWO[name], {"family": "qwen2"})
-        for name in ("tp2", "pp2")
+        Scenario(f"sampled_{family}_{name}", "rollouts.sample", TWO[name], {"family": family})
+        for family, name in SAMPLED_TWO
     ),
+    Scenario("exception_inside_tp2", "rollouts.exception_inside", TWO["tp2"], {"family": "v3"}),
+    *(
+        Scenario(f"rank_{rank}_cannot_write", "damage.rank_that_cannot_write", TWO["pp2"], {"rank": rank})
+        for rank in (0, 1)
+    ),
+    Scenario("full_disk", "damage.full_disk", TWO["pp2"]),
+    Scenario("damaged", "damage.damaged", TWO["ep2"]),
+    Scenario("wrong_model", "damage.wrong_model", TWO["pp2"]),
 ]
 
 FOUR_RANKS = [_train(f"v3_{name}", layout, family="v3") for name, layout in FOUR.items()]

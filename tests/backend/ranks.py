@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -113,18 +114,23 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]], scenarios: Sequence[Scenario
 
 
 def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    """One a scenario, below those that the system deals out: gloo's own sockets can't take them meanwhile."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            found.append(port)
+    return found
 
 
 def _logs(folder: Path, num_ranks: int) -> str:
     text = ""
     for rank in range(num_ranks):
         lines = (folder / f"rank{rank}.log").read_text(errors="replace").splitlines()
-        text += f"\n--- rank {rank} ---\n" + "\n".join(lines[-LOG_LINES:])
+        # torch's excepthook adds the prefix once for every process group that was ever started
+        lines = [line.replace(f"[rank{rank}]: ", "") for line in lines[-LOG_LINES:]]
+        text += f"\n--- rank {rank} ---\n" + "\n".join(lines)
     return text
 
 

@@ -1,0 +1,107 @@
+"""Log-probs, entropies and the MTP loss next to the same written by hand."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from torch import Tensor
+
+from megatron_r1.backend.attention import describe_pack
+from megatron_r1.backend.layout import Layout
+from megatron_r1.backend.logprobs import token_entropy, token_logprobs
+from megatron_r1.types import TrainSequence
+from tests.backend.scenarios import models
+from tests.backend.scenarios.train import cross_entropy
+
+
+def by_hand(layout: Layout, shared: Path, *, temperature: float) -> dict[str, float]:
+    """Largest differences to torch.log_softmax on the whole vocabulary, the gradient's among them."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 4 * torch.randn(50, 1, 96, generator=generator)  # [T, 1, V]
+    labels = torch.randint(0, 96, (50,), generator=generator)
+    rank, size = (
+        parallel_state.get_tensor_model_parallel_rank(),
+        parallel_state.get_tensor_model_parallel_world_size(),
+    )
+    mine = logits.chunk(size, dim=-1)[rank].clone().requires_grad_()
+    entropy = token_entropy(mine, temperature=temperature)
+    logprobs = token_logprobs(mine * 1.0, labels, temperature=temperature)
+    (logprobs * torch.arange(50)).sum().backward()
+
+    whole = logits.clone().requires_grad_()
+    log_softmax = torch.log_softmax(whole[:, 0] / temperature, dim=-1)
+    expected = log_softmax.gather(1, labels[:, None])[:, 0]
+    (expected * torch.arange(50)).sum().backward()
+    assert whole.grad is not None
+    assert mine.grad is not None
+    return {
+        "logprobs": _largest(logprobs, expected),
+        "entropy": _largest(entropy, -(log_softmax.exp() * log_softmax).sum(-1)),
+        "gradient": _largest(mine.grad, whole.grad.chunk(size, dim=-1)[rank]),
+    }
+
+
+def packed(layout: Layout, shared: Path, *, family: str) -> dict[str, Any]:
+    """The same uneven sequences in one pack and one by one."""
+    policy = models.policy(family, layout, seed=4)
+    sequences = models.uneven_sequences()
+    policy.tokens_per_pack = 256
+    together = policy.logprobs(sequences)
+    alone = [policy.logprobs([sequence])[0] for sequence in sequences]
+    return {
+        "difference": max(_largest(a, b) for a, b in zip(together, alone, strict=True)),
+        "values": [each.tolist() for each in together],
+    }
+
+
+def mtp(layout: Layout, shared: Path) -> dict[str, float]:
+    """The MTP loss of two packed sequences, and by hand from the decoder's hidden states (V3, 2.2)."""
+    policy = models.policy("v3_two_depths", layout, seed=6)
+    policy.start_training(models.OPTIMIZER)
+    chunk = policy.chunks[0]
+    generator = torch.Generator().manual_seed(8)
+    sequences = [
+        TrainSequence(torch.randint(0, models.VOCABULARY, (n,), generator=generator), torch.rand(n))
+        for n in (21, 30)
+    ]
+    expected = sum(_mtp_by_hand(chunk, sequence) for sequence in sequences)
+    stats = policy.train_step(sequences, cross_entropy, lr=0.0, mtp=True)
+    return {"ours": stats.metrics["mtp_loss"], "by_hand": float(expected)}
+
+
+@torch.no_grad()
+def _mtp_by_hand(chunk: Any, sequence: TrainSequence) -> Tensor:
+    tokens, weights = sequence.token_ids, sequence.weights
+    hidden = _hidden(chunk, tokens[:-1])  # [S - 1, h]: position i has read tokens 0 .. i
+    depths, total = chunk.config.mtp_num_layers, torch.zeros(())
+    for depth in range(1, depths + 1):
+        block = chunk.mtp.layers[depth - 1]
+        # position i reads token i + depth as well and predicts token i + depth + 1
+        hidden = hidden[: len(tokens) - 1 - depth]
+        embedded = chunk.embedding.word_embeddings.weight[tokens[depth:-1]]
+        joined = torch.cat([block.enorm(embedded), block.hnorm(hidden)], dim=-1)
+        hidden = _layer(block, joined @ block.eh_proj.weight.T)
+        logprobs = torch.log_softmax(hidden @ chunk.output_layer.weight.T, dim=-1)
+        labels = tokens[depth + 1 :]
+        total -= (logprobs.gather(1, labels[:, None])[:, 0] * weights[depth + 1 :]).sum()
+    return total * chunk.config.mtp_loss_scaling_factor / depths
+
+
+def _hidden(chunk: Any, tokens: Tensor) -> Tensor:
+    """[S, h] after the main model's last norm."""
+    pack = describe_pack(torch.tensor([0, len(tokens)], dtype=torch.int32))
+    embedded = chunk.embedding(input_ids=tokens[None], position_ids=None)
+    return chunk.decoder(embedded, attention_mask=None, rotary_pos_emb=None, packed_seq_params=pack)[:, 0]
+
+
+def _layer(block: Any, projected: Tensor) -> Tensor:
+    pack = describe_pack(torch.tensor([0, len(projected)], dtype=torch.int32))
+    states, _ = block.mtp_model_layer(
+        hidden_states=projected[:, None], attention_mask=None, rotary_pos_emb=None, packed_seq_params=pack
+    )
+    return block.final_layernorm(states)[:, 0]
+
+
+def _largest(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max())

@@ -1,0 +1,93 @@
+"""Sampling on the live weights, next to the training forward of the same tokens."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megatron_r1.backend import rollout
+from megatron_r1.backend.layout import Layout
+from megatron_r1.backend.policy import MegatronPolicy
+from megatron_r1.types import Sampling, TrainSequence
+from tests.backend.scenarios import models
+
+PROMPT_LENGTHS = (3, 11, 1, 7, 20, 5, 2, 9)
+SAMPLINGS = {
+    "greedy": Sampling(max_new_tokens=24, temperature=0.0),
+    "sampled": Sampling(max_new_tokens=24, temperature=0.8, seed=3),
+    "nucleus": Sampling(max_new_tokens=24, temperature=1.0, top_p=0.7, seed=4),
+}
+
+
+def sample(layout: Layout, shared: Path, *, family: str) -> dict[str, list[dict[str, Any]]]:
+    """Each prompt's output and log-probs, by sampling; `alone`: only replica 0 has a prompt."""
+    policy = models.policy(family, layout, seed=11)
+    found = {name: _sample(policy, sampling, len(PROMPT_LENGTHS)) for name, sampling in SAMPLINGS.items()}
+    return {**found, "alone": _sample(policy, SAMPLINGS["sampled"], 1)}
+
+
+def _sample(policy: MegatronPolicy, sampling: Sampling, num_prompts: int) -> list[dict[str, Any]]:
+    replicas = policy.replicas
+    keys = list(range(num_prompts))[replicas.index :: replicas.count]
+    prompts = [_prompt(key) for key in keys]
+    outputs = policy.generate(prompts, sampling, keys=keys)
+    sequences = [
+        TrainSequence(torch.tensor(prompt + o.token_ids), torch.ones(len(prompt) + len(o.token_ids)))
+        for prompt, o in zip(prompts, outputs, strict=True)
+    ]
+    trained = policy.logprobs(sequences, temperature=sampling.temperature or 1.0)
+    rows = [
+        {"key": key, "tokens": o.token_ids, "rollout": o.logprobs, "training": values[len(prompt) :].tolist()}
+        for key, prompt, o, values in zip(keys, prompts, outputs, trained, strict=True)
+    ]
+    return sorted(replicas.gather(rows), key=lambda row: row["key"])
+
+
+def _prompt(key: int) -> list[int]:
+    generator = torch.Generator().manual_seed(key)
+    return torch.randint(2, models.VOCABULARY, (PROMPT_LENGTHS[key],), generator=generator).tolist()
+
+
+class Broken(Exception):
+    pass
+
+
+def exception_inside(layout: Layout, shared: Path, *, family: str) -> dict[str, Any]:
+    """The model's switches before `generate` and after one that fails at its third token."""
+    policy = models.policy(family, layout)
+    for chunk in policy.chunks:
+        chunk.train()
+    before, working, calls = _switches(policy), rollout.next_tokens, []
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        calls.append(_switches(policy))
+        if len(calls) == 3:
+            raise Broken
+        return working(*args, **kwargs)
+
+    rollout.next_tokens = failing
+    try:
+        policy.generate([[5, 6], [7]], SAMPLINGS["greedy"], keys=[0, 1])
+    except Broken:
+        raised = True
+    else:
+        raised = False
+    finally:
+        rollout.next_tokens = working
+    return {
+        "raised": raised,
+        "restored": _switches(policy) == before,
+        "switched_inside": calls[0] != before,
+        "some_are_on": any(before.values()),
+    }
+
+
+def _switches(policy: MegatronPolicy) -> dict[str, Any]:
+    """Every module's train mode and sequence-parallel attributes, and the configuration's."""
+    found = {}
+    for i, chunk in enumerate(policy.chunks):
+        found[f"{i} config"] = chunk.config.sequence_parallel
+        for name, module in chunk.named_modules():
+            for attribute in ("training", *rollout.SEQUENCE_PARALLEL):
+                found[f"{i} {name} {attribute}"] = module.__dict__.get(attribute)
+    return found

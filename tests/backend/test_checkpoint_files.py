@@ -1,0 +1,117 @@
+"""Directories of checkpoints: complete or absent. No ranks are needed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from megatron_r1.backend import checkpoint_files as files
+from megatron_r1.errors import CheckpointError
+
+
+def write(directory: Path, *, content: str = "tensors") -> Path:
+    files.start(directory, json.dumps({"stage": {}}))
+    partial = files.partial_of(directory)
+    (partial / "__0_0.distcp").write_text(content)
+    described = {name: files.describe(partial / name) for name in files.file_names(partial)}
+    files.finish(
+        directory,
+        files.Manifest(
+            model={"family": "x"},
+            layout={"ranks": 1},
+            precision="fp32",
+            has_optimizer=True,
+            has_reference=False,
+            files=described,
+        ),
+    )
+    return directory
+
+
+def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    manifest = files.read_manifest(write(tmp_path / "a"))
+    assert manifest.model == {"family": "x"}
+    # printf tensors | sha256sum
+    assert manifest.files["__0_0.distcp"] == {
+        "size": 7,
+        "sha256": "26cc73f9fbf623d9a49bbf3f3d88f70195f2de68d7f25b5161f6700e6644cf44",
+    }
+    assert set(manifest.files) == {"__0_0.distcp", files.STATE}
+
+
+def test_the_newest_complete_checkpoint_is_found(tmp_path: Path) -> None:
+    for step in (5, 30, 200):
+        write(files.numbered(tmp_path, step))
+    assert files.latest(tmp_path) == tmp_path / "step_00000200"
+
+
+def test_a_run_without_checkpoints_has_no_latest(tmp_path: Path) -> None:
+    assert files.latest(tmp_path) is None
+    assert files.latest(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize("missing", ["manifest.json", "state.json", "__0_0.distcp"])
+def test_a_checkpoint_without_one_of_its_files_is_skipped(tmp_path: Path, missing: str) -> None:
+    sound = write(files.numbered(tmp_path, 1))
+    (write(files.numbered(tmp_path, 2)) / missing).unlink()
+    assert files.latest(tmp_path) == sound
+
+
+def test_a_cut_file_makes_a_checkpoint_incomplete(tmp_path: Path) -> None:
+    sound = write(files.numbered(tmp_path, 1))
+    (write(files.numbered(tmp_path, 2)) / "__0_0.distcp").write_text("tensor")
+    assert files.latest(tmp_path) == sound
+
+
+def test_a_half_written_directory_is_skipped_and_written_over(tmp_path: Path) -> None:
+    sound = write(files.numbered(tmp_path, 1))
+    half = files.partial_of(files.numbered(tmp_path, 2))
+    half.mkdir()
+    (half / "__1_0.distcp").write_text("of an interrupted save")
+    assert files.latest(tmp_path) == sound
+    written = write(files.numbered(tmp_path, 2))
+    assert files.latest(tmp_path) == written
+    assert not (written / "__1_0.distcp").exists()
+
+
+def test_a_checkpoint_of_the_same_name_is_replaced(tmp_path: Path) -> None:
+    write(tmp_path / "a", content="old")
+    write(tmp_path / "a", content="newer")
+    assert (tmp_path / "a" / "__0_0.distcp").read_text() == "newer"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_only_the_newest_are_kept(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        write(files.numbered(tmp_path, step))
+    files.prune(tmp_path, keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000003", "step_00000004"]
+
+
+def test_pruning_does_not_count_incomplete_ones(tmp_path: Path) -> None:
+    for step in (1, 2):
+        write(files.numbered(tmp_path, step))
+    (write(files.numbered(tmp_path, 3)) / files.MANIFEST).unlink()
+    files.prune(tmp_path, keep=1)
+    assert files.latest(tmp_path) == tmp_path / "step_00000002"
+
+
+def test_a_flipped_bit_in_the_manifest_is_noticed(tmp_path: Path) -> None:
+    path = write(tmp_path / "a") / files.MANIFEST
+    path.write_text(path.read_text().replace('"ranks": 1', '"ranks": 3'))
+    with pytest.raises(CheckpointError, match=r"manifest\.json: damaged, its digest"):
+        files.read_manifest(tmp_path / "a")
+
+
+def test_another_format_is_refused_with_both_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a")
+    monkeypatch.setattr(files, "FORMAT", 2)
+    with pytest.raises(CheckpointError, match="checkpoint format 1, this version reads 2"):
+        files.read_manifest(tmp_path / "a")
+
+
+def test_a_changed_file_of_the_same_size_is_refused_by_name(tmp_path: Path) -> None:
+    manifest = files.read_manifest(write(tmp_path / "a"))
+    (tmp_path / "a" / "__0_0.distcp").write_text("Tensors")
+    with pytest.raises(CheckpointError, match=r"__0_0\.distcp: damaged"):
+        files.check_file(tmp_path / "a", "__0_0.distcp", manifest.files["__0_0.distcp"])

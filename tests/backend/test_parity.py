@@ -1,0 +1,96 @@
+"""Training in a layout equals training on one rank, from one checkpoint written by one rank.
+
+Equal global batch and packs, five updates, epsilon 1e-4. Losses are compared absolutely, gradient norms
+relatively.
+"""
+
+import pytest
+
+from tests.backend import plan
+from tests.backend.ranks import Results
+
+pytestmark = pytest.mark.slow
+
+LOSS = 2e-6
+GRAD_NORM = 1e-5
+# after five updates, of tokens whose log-prob is about -4
+LOGPROB = 5e-5
+
+
+def assert_same_curve(found: dict, expected: dict) -> None:
+    assert found["loss"] == pytest.approx(expected["loss"], rel=0, abs=LOSS)
+    assert found["grad_norm"] == pytest.approx(expected["grad_norm"], rel=GRAD_NORM)
+    assert found["mtp_loss"] == pytest.approx(expected["mtp_loss"], rel=0, abs=LOSS)
+    assert found["logprobs"] == pytest.approx(expected["logprobs"], rel=0, abs=LOGPROB)
+
+
+def test_the_curve_that_layouts_are_compared_with_moves(one: Results) -> None:
+    assert max(one["v3_one"]["loss"]) - min(one["v3_one"]["loss"]) > 1000 * LOSS
+    assert min(one["v3_one"]["grad_norm"]) > 0.1
+    assert min(one["v3_one"]["mtp_loss"]) > 0.1
+
+
+@pytest.mark.parametrize("layout", plan.TWO)
+def test_deepseek_v3_on_two_ranks_trains_as_on_one(one: Results, two: Results, layout: str) -> None:
+    assert_same_curve(two[f"v3_{layout}"], one["v3_one"])
+
+
+@pytest.mark.parametrize("layout", plan.FOUR)
+def test_deepseek_v3_on_four_ranks_trains_as_on_one(one: Results, four: Results, layout: str) -> None:
+    assert_same_curve(four[f"v3_{layout}"], one["v3_one"])
+
+
+@pytest.mark.parametrize("layout", plan.PLAIN_TWO)
+def test_without_query_latent_yarn_and_mtp_two_ranks_train_as_one(
+    one: Results, two: Results, layout: str
+) -> None:
+    assert_same_curve(two[f"v3_plain_{layout}"], one["v3_plain_one"])
+
+
+@pytest.mark.parametrize("layout", plan.DENSE_TWO)
+def test_qwen2_with_tied_embeddings_on_two_ranks_trains_as_on_one(
+    one: Results, two: Results, layout: str
+) -> None:
+    assert_same_curve(two[f"qwen2_{layout}"], one["qwen2_one"])
+
+
+def test_bf16_loss_stays_near_fp32(one: Results) -> None:
+    assert one["bf16_one"]["loss"] == pytest.approx(one["v3_one"]["loss"], rel=0, abs=2e-2)
+    assert one["bf16_one"]["loss"] != one["v3_one"]["loss"]
+
+
+@pytest.mark.parametrize("layout", plan.BF16_TWO)
+def test_bf16_on_two_ranks_stays_near_fp32(one: Results, two: Results, layout: str) -> None:
+    assert two[f"bf16_{layout}"]["loss"] == pytest.approx(one["v3_one"]["loss"], rel=0, abs=2e-2)
+
+
+@pytest.mark.parametrize("granularity", ["full", "selective"])
+def test_recomputing_activations_changes_no_bit(one: Results, granularity: str) -> None:
+    assert one[f"recompute_{granularity}"]["loss"] == one["v3_one"]["loss"]
+    assert one[f"recompute_{granularity}"]["grad_norm"] == one["v3_one"]["grad_norm"]
+
+
+def test_recomputing_on_two_tensor_ranks_changes_no_bit(two: Results) -> None:
+    assert two["recompute_full_tp2"] == two["v3_tp2"]
+
+
+def test_a_rollout_before_training_changes_no_bit_of_it(one: Results, two: Results) -> None:
+    assert one["rollout_first"] == one["v3_one"]
+    assert two["rollout_first_tp2"] == two["v3_tp2"]
+
+
+@pytest.mark.parametrize("name", plan.INITIAL_TWO["v3"])
+def test_one_seed_gives_deepseek_v3_the_same_weights_in_every_layout(
+    one: Results, two: Results, name: str
+) -> None:
+    assert two[f"initial_v3_{name}"] == one["initial_v3"]
+
+
+@pytest.mark.parametrize("name", plan.INITIAL_TWO["qwen2"])
+def test_one_seed_gives_qwen2_the_same_weights_in_every_layout(one: Results, two: Results, name: str) -> None:
+    assert two[f"initial_qwen2_{name}"] == one["initial_qwen2"]
+
+
+def test_different_weights_start_different(one: Results) -> None:
+    digests = [digest for key, digest in one["initial_v3"].items() if "linear" in key]
+    assert len(set(digests)) == len(digests)

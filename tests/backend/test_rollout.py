@@ -1,0 +1,57 @@
+"""What the rollout samples: log-probs of the training forward, the same tokens in every layout."""
+
+import pytest
+
+from tests.backend import plan
+from tests.backend.ranks import Results
+
+pytestmark = pytest.mark.slow
+
+LOGPROB = 1e-5
+SAMPLINGS = ("greedy", "sampled", "nucleus", "alone")
+
+
+def assert_rollout_is_training(rows: list[dict]) -> None:
+    for row in rows:
+        assert row["rollout"] == pytest.approx(row["training"], rel=0, abs=LOGPROB)
+
+
+@pytest.mark.parametrize("sampling", ["greedy", "sampled", "alone"])
+@pytest.mark.parametrize("family", plan.FAMILIES)
+def test_rollout_logprobs_are_those_of_the_training_forward(one: Results, family: str, sampling: str) -> None:
+    assert_rollout_is_training(one[f"sampled_{family}_one"][sampling])
+
+
+@pytest.mark.parametrize("sampling", ["greedy", "sampled", "alone"])
+@pytest.mark.parametrize(("family", "layout"), plan.SAMPLED_TWO)
+def test_on_two_ranks_too(two: Results, family: str, layout: str, sampling: str) -> None:
+    assert_rollout_is_training(two[f"sampled_{family}_{layout}"][sampling])
+
+
+def test_truncated_sampling_reports_the_distribution_that_was_sampled_from(one: Results) -> None:
+    for row in one["sampled_v3_one"]["nucleus"]:
+        assert all(a >= b - LOGPROB for a, b in zip(row["rollout"], row["training"], strict=True))
+
+
+def test_outputs_end_at_different_lengths(one: Results) -> None:
+    """Otherwise nothing here would notice a rank that stops before the others."""
+    assert len({len(row["tokens"]) for row in one["sampled_v3_one"]["sampled"]}) > 2
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize(("family", "layout"), plan.SAMPLED_TWO)
+def test_the_same_tokens_are_sampled_in_every_layout(
+    one: Results, two: Results, family: str, layout: str, sampling: str
+) -> None:
+    def tokens(results: Results, name: str) -> list[list[int]]:
+        return [row["tokens"] for row in results[f"sampled_{family}_{name}"][sampling]]
+
+    assert tokens(two, layout) == tokens(one, "one")
+
+
+def test_an_exception_inside_generate_leaves_the_model_ready_to_train(one: Results, two: Results) -> None:
+    for found in (*one.ranks("exception_inside_one"), *two.ranks("exception_inside_tp2")):
+        assert found["raised"]
+        assert found["switched_inside"]
+        assert found["some_are_on"]
+        assert found["restored"]
