@@ -15,6 +15,7 @@ from megatron_r1 import registry
 from megatron_r1.config.section import Section
 from megatron_r1.data.mixture import Mixture, build_mixture
 from megatron_r1.data.sources.arithmetic import is_full_chain
+from megatron_r1.errors import DataError
 from megatron_r1.rewards.accuracy import Accuracy
 from megatron_r1.rewards.answer import chain_of_thought, final_answer
 from megatron_r1.rewards.combine import combine
@@ -97,6 +98,8 @@ def _summary(context: StageContext, scored: Sequence[Scored], *, k: int) -> dict
     total = _sum_of_all_keys(context, sums)
     names = sorted({key.rsplit("/", 1)[0] for key in total})
     means = {name: total[f"{name}/sum"] / total[f"{name}/count"] for name in names}
+    if "eval/accuracy" not in means:
+        raise DataError(_nothing_graded(context, scored, num_questions=int(total["eval/format/count"])))
     count = total["eval/accuracy/count"]
     variance = max(0.0, total["eval/accuracy/square"] / count - means["eval/accuracy"] ** 2)
     means["eval/accuracy_stderr"] = math.sqrt(variance / max(1.0, count - 1))
@@ -104,6 +107,14 @@ def _summary(context: StageContext, scored: Sequence[Scored], *, k: int) -> dict
         means.pop("eval/cons", None)
         means.pop("eval/pass_at_k", None)
     return means
+
+
+def _nothing_graded(context: StageContext, scored: Sequence[Scored], *, num_questions: int) -> str:
+    notes = context.policy.replicas.gather([s.parts["accuracy"].note for s in scored[:1]])
+    return (
+        f"stage {context.name}: none of the {num_questions} held-out questions can be graded: {notes[0]}; "
+        "correct the task or the reference in the evaluation's data"
+    )
 
 
 def _sum_of_all_keys(context: StageContext, sums: Mapping[str, float]) -> dict[str, float]:

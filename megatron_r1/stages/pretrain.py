@@ -1,7 +1,7 @@
 """The pretrain stage: next-token prediction on documents, with the MTP loss where the model has it."""
 
 import time
-from typing import ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -13,8 +13,11 @@ from megatron_r1.errors import GateError
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.evaluation import Evaluation, Sources, evaluate
 from megatron_r1.stages.optim import Optim
-from megatron_r1.stages.section import StageConfig
+from megatron_r1.stages.section import StageConfig, too_long
 from megatron_r1.types import PackedBatch, TrainSequence
+
+if TYPE_CHECKING:
+    from megatron_r1.run_config import RunConfig
 
 
 class Until(Section):
@@ -65,6 +68,17 @@ class Pretrain(StageConfig):
             raise ValueError(f"until.max_steps={self.until.max_steps} is below steps={self.steps}; raise it")
         return self
 
+    def problems(self, run: "RunConfig") -> list[str]:
+        if self.sample_mask:
+            return []
+        found = too_long("window", self.window - 1, run)
+        if self.window > self.tokens_per_pack:
+            found.append(
+                f"window: {self.window} tokens don't fit tokens_per_pack = {self.tokens_per_pack}; "
+                "shorten the window or raise tokens_per_pack"
+            )
+        return found
+
     def run(self, context: StageContext) -> dict[str, float]:
         return _Pretraining(self, context).run()
 
@@ -86,7 +100,7 @@ class _Pretraining:
 
     def run(self) -> dict[str, float]:
         context, stage = self.context, self.stage
-        metrics: dict[str, float] = {}
+        metrics: dict[str, float] = dict(context.state.get("metrics", {}))  # of the step that was saved
         step = context.start_step
         while step < stage.steps or not self._reached(step, metrics):
             metrics = self._step(step)
@@ -130,8 +144,8 @@ class _Pretraining:
         return train_sequence(given, learnt, prompt_weight=self.stage.prompt_weight)
 
     def _due(self, step: int) -> bool:
-        until = self.stage.until
-        return until is not None and step >= self.stage.steps and (step - self.stage.steps) % until.every == 0
+        until, beyond = self.stage.until, step - self.stage.steps
+        return until is not None and beyond >= 0 and (beyond % until.every == 0 or step == until.max_steps)
 
     def _evaluate(self) -> dict[str, float]:
         assert self.stage.until is not None

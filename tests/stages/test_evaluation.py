@@ -1,0 +1,163 @@
+"""Held-out accuracy worked by hand: pass@1, pass@k, cons@k and the standard error."""
+
+import math
+
+import pytest
+
+from megatron_r1.errors import DataError
+from megatron_r1.stages.evaluate import Evaluate
+from megatron_r1.stages.evaluation import Evaluation, evaluate, held_out
+from tests.stages.conftest import FakeJournal
+from tests.stages.fake_policy import FakePolicy, together
+
+
+def answered(value):
+    return f"<think> 1 plus 1 is 2 ; </think> <answer> {value} </answer>"
+
+
+@pytest.fixture
+def evaluation(questions):
+    """Questions whose answers are 1, 2, 3, ..."""
+
+    def make(count, *, tasks=None, **changes):
+        data = questions(tasks or ["integer"] * count, held_out="all")
+        return Evaluation.model_validate({"data": data, "questions": count, "max_new_tokens": 30} | changes)
+
+    return make
+
+
+# Four samples each: three right; one right of a tie that the first answer wins; none right.
+SAMPLES = [*(1, 1, 9, 1), *(2, 8, 8, 2), *(7, 7, 7, 6)]
+
+
+def test_accuracy_pass_at_k_and_consensus_of_several_samples(evaluation, context, ids):
+    policy = FakePolicy(map(ids, map(answered, SAMPLES)))
+    metrics, scored = evaluate(context(policy), evaluation(3, samples=4))
+    assert metrics["eval/accuracy"] == pytest.approx((3 / 4 + 2 / 4 + 0) / 3)
+    assert metrics["eval/pass_at_k"] == pytest.approx(2 / 3)
+    assert metrics["eval/cons"] == pytest.approx(2 / 3)
+    assert len(scored) == 12
+
+
+def test_the_standard_error_is_over_questions(evaluation, context, ids):
+    policy = FakePolicy(map(ids, map(answered, SAMPLES)))
+    metrics, _ = evaluate(context(policy), evaluation(3, samples=4))
+    mean = 5 / 12
+    squares = (3 / 4 - mean) ** 2 + (1 / 2 - mean) ** 2 + (0 - mean) ** 2
+    assert metrics["eval/accuracy_stderr"] == pytest.approx(math.sqrt(squares / 2 / 3))
+
+
+def test_samples_without_an_answer_have_no_vote(evaluation, context, ids):
+    policy = FakePolicy(map(ids, ["1 1", "1 1", "1 1", answered(1)]))
+    metrics, _ = evaluate(context(policy), evaluation(1, samples=4))
+    assert metrics["eval/cons"] == 1
+    assert metrics["eval/accuracy"] == 1 / 4
+    assert metrics["eval/format"] == 1 / 4
+
+
+def test_one_sample_a_question_has_no_consensus(evaluation, context, ids):
+    metrics, _ = evaluate(context(FakePolicy(map(ids, map(answered, [1, 9])))), evaluation(2))
+    assert metrics["eval/accuracy"] == 1 / 2
+    assert not {"eval/cons", "eval/pass_at_k"} & metrics.keys()
+
+
+def test_greedy_answers_are_drawn_once_at_temperature_zero(evaluation, context, ids):
+    policy = FakePolicy(map(ids, map(answered, [*(1, 1, 2, 9), *(1, 2)])))
+    metrics, _ = evaluate(context(policy), evaluation(2, samples=2, greedy=True, top_p=0.9))
+    assert metrics["eval/accuracy"] == 3 / 4
+    assert metrics["eval/greedy"] == 1
+    sampled, greedy = policy.samplings
+    assert (sampled.temperature, sampled.top_p) == (0.6, 0.9)
+    assert (greedy.temperature, greedy.top_p) == (0, 1)
+
+
+def test_lengths_and_cuts_are_means_over_questions(evaluation, context, ids):
+    policy = FakePolicy(map(ids, ["1 1 1", "1 " * 40]))
+    metrics, _ = evaluate(context(policy), evaluation(2, max_new_tokens=10))
+    assert metrics["eval/length"] == (4 + 10) / 2
+    assert metrics["eval/cut"] == 1 / 2
+
+
+def test_an_ungradable_question_counts_in_no_accuracy(evaluation, context, ids):
+    policy = FakePolicy(map(ids, map(answered, [1, 2, 9])))
+    metrics, _ = evaluate(context(policy), evaluation(3, tasks=["integer", "astrology", "integer"]))
+    assert metrics["eval/accuracy"] == 1 / 2
+    assert metrics["eval/format"] == 1
+
+
+def test_questions_of_which_none_can_be_graded_are_an_error(evaluation, context, ids):
+    policy = FakePolicy(map(ids, map(answered, [1, 2])))
+    with pytest.raises(DataError, match=r"none of the 2 held-out questions can be graded.*astrology"):
+        evaluate(context(policy), evaluation(2, tasks=["astrology"] * 2))
+
+
+def test_replicas_share_the_questions_and_agree_on_the_metrics(evaluation, context, ids):
+    config = evaluation(3)
+    alone, _ = evaluate(context(FakePolicy(map(ids, map(answered, [1, 2, 9])))), config)
+    says = {0: [1, 9], 1: [2]}  # replica 0 has the first and the third question
+
+    def run(replicas):
+        policy = FakePolicy(map(ids, map(answered, says[replicas.index])), replicas=replicas)
+        return evaluate(context(policy), config)[0]
+
+    first, second = together(2, run)
+    assert first == second == pytest.approx(alone)
+
+
+def test_more_replicas_than_questions(evaluation, context, ids):
+    config = evaluation(1)
+
+    def run(replicas):
+        policy = FakePolicy(map(ids, map(answered, [1])), replicas=replicas)
+        return evaluate(context(policy), config)[0]
+
+    assert [metrics["eval/accuracy"] for metrics in together(2, run)] == [1, 1]
+
+
+def test_the_same_questions_are_asked_every_time(evaluation, context, ids):
+    asked = []
+    for _ in range(2):
+        policy = FakePolicy(map(ids, map(answered, [1, 2, 3])))
+        evaluate(context(policy), evaluation(3))
+        asked.append((policy.asked, policy.keys))
+    assert asked[0] == asked[1]
+
+
+def test_force_think_begins_the_answer_for_the_model(evaluation, context, ids, tokenizer):
+    policy = FakePolicy(map(ids, map(answered, [1])))
+    evaluate(context(policy), evaluation(1, force_think=True))
+    assert policy.asked[0][-1] == tokenizer.piece_id("<think>")
+
+
+@pytest.mark.parametrize("right", [1, 0])
+def test_a_full_chain_is_one_that_works_through_every_operation(context, ids, right):
+    chains = {"chains": {"source": "arithmetic", "min_operands": 3, "max_operands": 3}}
+    config = Evaluation.model_validate({"data": chains, "questions": 2, "max_new_tokens": 40})
+    references = [int(held_out(config, seed=5).prompt(index).reference) for index in range(2)]
+    answer = references[0] if right else (references[0] + 1) % 20
+    two_steps = f"<think> 1 plus 1 is 2 ; then 2 plus 1 is 3 ; </think> <answer> {answer} </answer>"
+    policy = FakePolicy(map(ids, [two_steps, answered(references[1])]))  # the second works out one of two
+    metrics, _ = evaluate(context(policy), config)
+    assert metrics["eval/accuracy"] == (right + 1) / 2
+    assert metrics["eval/full_chain"] == right
+
+
+def test_languages_are_told_apart(context, ids):
+    chains = {"chains": {"source": "arithmetic"}}
+    config = Evaluation.model_validate({"data": chains, "questions": 8, "max_new_tokens": 40})
+    english = "<think> 1 plus 1 is 2 ; </think> <answer> 2 </answer>"
+    metrics, scored = evaluate(context(FakePolicy(map(ids, [english] * 8))), config)
+    share = sum(s.completion.prompt.language == "en" for s in scored) / 8
+    assert 0 < share < 1
+    assert metrics["eval/language"] == metrics["eval/target_share"] == share
+    assert (metrics["eval/target_share_en"], metrics["eval/target_share_zh"]) == (1, 0)
+    assert metrics["eval/mixed"] == 0
+
+
+def test_the_stage_reports_its_metrics_and_samples_as_one_step(evaluation, context, ids):
+    policy, journal = FakePolicy(map(ids, map(answered, [1, 9]))), FakeJournal()
+    config = Evaluate(kind="evaluate", init="zero", evaluation=evaluation(2))
+    metrics = config.run(context(policy, journal))
+    assert journal.steps == [(1, metrics)]
+    assert [(step, len(scored)) for step, scored in journal.sampled] == [(1, 2)]
+    assert metrics["eval/accuracy"] == 0.5
