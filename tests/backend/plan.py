@@ -3,6 +3,7 @@
 Order matters where one scenario reads what an earlier one wrote to the shared folder.
 """
 
+from tests.backend import replay_plan
 from tests.backend.ranks import Scenario
 
 # Layouts by name, as they appear in the names of scenarios and tests.
@@ -69,9 +70,9 @@ ONE_RANK = [
     Scenario(
         "resumed_bf16", "train.resumed", {}, {"family": "v3", "source": "after3_bf16", "precision": "bf16"}
     ),
-    _train("recompute_full", {}, family="v3", recompute="full"),
-    _train("recompute_selective", {}, family="v3", recompute="selective"),
-    _train("rollout_first", {}, family="v3", rollout_first=True),
+    _train("recompute_full", {}, family="v3", recompute="full", num_steps=2),
+    _train("recompute_selective", {}, family="v3", recompute="selective", num_steps=2),
+    _train("rollout_first", {}, family="v3", rollout_first=True, num_steps=2),
     _resumed("one", "one", {}),
     Scenario("reference_of_start", "train.reference_of_start", {}, {"family": "v3"}),
     *(Scenario(f"initial_{f}", "weights.initial_digests", {}, {"family": f}) for f in ("v3", "qwen2")),
@@ -80,6 +81,7 @@ ONE_RANK = [
     *(Scenario(f"sampled_{f}_one", "rollouts.sample", {}, {"family": f}) for f in FAMILIES),
     Scenario("mtp_by_hand", "logprobs.mtp"),
     Scenario("exception_inside_one", "rollouts.exception_inside", {}, {"family": "v3"}),
+    *replay_plan.ONE_RANK,
 ]
 
 TWO_RANKS = [
@@ -89,9 +91,9 @@ TWO_RANKS = [
     ),
     *(_train(f"v3_plain_{name}", TWO[name], family="v3_plain") for name in PLAIN_TWO),
     *(_train(f"qwen2_{name}", TWO[name], family="qwen2") for name in DENSE_TWO),
-    *(_train(f"bf16_{name}", TWO[name], family="v3", precision="bf16") for name in BF16_TWO),
-    _train("recompute_full_tp2", TWO["tp2"], family="v3", recompute="full"),
-    _train("rollout_first_tp2", TWO["tp2"], family="v3", rollout_first=True),
+    *(_train(f"bf16_{name}", TWO[name], family="v3", precision="bf16", num_steps=2) for name in BF16_TWO),
+    _train("recompute_full_tp2", TWO["tp2"], family="v3", recompute="full", num_steps=2),
+    _train("rollout_first_tp2", TWO["tp2"], family="v3", rollout_first=True, num_steps=2),
     *(_resumed(source, name, TWO[name]) for source, names in RESUMED_TWO.items() for name in names),
     *(
         Scenario(f"initial_{family}_{name}", "weights.initial_digests", TWO[name], {"family": family})
@@ -115,6 +117,10 @@ TWO_RANKS = [
     Scenario("full_disk", "damage.full_disk", TWO["pp2"]),
     Scenario("damaged", "damage.damaged", TWO["ep2"]),
     Scenario("wrong_model", "damage.wrong_model", TWO["pp2"]),
+    *replay_plan.TWO_RANKS,
 ]
 
-FOUR_RANKS = [_train(f"v3_{name}", layout, family="v3") for name, layout in FOUR.items()]
+FOUR_RANKS = [
+    *(_train(f"v3_{name}", layout, family="v3") for name, layout in FOUR.items()),
+    *replay_plan.FOUR_RANKS,
+]

@@ -87,15 +87,18 @@ def unstable_routers(policy: MegatronPolicy) -> Iterator[None]:
             bias.copy_(before)
 
 
-def routed_steps(layout: Layout, shared: Path, *, recompute: str = "none") -> dict[str, Any]:
-    """Three updates on given routes (random ones), and what the routers of each kind got of them."""
-    policy = models.policy("v3", layout, seed=99, recompute=recompute)
-    policy.load(shared / "start_v3", weights_only=True)
+def routed_steps(
+    layout: Layout, shared: Path, *, recompute: str = "none", routed: bool = True
+) -> dict[str, Any]:
+    """Three updates on given, random routes; routed=False: on the routers' own."""
+    policy = models.policy("v3", layout, seed=7, recompute=recompute)
     policy.start_training(models.OPTIMIZER)
     losses, norms, mtp = [], [], []
     for step in range(3):
         generator = torch.Generator().manual_seed(step)
-        batch = [replace(s, routes=_random_routes(s, generator)) for s in models.batch(step)]
+        batch = models.batch(step)
+        if routed:
+            batch = [replace(s, routes=_random_routes(s, generator)) for s in batch]
         mine = batch[policy.replicas.index :: policy.replicas.count]
         stats = policy.train_step(mine, cross_entropy, lr=LEARNING_RATE, mtp=True)
         losses.append(stats.loss)
