@@ -33,6 +33,9 @@ from megatron.core.dist_checkpointing.strategies.torch import (
 )
 from megatron.core.dist_checkpointing.utils import add_prefix_for_sharding
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.futures import Future
 
 from megatron_r1.backend import checkpoint_files as files
 from megatron_r1.backend import optimizer_state
@@ -73,8 +76,7 @@ def save(directory: Path, policy: "MegatronPolicy", state: Mapping[str, Any]) ->
             f"{directory}: not written", lambda: files.finish(directory, _manifest(policy, described))
         )
     except CheckpointError:
-        if dist.get_rank() == 0:
-            shutil.rmtree(partial, ignore_errors=True)
+        on_first_rank(f"{partial}: not removed", lambda: shutil.rmtree(partial, ignore_errors=True))
         raise
 
 
@@ -174,6 +176,18 @@ def _detached(shard: Any) -> Any:
     return shard
 
 
+class _Writer(FileSystemWriter):
+    """torch's writer, but a full disk is an OSError even where the zip format stumbles over it first."""
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        try:
+            return super().write_data(plan, planner)
+        except RuntimeError as error:  # "unexpected pos", raised while the OSError was on its way
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
 class _InProcessSave(TorchDistSaveShardedStrategy):
     """The strategy's format, written by this process.
 
@@ -188,7 +202,7 @@ class _InProcessSave(TorchDistSaveShardedStrategy):
         )
         torch_checkpoint.save(  # type: ignore[reportPrivateImportUsage]
             mcore_to_pyt_state_dict(state, False),
-            storage_writer=FileSystemWriter(checkpoint_dir),
+            storage_writer=_Writer(checkpoint_dir),
             planner=planner,
         )
 

@@ -61,22 +61,28 @@ def test_bf16_loss_stays_near_fp32(one: Results) -> None:
 
 @pytest.mark.parametrize("layout", plan.BF16_TWO)
 def test_bf16_on_two_ranks_stays_near_fp32(one: Results, two: Results, layout: str) -> None:
-    assert two[f"bf16_{layout}"]["loss"] == pytest.approx(one["v3_one"]["loss"], rel=0, abs=2e-2)
+    found = two[f"bf16_{layout}"]["loss"]
+    assert found == pytest.approx(one["v3_one"]["loss"][: len(found)], rel=0, abs=2e-2)
+
+
+def assert_same_bits(found: dict, expected: dict) -> None:
+    for name in ("loss", "grad_norm", "mtp_loss"):
+        assert len(found[name]) == 2
+        assert found[name] == expected[name][:2]
 
 
 @pytest.mark.parametrize("granularity", ["full", "selective"])
 def test_recomputing_activations_changes_no_bit(one: Results, granularity: str) -> None:
-    assert one[f"recompute_{granularity}"]["loss"] == one["v3_one"]["loss"]
-    assert one[f"recompute_{granularity}"]["grad_norm"] == one["v3_one"]["grad_norm"]
+    assert_same_bits(one[f"recompute_{granularity}"], one["v3_one"])
 
 
 def test_recomputing_on_two_tensor_ranks_changes_no_bit(two: Results) -> None:
-    assert two["recompute_full_tp2"] == two["v3_tp2"]
+    assert_same_bits(two["recompute_full_tp2"], two["v3_tp2"])
 
 
 def test_a_rollout_before_training_changes_no_bit_of_it(one: Results, two: Results) -> None:
-    assert one["rollout_first"] == one["v3_one"]
-    assert two["rollout_first_tp2"] == two["v3_tp2"]
+    assert_same_bits(one["rollout_first"], one["v3_one"])
+    assert_same_bits(two["rollout_first_tp2"], two["v3_tp2"])
 
 
 @pytest.mark.parametrize("name", plan.INITIAL_TWO["v3"])

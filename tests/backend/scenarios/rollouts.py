@@ -13,9 +13,9 @@ from tests.backend.scenarios import models
 
 PROMPT_LENGTHS = (3, 11, 1, 7, 20, 5, 2, 9)
 SAMPLINGS = {
-    "greedy": Sampling(max_new_tokens=24, temperature=0.0),
-    "sampled": Sampling(max_new_tokens=24, temperature=0.8, seed=3),
-    "nucleus": Sampling(max_new_tokens=24, temperature=1.0, top_p=0.7, seed=4),
+    "greedy": Sampling(max_new_tokens=12, temperature=0.0),
+    "sampled": Sampling(max_new_tokens=12, temperature=0.8, seed=4),
+    "nucleus": Sampling(max_new_tokens=12, temperature=1.0, top_p=0.7, seed=4),
 }
 
 

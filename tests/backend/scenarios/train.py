@@ -55,18 +55,19 @@ def from_start(
     recompute: str = "none",
     save_as: str = "",
     rollout_first: bool = False,
+    num_steps: int = 5,
 ) -> dict[str, Any]:
-    """Five steps from `write_start`'s weights; save_as: also a checkpoint after the third."""
+    """Steps from `write_start`'s weights; save_as: also a checkpoint after the third."""
     policy = models.policy(family, layout, seed=99, precision=precision, recompute=recompute)
     policy.load(shared / f"start_{family}", weights_only=True)
     policy.refresh_reference()
     policy.start_training(models.OPTIMIZER)
     if rollout_first:
         policy.generate([[5, 6, 7], [8]], Sampling(max_new_tokens=4), keys=[1, 2])
-    curve = steps(policy, 0, 3)
+    curve = steps(policy, 0, min(3, num_steps))
     if save_as:
         policy.save(shared / save_as, {"step": 3, "cursor": [1, 2]})
-    after = steps(policy, 3, 5)
+    after = steps(policy, 3, num_steps)
     whole = {name: curve[name] + after[name] for name in curve}
     return {**whole, "logprobs": logprob_values(policy), "version": policy.version}
 
