@@ -69,7 +69,7 @@ def report(run: RunConfig) -> str:
 
 def warnings(run: RunConfig) -> list[str]:
     """What will run but may not be meant."""
-    found = layouts.warnings(run.layout, run.model.shape())
+    found = layouts.warnings(run.layout)
     if not torch.cuda.is_available():
         crowding = crowding_warning(run.layout.ranks, cores=usable_cores())
         found += [f"layout: {crowding}"] if crowding else []

@@ -89,14 +89,9 @@ def problems(layout: Layout, shape: ModelShape) -> list[str]:
     ]
 
 
-def warnings(layout: Layout, shape: ModelShape) -> list[str]:
-    """What will run, but slower or less exactly than it seems."""
+def warnings(layout: Layout) -> list[str]:
+    """What will run, but slower than it seems."""
     found = []
-    if layout.context > 1 and shape.num_mtp_layers:
-        found.append(
-            f"layout: context={layout.context} with MTP: Megatron averages the MTP loss over the tokens of "
-            "each rank, so gradients differ slightly (the loss by 3e-5 in a toy run) from those of context=1"
-        )
     if layout.expert_tensor > 1:
         found.append(
             f"layout: expert_tensor={layout.expert_tensor} cuts matrices that are small already; "
