@@ -38,6 +38,7 @@ from megatron_r1.backend.attention import (
 )
 from megatron_r1.backend.layout import Layout
 from megatron_r1.backend.norms import LocalRMSNorm
+from megatron_r1.backend.parallel import device
 from megatron_r1.backend.precision import Precision, precision_options, transformer_engine_available
 from megatron_r1.errors import ConfigError
 from megatron_r1.models.llama import Llama
@@ -168,7 +169,7 @@ def build_chunk(
     )
     if not latent:
         _set_rotary(model, family, packed=not options.transformer_engine)
-    return model
+    return model.to(device())  # Megatron makes routers on the CPU, torch its norms
 
 
 def local_layer_specs(config: TransformerConfig) -> list[ModuleSpec]:

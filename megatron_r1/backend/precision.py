@@ -37,6 +37,11 @@ def precision_options(precision: Precision) -> dict[str, Any]:
     return options
 
 
+def token_multiple(precision: Precision) -> int:
+    """What the tokens of a pack must be divisible by: matrix products in FP8 take whole blocks."""
+    return {"fp8_blockwise": 128, "mxfp8": 32, "fp8_delayed": 16, "fp8_current": 16}.get(precision, 8)
+
+
 def transformer_engine_available() -> bool:
     """Whether the Transformer Engine modules can be built here."""
     from megatron.core.extensions.transformer_engine import HAVE_TE

@@ -158,7 +158,8 @@ def _from_last_stage(found: list[Tensor], packs: Sequence[PackedBatch]) -> list[
 def _share_over_pipeline(sums: Sums) -> Sums:
     if parallel_state.get_pipeline_model_parallel_world_size() == 1:
         return sums
-    box: list[Any] = [sums]
+    # on the CPU: a CUDA tensor would be unpickled onto the sender's device
+    box: list[Any] = [{name: pair.cpu() for name, pair in sums.items()}]
     dist.broadcast_object_list(
         box,
         parallel_state.get_pipeline_model_parallel_last_rank(),
