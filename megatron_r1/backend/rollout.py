@@ -1,32 +1,49 @@
-"""Sampling on the live weights: Megatron's modules and StaticInferenceContext, in the training layout.
+"""Sampling on the live weights, in the training layout.
 
-Prompts are left-padded to one length (RoPE is relative, so a shift changes nothing), every step feeds one
-token a row, finished rows leave the batch. EOS is kept. Ranks that share experts stay in step until the
-slowest is done: a rank without rows left feeds one dummy row, or the others would wait for it for ever.
+A prompt that comes several times (a group of outputs) is computed once and its cache copied. Prompts are
+padded on the left to one length, every step feeds one token a row, and finished rows leave the batch, the
+last rows moving into their places. EOS is kept. Ranks that share experts stay in step until the slowest is
+done: a rank without rows left feeds one dummy row, or the others would wait for it for ever.
 """
 
-# B rows still running, P padded prompt length, V vocabulary
+# B rows still running, W padded prompt length, V vocabulary
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
-from megatron.core.inference.contexts import StaticInferenceContext
 from megatron.core.inference.utils import InferenceMode
 from megatron.core.models.gpt.gpt_model import GPTModel
 from torch import Tensor
 
+from megatron_r1.backend.decode import LeanDecoder, is_lean
+from megatron_r1.backend.decode_modules import ModuleDecoder
 from megatron_r1.backend.nucleus import NucleusRecorder
 from megatron_r1.backend.parallel import device
 from megatron_r1.backend.routes import RouteRecorder
 from megatron_r1.backend.sampling import next_tokens, uniforms
 from megatron_r1.types import Sampled, Sampling
 
-DROP_SHARE = 8  # rows leave when a share of 1 / DROP_SHARE of the batch has finished: a copy of the cache
+DROP_SHARE = 16  # rows leave when a share of 1 / DROP_SHARE of the batch has finished
 PAD_TOKEN = 0
+
+
+class Decoder(Protocol):
+    """The model with a cache: LeanDecoder where it knows the model, ModuleDecoder everywhere else."""
+
+    def __init__(self, model: GPTModel, *, length: int) -> None: ...
+
+    def prefill(self, tokens: Tensor, pads: Tensor) -> Tensor: ...
+
+    def decode(self, tokens: Tensor) -> Tensor: ...
+
+    def spread(self, rows: Tensor) -> None: ...
+
+    def keep(self, rows: Tensor) -> None: ...
 
 
 # Attributes by which Megatron's modules know of sequence parallelism (transformer/utils.py lists them too).
@@ -70,160 +87,132 @@ def generate(
     *,
     keys: Sequence[int],
     eos_id: int,
+    decoder: type[Decoder] | None = None,
 ) -> list[Sampled]:
-    """One output a prompt; all ranks of a replica return the same."""
+    """One output a prompt; all ranks of a replica return the same. decoder: instead of the fitting one."""
+    assert len(chunks) == 1, "virtual pipeline stages sample through their first layout only"
+    chosen = decoder or (LeanDecoder if is_lean(chunks[0]) else ModuleDecoder)
     results = [Sampled([], []) for _ in prompts]
     with inference(chunks):
-        run = _Batch(chunks, prompts or [[eos_id]], sampling, list(keys) or [0], eos_id)
-        if not prompts:  # this rank only keeps the others company
-            run.finished[:] = True
+        # a rank without prompts only keeps the others company
+        batch = _Batch(chosen, chunks[0], prompts or [[eos_id]], sampling, list(keys) or [0])
+        batch.finished = [not prompts] * len(batch.finished)
+        logits = batch.prefill()
         for step in range(sampling.max_new_tokens):
-            logits = run.feed()
-            tokens, logprobs = run.sample(logits, position=step)
-            for row, token, logprob in zip(run.owners, tokens.tolist(), logprobs.tolist(), strict=True):
-                if not run.finished_of[row] and prompts:
-                    results[row].token_ids.append(token)
-                    results[row].logprobs.append(logprob)
-            run.advance(tokens)
-            if run.all_done():
+            tokens, logprobs = batch.sample(logits, position=step)
+            for row, token, logprob in batch.running(tokens, logprobs):
+                results[row].token_ids.append(token)
+                results[row].logprobs.append(logprob)
+            batch.drop_finished(tokens == eos_id)
+            if step + 1 == sampling.max_new_tokens or batch.all_done():
                 break
-        return run.with_kept(results, prompts)
+            logits = batch.decode()
+        return batch.with_kept(results)
 
 
 class _Batch:
-    """The rows in flight: their cache, their mask and who they belong to."""
+    """The rows in flight: who they belong to, and what is recorded of them."""
 
     def __init__(
         self,
-        chunks: Sequence[GPTModel],
+        decoder: type[Decoder],
+        model: GPTModel,
         prompts: Sequence[Sequence[int]],
         sampling: Sampling,
         keys: list[int],
-        eos_id: int,
     ) -> None:
-        assert len(chunks) == 1, "virtual pipeline stages sample through their first layout only"
-        self.model = chunks[0]
-        self.sampling, self.eos_id = sampling, eos_id
-        self.keys, self.owners = keys, list(range(len(prompts)))
-        self.finished_of = [False] * len(prompts)
-        self.finished = torch.zeros(len(prompts), dtype=torch.bool)
-        width = max(len(prompt) for prompt in prompts)
-        length = width + sampling.max_new_tokens
-        self.context = StaticInferenceContext(len(prompts), length)
-        rows = [[PAD_TOKEN] * (width - len(prompt)) + list(prompt) for prompt in prompts]
-        self.tokens = torch.tensor(rows, device=device())  # [B, tokens to feed]
-        starts = torch.tensor([width - len(prompt) for prompt in prompts], device=device())
-        self.width = width
+        self.prompts, self.sampling = prompts, sampling
+        self.keys, self.owners = keys, list(range(len(prompts)))  # of each place in the batch
+        self.finished = [False] * len(prompts)
+        self.width = max(len(prompt) for prompt in prompts)
+        length = self.width + sampling.max_new_tokens
+        self.decoder = decoder(model, length=length)
         count = len(prompts)
-        self.routes = RouteRecorder(chunks, rows=count, length=length) if sampling.keep_routes else None
+        self.routes = RouteRecorder([model], rows=count, length=length) if sampling.keep_routes else None
         self.nuclei = NucleusRecorder(count) if sampling.keep_nucleus and sampling.top_p < 1 else None
-        # [B, P + max_new_tokens]: what a query may look at
-        self.visible = torch.arange(length, device=device()) >= starts[:, None]
 
-    def feed(self) -> Tensor:
-        """The tokens that wait through the model; returns [B, V] logits of the last ones."""
-        offset, width = self.context.sequence_len_offset, self.tokens.shape[1]
-        recording = (
-            self.routes.feeding(self.owners, start=offset, width=width) if self.routes else nullcontext()
-        )
-        with recording:
-            logits = _pipelined(self.model, self.tokens, self._mask(offset, width), self.context)
-        self.context.sequence_len_offset = offset + width
-        self.context.enable_decode_mode()
+    def prefill(self) -> Tensor:
+        """Each different prompt once through the model; returns [B, V] logits of all rows' last tokens."""
+        first: dict[tuple[int, ...], int] = {}
+        firsts = [first.setdefault(tuple(prompt), row) for row, prompt in enumerate(self.prompts)]
+        unique = list(first.values())  # a row of each different prompt
+        places = {row: place for place, row in enumerate(unique)}
+        pads = [self.width - len(self.prompts[row]) for row in unique]
+        padded = [[PAD_TOKEN] * pad + list(self.prompts[row]) for pad, row in zip(pads, unique, strict=True)]
+        with self._recording(unique, start=0, width=self.width):
+            logits = self.decoder.prefill(_on_device(padded), _on_device(pads))
+        rows = _on_device([places[row] for row in firsts])
+        self.decoder.spread(rows)
+        if self.routes:
+            self.routes.spread(firsts, width=self.width)
+        self.fed = self.width
+        return logits[rows]
+
+    def decode(self) -> Tensor:
+        """The newest tokens through the model; returns [B, V] logits."""
+        with self._recording(self.owners, start=self.fed, width=1):
+            logits = self.decoder.decode(self.tokens)
+        self.fed += 1
         return logits
 
-    def _mask(self, offset: int, width: int) -> Tensor:
-        """[B, 1, queries, keys] bool, True where a query must not look."""
-        visible = self.visible[:, None, : offset + width]
-        if width == 1:
-            return ~visible[:, None]
-        causal = torch.ones(width, width, dtype=torch.bool, device=visible.device).tril()
-        # a padded query sees itself, or its softmax has nothing to sum
-        itself = torch.eye(width, dtype=torch.bool, device=visible.device)
-        return ~((causal & visible) | itself)[:, None]
+    def _recording(self, rows: Sequence[int], *, start: int, width: int) -> AbstractContextManager[None]:
+        return self.routes.feeding(rows, start=start, width=width) if self.routes else nullcontext()
 
     def sample(self, logits: Tensor, *, position: int) -> tuple[Tensor, Tensor]:
+        """The next token of every row, and its log-prob."""
         draws = uniforms(self.keys, position=position, seed=self.sampling.seed).to(logits.device)
         nuclei, owners = self.nuclei, self.owners
-        return next_tokens(
+        self.tokens, logprobs = next_tokens(
             logits.float(),
             draws,
             temperature=self.sampling.temperature,
             top_p=self.sampling.top_p,
             note=None if nuclei is None else lambda allowed: nuclei.note(owners, allowed),
         )
+        return self.tokens, logprobs
 
-    def with_kept(self, results: list[Sampled], prompts: Sequence[Sequence[int]]) -> list[Sampled]:
+    def running(self, tokens: Tensor, logprobs: Tensor) -> Iterator[tuple[int, int, float]]:
+        """(prompt's row, token, log-prob) of the rows that had not finished before."""
+        found = zip(self.owners, tokens.tolist(), logprobs.tolist(), self.finished, strict=True)
+        return ((row, token, logprob) for row, token, logprob, finished in found if not finished)
+
+    def drop_finished(self, ends: Tensor) -> None:
+        """ends: [B] bool. When many rows have finished they leave, and the last rows take their places."""
+        self.finished = [was or now for was, now in zip(self.finished, ends.tolist(), strict=True)]
+        running = [place for place, finished in enumerate(self.finished) if not finished]
+        gone = len(self.finished) - len(running)
+        if not running or gone * DROP_SHARE < len(self.finished) or not gone:
+            return
+        last = iter(reversed(running))
+        kept = [next(last) if self.finished[place] else place for place in range(len(running))]
+        self.owners = [self.owners[place] for place in kept]
+        self.keys = [self.keys[place] for place in kept]
+        self.finished = [False] * len(kept)
+        rows = _on_device(kept)
+        self.tokens = self.tokens[rows]
+        self.decoder.keep(rows)
+
+    def all_done(self) -> bool:
+        """Whether no row is running, here and on the ranks that share this rank's experts."""
+        if parallel_state.get_expert_model_parallel_world_size() == 1:
+            return all(self.finished)
+        waiting = torch.tensor([0 if all(self.finished) else 1], device=device())
+        group = parallel_state.get_expert_tensor_and_model_parallel_group()
+        dist.all_reduce(waiting, op=dist.ReduceOp.MAX, group=group)
+        return int(waiting) == 0
+
+    def with_kept(self, results: list[Sampled]) -> list[Sampled]:
         """The results with what training needs to follow this rollout, if it was asked for."""
         if self.routes is not None:
-            starts = [self.width - len(prompt) for prompt in prompts]
-            fed = [len(p) + len(r.token_ids) - 1 for p, r in zip(prompts, results, strict=True)]
-            kept = self.routes.of_rows(starts, fed)
+            starts = [self.width - len(prompt) for prompt in self.prompts]
+            fed = [len(p) + len(r.token_ids) - 1 for p, r in zip(self.prompts, results, strict=False)]
+            kept = self.routes.of_rows(starts, fed)  # collective, of a rank without prompts too
             results = [replace(r, routes=found) for r, found in zip(results, kept, strict=True)]
         if self.nuclei is not None:
             kept = self.nuclei.of_rows([len(r.token_ids) for r in results])
             results = [replace(r, nucleus=found) for r, found in zip(results, kept, strict=True)]
         return results
 
-    def advance(self, tokens: Tensor) -> None:
-        """Note what has finished, let finished rows go when they are many, and queue the new tokens."""
-        self.finished |= (tokens == self.eos_id).cpu()
-        for row, done in zip(self.owners, self.finished.tolist(), strict=True):
-            self.finished_of[row] = done
-        running = int((~self.finished).sum())
-        gone = len(self.owners) - running
-        self.tokens = tokens[:, None]
-        if running and gone >= max(1, len(self.owners) // DROP_SHARE):
-            self._keep((~self.finished).nonzero()[:, 0])
 
-    def _keep(self, rows: Tensor) -> None:
-        self.owners = [self.owners[i] for i in rows.tolist()]
-        self.keys = [self.keys[i] for i in rows.tolist()]
-        self.finished, self.tokens = self.finished[rows], self.tokens[rows]
-        self.visible = self.visible[rows]
-        memory = self.context.key_value_memory_dict
-        for layer, (key, value) in memory.items():
-            memory[layer] = (key[:, rows], value[:, rows])
-        self.context.max_batch_size = len(self.owners)
-
-    def all_done(self) -> bool:
-        """Whether no row is running, here and on the ranks that share this rank's experts."""
-        done = bool(self.finished.all())
-        if parallel_state.get_expert_model_parallel_world_size() == 1:
-            return done
-        waiting = torch.tensor([0 if done else 1], device=device())
-        group = parallel_state.get_expert_tensor_and_model_parallel_group()
-        dist.all_reduce(waiting, op=dist.ReduceOp.MAX, group=group)
-        return int(waiting) == 0
-
-
-def _pipelined(model: GPTModel, tokens: Tensor, mask: Tensor, context: StaticInferenceContext) -> Tensor:
-    """[B, V] logits of the last position, on every pipeline rank."""
-    positions = context.sequence_len_offset + torch.arange(tokens.shape[1], device=tokens.device)
-    first, last = parallel_state.is_pipeline_first_stage(), parallel_state.is_pipeline_last_stage()
-    if not first:
-        hidden = torch.empty(
-            tokens.shape[1], tokens.shape[0], model.config.hidden_size,
-            dtype=model.config.params_dtype, device=tokens.device,
-        )  # fmt: skip
-        dist.recv(hidden, parallel_state.get_pipeline_model_parallel_prev_rank())
-        model.set_input_tensor(hidden)
-    output = model(
-        tokens,
-        positions[None].expand(tokens.shape[0], -1),
-        mask,
-        inference_context=context,
-        runtime_gather_output=True,
-    )
-    if not last:
-        dist.send(output.contiguous(), parallel_state.get_pipeline_model_parallel_next_rank())
-    if first and last:
-        return output[:, -1]
-    logits = (
-        output[:, -1].float().contiguous()
-        if last
-        else torch.empty(tokens.shape[0], model.vocab_size, device=tokens.device)
-    )
-    source = parallel_state.get_pipeline_model_parallel_last_rank()
-    dist.broadcast(logits, source, group=parallel_state.get_pipeline_model_parallel_group())
-    return logits
+def _on_device(values: list) -> Tensor:
+    return torch.tensor(values, device=device())

@@ -145,6 +145,11 @@ class RouteRecorder:
         places = slice(self._start, self._start + self._width)
         self._experts[self._rows, places, index] = found.to(self._experts.dtype)
 
+    def spread(self, rows: Sequence[int], *, width: int) -> None:
+        """The first `width` tokens of row i had the experts of row rows[i]: they are the same prompt."""
+        index = torch.tensor(rows, device=self._experts.device)
+        self._experts[:, :width] = self._experts[index, :width]
+
     def of_rows(self, starts: Sequence[int], lengths: Sequence[int]) -> list[Tensor]:
         """[lengths[i], L, k] of each row from its first token on. Collective over the pipeline's ranks."""
         if parallel_state.get_pipeline_model_parallel_world_size() > 1:

@@ -7,8 +7,9 @@ every batch, and after a resume.
 
 # B rows, V vocabulary
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,25 +56,28 @@ def nucleus(logprobs: Tensor, top_p: float) -> Tensor:
 
 
 def _inverse_cdf(probabilities: Tensor, uniforms: Tensor) -> Tensor:
-    cumulative = probabilities.double().cumsum(-1)
-    # scaled by the total, so that rounding can't leave a gap at the end
-    target = uniforms[:, None].double() * cumulative[:, -1:]
-    found = torch.searchsorted(cumulative, target, right=True)[:, 0]
-    # a token of probability 0 at the very end could be hit by rounding: step back to the last possible one
-    last = (probabilities > 0).int().cumsum(-1).argmax(-1)
-    return torch.minimum(found, last)
+    cumulative = probabilities.cumsum(-1, dtype=torch.float64)
+    total = cumulative[:, -1:]
+    # scaled by the total, so that rounding can't leave a gap at the end, and below it: the token found is
+    # where the sum first exceeds the target, so that its own probability isn't 0
+    target = torch.minimum(uniforms[:, None].double() * total, total.nextafter(torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, target, right=True)[:, 0]
 
 
-def uniforms(keys: list[int], *, position: int, seed: int) -> Tensor:
+def uniforms(keys: Sequence[int], *, position: int, seed: int) -> Tensor:
     """[len(keys)] float64 in [0, 1): a hash of seed, key and position."""
-    return torch.tensor(
-        [_mix(_mix(_mix(seed) ^ key) ^ position) / 2.0**64 for key in keys], dtype=torch.float64
-    )
+    with np.errstate(over="ignore"):  # the hash lives on numbers modulo 2^64
+        mixed = _mix(_mix(_mix(_words([seed])) ^ _words(keys)) ^ _words([position]))
+    return torch.from_numpy(mixed / 2.0**64)
 
 
-def _mix(value: int) -> int:
+def _words(values: Sequence[int]) -> np.ndarray:
+    return np.array([value & _MASK for value in values], dtype=np.uint64)
+
+
+def _mix(value: np.ndarray) -> np.ndarray:
     """splitmix64 (Steele et al., 2014): every input bit moves about half of the output bits."""
-    value = (value + 0x9E3779B97F4A7C15) & _MASK
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
-    return value ^ (value >> 31)
+    value = value + np.uint64(0x9E3779B97F4A7C15)
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))

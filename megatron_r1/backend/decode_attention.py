@@ -1,0 +1,202 @@
+"""Attention of the lean decoder: grouped queries, and MLA over its latents.
+
+One query a row is too little work for SDPA's kernels on a CPU (six times slower than two batched matrix
+products there), so single tokens go through `baddbmm`; prompts go through SDPA. Rows are padded on the left:
+RoPE is relative, so a shift of a row changes nothing, and one table entry serves the whole batch.
+"""
+
+# B rows, W tokens fed a row (in the order [W, B]), S columns of the cache in use, h hidden
+# n query heads, g key/value heads, r = n / g, d head width, c latent width, p rotated width
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from megatron_r1.backend.attention import PackRotary
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where the fed tokens stand, for all rows and layers. hidden: what may not be seen; None: nothing."""
+
+    start: int
+    end: int
+    mask: (
+        Tensor | None
+    )  # prompts: [B, 1, W, W] bool, True where seen; a token: [B, 1, S] to add to the scores
+
+    @classmethod
+    def of_prompts(cls, pads: Tensor | None, *, width: int) -> "Position":
+        if pads is None:
+            return cls(0, width, None)
+        column = torch.arange(width, device=pads.device)
+        causal = column <= column[:, None]
+        # a padded query sees itself, or its softmax would have nothing to sum
+        seen = (causal & (column >= pads[:, None, None])) | (column == column[:, None])
+        return cls(0, width, seen[:, None])
+
+    @classmethod
+    def of_token(cls, pads: Tensor | None, *, at: int) -> "Position":
+        if pads is None:
+            return cls(at, at + 1, None)
+        padded = torch.arange(at + 1, device=pads.device) < pads[:, None]
+        return cls(
+            at, at + 1, torch.zeros_like(padded, dtype=torch.float).masked_fill_(padded, -torch.inf)[:, None]
+        )
+
+
+class _Rotation:
+    """RoPE in three operators. x cos + partner(x) sin, the sign of the partner in the table."""
+
+    def __init__(self, rotary: PackRotary, *, length: int, dtype: torch.dtype, interleaved: bool) -> None:
+        """interleaved: pairs are neighbours, as in MLA. Upstream brings them to the two halves first; a dot
+        product of two vectors rotated alike doesn't see the order, so here they stay."""
+        rounded = 1 << max(length - 1, 63).bit_length()  # upstream caches a table for every length asked for
+        table = rotary.rotary(rounded, packed_seq=True)
+        angles, scale = table if isinstance(table, tuple) else (table, 1.0)  # YaRN comes with its scale
+        angles = angles.view(rounded, -1)  # [length, p], the same angles in both halves
+        half = angles.shape[1] // 2
+        sign = torch.ones(2 * half, device=angles.device)
+        if interleaved:
+            angles = angles[:, :half].repeat_interleave(2, dim=1)
+            sign[0::2] = -1
+        else:
+            sign[:half] = -1
+        self.interleaved, self.half = interleaved, half
+        self.cos = (angles.cos() * scale).to(dtype)
+        self.sin = (angles.sin() * sign * scale).to(dtype)
+
+    def __call__(self, x: Tensor, position: Position) -> Tensor:
+        """x: [W, B, heads.., p]."""
+        shape = (position.end - position.start, *[1] * (x.dim() - 2), -1)
+        cos = self.cos[position.start : position.end].view(shape)
+        sin = self.sin[position.start : position.end].view(shape)
+        partner = (
+            x.unflatten(-1, (self.half, 2)).flip(-1).flatten(-2)
+            if self.interleaved
+            else x.roll(self.half, -1)
+        )
+        return torch.addcmul(x * cos, partner, sin)
+
+
+def _attend_token(query: Tensor, key: Tensor, value: Tensor, *, scale: float, mask: Tensor | None) -> Tensor:
+    """query [B * g, r, d], key [B * g, S, d], value [B * g, S, v], mask [B, 1, S] -> [B * g, r, v]."""
+    if mask is None:
+        scores = torch.baddbmm(query.new_empty(1, 1, 1), query, key.transpose(1, 2), beta=0, alpha=scale)
+    else:
+        added = mask.to(query.dtype).repeat_interleave(query.shape[0] // mask.shape[0], dim=0)
+        scores = torch.baddbmm(added, query, key.transpose(1, 2), alpha=scale)
+    return torch.bmm(scores.softmax(-1), value)
+
+
+class GroupedQuery:
+    """LocalSelfAttention. Cache: [B, g, 2, length, d], keys after RoPE and values."""
+
+    def __init__(self, module: Any, rotary: PackRotary, *, length: int) -> None:
+        self.qkv, self.project = module.linear_qkv, module.linear_proj.weight
+        self.q_norm, self.k_norm = module.q_layernorm, module.k_layernorm
+        self.groups = module.num_query_groups_per_partition
+        self.per_group = module.num_attention_heads_per_partition // self.groups
+        self.width = module.hidden_size_per_attention_head
+        self.scale = self.width**-0.5
+        weight = self.qkv.weight
+        self.rotate = _Rotation(rotary, length=length, dtype=weight.dtype, interleaved=False)
+
+    def new_cache(self, rows: int, length: int) -> Tensor:
+        return self.project.new_empty(rows, self.groups, 2, length, self.width)
+
+    def __call__(self, stream: Tensor, x: Tensor, cache: Tensor, position: Position) -> Tensor:
+        """stream + attention(x); both [W * B, h]."""
+        rows, g, r, d = cache.shape[0], self.groups, self.per_group, self.width
+        heads = F.linear(x, self.qkv.weight, self.qkv.bias).view(-1, rows, g, r + 2, d)
+        rotated = self.rotate(self._normalised(heads[..., : r + 1, :]), position)  # queries, and the key last
+        cache[:, :, 0, position.start : position.end] = rotated[..., r, :].permute(1, 2, 0, 3)
+        cache[:, :, 1, position.start : position.end] = heads[..., r + 1, :].permute(1, 2, 0, 3)
+        query = rotated[..., :r, :]  # [W, B, g, r, d]
+        if position.start:
+            keys, values = cache[..., : position.end, :].flatten(0, 1).unbind(1)
+            out = _attend_token(query.flatten(0, 2), keys, values, scale=self.scale, mask=position.mask)
+        else:
+            out = self._attend_prompts(query, cache, position)
+        return torch.addmm(stream, out.reshape(stream.shape[0], -1), self.project.t())
+
+    def _normalised(self, heads: Tensor) -> Tensor:
+        if self.q_norm is None:
+            return heads
+        return torch.cat([self.q_norm(heads[..., :-1, :]), self.k_norm(heads[..., -1:, :])], dim=-2)
+
+    def _attend_prompts(self, query: Tensor, cache: Tensor, position: Position) -> Tensor:
+        keys, values = cache[..., : position.end, :].unbind(2)  # [B, g, W, d]
+        out = F.scaled_dot_product_attention(
+            query.flatten(2, 3).permute(1, 2, 0, 3), keys, values, attn_mask=position.mask,
+            is_causal=position.mask is None, scale=self.scale, enable_gqa=self.per_group > 1,
+        )  # fmt: skip
+        return out.permute(2, 0, 1, 3)
+
+
+class Latent:
+    """LocalMLASelfAttention, up-projections absorbed. Cache: [B, 1, length, c + p], latent and rotated key.
+
+    A head's key is W_k latent, so its score is (W_k' query) latent; its output is W_v (weights x latents).
+    Every head looks at the same c + p numbers a token. Source: DeepSeek-V2, 2405.04434, section 2.1.2.
+    """
+
+    def __init__(self, module: Any, *, length: int) -> None:
+        config = module.config
+        self.module, self.project = module, module.linear_proj.weight
+        self.heads = module.num_attention_heads_per_partition
+        self.key_width, self.latent, self.rotated = (
+            config.qk_head_dim,
+            config.kv_lora_rank,
+            config.qk_pos_emb_head_dim,
+        )
+        self.scale = module.softmax_scale
+        up = module.linear_kv_up_proj.weight.view(self.heads, self.key_width + config.v_head_dim, self.latent)
+        self.up_key, self.up_value = up[:, : self.key_width], up[:, self.key_width :]  # [n, .., c], views
+        self.rotate = _Rotation(module.rotary_pos_emb, length=length, dtype=up.dtype, interleaved=True)
+
+    def new_cache(self, rows: int, length: int) -> Tensor:
+        return self.project.new_empty(rows, 1, length, self.latent + self.rotated)
+
+    def __call__(self, stream: Tensor, x: Tensor, cache: Tensor, position: Position) -> Tensor:
+        """stream + attention(x); both [W * B, h]."""
+        self._remember(x, cache, position)
+        query = self._queries(x, cache.shape[0], position)  # [W, B, n, c + p]
+        latents = cache[..., : position.end, :]
+        if position.start:
+            found = _attend_token(
+                query.flatten(0, 1), latents[:, 0], latents[:, 0, :, : self.latent],
+                scale=self.scale, mask=position.mask,
+            )  # fmt: skip
+        else:
+            found = F.scaled_dot_product_attention(
+                query.permute(1, 2, 0, 3), latents, latents, attn_mask=position.mask,
+                is_causal=position.mask is None, scale=self.scale, enable_gqa=True,
+            ).permute(2, 0, 1, 3).flatten(0, 1)[..., : self.latent]  # fmt: skip
+        out = torch.bmm(found.transpose(0, 1), self.up_value.transpose(1, 2))  # [n, W * B, v]
+        return torch.addmm(stream, out.transpose(0, 1).flatten(1), self.project.t())
+
+    def _remember(self, x: Tensor, cache: Tensor, position: Position) -> None:
+        down = F.linear(x, self.module.linear_kv_down_proj.weight)
+        latent, key = down.view(-1, cache.shape[0], down.shape[-1]).split([self.latent, self.rotated], dim=-1)
+        here = cache[:, 0, position.start : position.end].transpose(0, 1)
+        here[..., : self.latent] = self.module.kv_layernorm(latent)
+        here[..., self.latent :] = self.rotate(key, position)
+
+    def _queries(self, x: Tensor, rows: int, position: Position) -> Tensor:
+        if self.module.config.q_lora_rank is None:
+            query = F.linear(x, self.module.linear_q_proj.weight)
+        else:
+            low = self.module.q_layernorm(F.linear(x, self.module.linear_q_down_proj.weight))
+            query = F.linear(low, self.module.linear_q_up_proj.weight)
+        plain, rotated = query.view(-1, rows, self.heads, self.key_width + self.rotated).split(
+            [self.key_width, self.rotated], dim=-1
+        )
+        absorbed = torch.bmm(plain.flatten(0, 1).transpose(0, 1), self.up_key).transpose(
+            0, 1
+        )  # [W * B, n, c]
+        absorbed = absorbed.view(-1, rows, self.heads, self.latent)
+        return torch.cat([absorbed, self.rotate(rotated, position)], dim=-1)

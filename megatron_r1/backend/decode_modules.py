@@ -1,0 +1,97 @@
+"""The decoder for every layout: Megatron's modules with StaticInferenceContext, in the training layout.
+
+Tensor, pipeline and expert ranks all take part in every call, each with the rows of its own replica.
+"""
+
+# B rows, W tokens fed a row, V vocabulary
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.inference.contexts import StaticInferenceContext
+from megatron.core.models.gpt.gpt_model import GPTModel
+from torch import Tensor
+
+
+class ModuleDecoder:
+    """rollout.Decoder over a pipeline of Megatron modules."""
+
+    def __init__(self, model: GPTModel, *, length: int) -> None:
+        """length: the most tokens of a row, padding included."""
+        self.model, self.length = model, length
+
+    def prefill(self, tokens: Tensor, pads: Tensor) -> Tensor:
+        """tokens: [B, W] prompts, padded on the left by pads [B]. Returns [B, V] logits of the last token."""
+        self.context = StaticInferenceContext(tokens.shape[0], self.length)
+        # [B, length]: what a query may look at
+        self.visible = torch.arange(self.length, device=tokens.device) >= pads[:, None]
+        logits = self._feed(tokens)
+        self.context.enable_decode_mode()
+        return logits
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """tokens: [B], the next of each row. Returns [B, V] logits."""
+        return self._feed(tokens[:, None])
+
+    def spread(self, rows: Tensor) -> None:
+        """Row i of the batch becomes a copy of the former row rows[i]."""
+        self.keep(rows)
+
+    def keep(self, rows: Tensor) -> None:
+        """Row i becomes the former row rows[i]."""
+        self.visible = self.visible[rows]
+        memory = self.context.key_value_memory_dict
+        for layer, (key, value) in memory.items():
+            memory[layer] = (key[:, rows], value[:, rows])
+        self.context.max_batch_size = len(rows)
+
+    def _feed(self, tokens: Tensor) -> Tensor:
+        offset, width = self.context.sequence_len_offset, tokens.shape[1]
+        logits = self._pipelined(tokens, self._mask(offset, width))
+        self.context.sequence_len_offset = offset + width
+        return logits
+
+    def _mask(self, offset: int, width: int) -> Tensor:
+        """[B, 1, queries, keys] bool, True where a query must not look."""
+        visible = self.visible[:, None, : offset + width]
+        if width == 1 and offset:
+            return ~visible[:, None]
+        causal = torch.ones(width, width, dtype=torch.bool, device=visible.device).tril()
+        # a padded query sees itself, or its softmax has nothing to sum
+        itself = torch.eye(width, dtype=torch.bool, device=visible.device)
+        return ~((causal & visible) | itself)[:, None]
+
+    def _pipelined(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """[B, V] logits of the last position, on every pipeline rank."""
+        model = self.model
+        positions = self.context.sequence_len_offset + torch.arange(tokens.shape[1], device=tokens.device)
+        first, last = parallel_state.is_pipeline_first_stage(), parallel_state.is_pipeline_last_stage()
+        if not first:
+            hidden = torch.empty(
+                tokens.shape[1], tokens.shape[0], model.config.hidden_size,
+                dtype=model.config.params_dtype, device=tokens.device,
+            )  # fmt: skip
+            dist.recv(hidden, parallel_state.get_pipeline_model_parallel_prev_rank())
+            model.set_input_tensor(hidden)
+        output = model(
+            tokens,
+            positions[None].expand(tokens.shape[0], -1),
+            mask,
+            inference_context=self.context,
+            runtime_gather_output=True,
+        )
+        if not last:
+            dist.send(output.contiguous(), parallel_state.get_pipeline_model_parallel_next_rank())
+        if first and last:
+            return output[:, -1]
+        logits = (
+            output[:, -1].float().contiguous()
+            if last
+            else torch.empty(tokens.shape[0], model.vocab_size, device=tokens.device)
+        )
+        source = parallel_state.get_pipeline_model_parallel_last_rank()
+        group: Any = parallel_state.get_pipeline_model_parallel_group()
+        dist.broadcast(logits, source, group=group)
+        return logits
