@@ -114,6 +114,7 @@ class Chain:
         metrics = {**metrics, "time/stage_s": journal.seconds()}
         if self.replicas.is_main:
             write_artifact(directory, Artifact(name, stage.kind, digest, inputs, checkpoint, metrics))
+        self.replicas.barrier()  # the next stage reads it on every rank
 
     def _policy(self, name: str, stage: StageConfig) -> tuple[Policy, dict[str, Any]]:
         """The model with the stage's weights, and the state of an earlier, interrupted start."""
@@ -248,9 +249,8 @@ class StageJournal:
             raise Interrupted(f"stage {self.name} is saved at step {step}; run the same command to continue")
 
     def stop_here(self) -> bool:
-        # a signal reaches the ranks a step apart: they act on it together
-        asked = float(signals.stop_requested())
-        self._stopping = self.policy.replicas.sum({"asked": asked})["asked"] > 0
+        # a signal reaches the ranks a step apart: they act on it together, those of one replica too
+        self._stopping = self.policy.replicas.any_rank(signals.stop_requested())
         return self._stopping
 
     def seconds(self) -> float:

@@ -216,6 +216,10 @@ class Replicas(Protocol):
         """Call `make` once a copy and give its result to all ranks of the copy."""
         ...
 
+    def any_rank(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank; every rank gets the answer."""
+        ...
+
     def barrier(self) -> None:
         """Wait for all ranks."""
         ...

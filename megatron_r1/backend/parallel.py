@@ -90,6 +90,11 @@ class MegatronReplicas:
         dist.broadcast_object_list(box, src=ranks[0], group=self._replica)
         return box[0]
 
+    def any_rank(self, flag: bool) -> bool:
+        box = torch.tensor([int(flag)], device=device())
+        dist.all_reduce(box, op=dist.ReduceOp.MAX)
+        return bool(box)
+
     def barrier(self) -> None:
         dist.barrier()
 

@@ -12,15 +12,19 @@ from torch import Tensor
 
 from megatron_r1.backend import checkpoint, rollout, routes
 from megatron_r1.backend.context_padding import pad_for_context
+from megatron_r1.backend.expert_load import ExpertLoad
+from megatron_r1.backend.finite import require_finite
 from megatron_r1.backend.forward import ForwardOptions
 from megatron_r1.backend.initial_weights import set_initial_weights
 from megatron_r1.backend.layout import Layout
 from megatron_r1.backend.model import ModelOptions, build_model
 from megatron_r1.backend.optimizer import build_optimizer, finish_parameter_gather, wrap_for_training
 from megatron_r1.backend.parallel import MegatronReplicas, device
+from megatron_r1.backend.precision import token_multiple
 from megatron_r1.backend.reference import ReferenceWeights
 from megatron_r1.backend.schedule import Sums, pack_logprobs, train_on_packs
 from megatron_r1.data.packing import Packing, pack, pad_packs
+from megatron_r1.errors import DataError
 from megatron_r1.models.shape import FamilyConfig
 from megatron_r1.types import (
     LossFunction,
@@ -64,6 +68,8 @@ class MegatronPolicy:
     ) -> list[Sampled]:
         if sampling.keep_routes:
             routes.require_replay(self.chunks[0].config)
+        longest = max(map(len, prompts), default=0)
+        self._require_positions(longest + sampling.max_new_tokens, "a prompt and max_new_tokens")
         finish_parameter_gather(self.models)
         return rollout.generate(self.chunks, prompts, sampling, keys=keys, eos_id=self.eos_id)
 
@@ -73,6 +79,8 @@ class MegatronPolicy:
         if reference:  # a policy of its own, with its own routes
             sequences = [replace(sequence, routes=None) for sequence in sequences]
         packing = self._pack(sequences)
+        if not packing.batches:  # on all replicas
+            return []
         options = ForwardOptions(temperature=temperature)
         if reference:
             assert self.reference is not None, "no reference was kept"
@@ -93,6 +101,7 @@ class MegatronPolicy:
     def start_training(self, options: OptimizerOptions) -> None:
         self.models = wrap_for_training(self.chunks, self.layout)
         self.optimizer = build_optimizer(self.models, self.layout, options)  # type: ignore[arg-type]
+        self.expert_load = ExpertLoad(self.chunks)
 
     def train_step(
         self,
@@ -113,15 +122,17 @@ class MegatronPolicy:
             group["lr"] = lr
         options = ForwardOptions(temperature=temperature, entropy=entropy, mtp=mtp)
         sums = train_on_packs(self.models, packs, loss, options=options, scale=float(num_tokens))
-        _, grad_norm, _ = self.optimizer.step()
-        self.version += 1
         metrics = self._means(sums)
-        return StepStats(
-            loss=metrics.pop("loss"),
-            grad_norm=float(grad_norm or 0.0),
-            metrics=metrics,
-            num_tokens=num_tokens,
-        )
+        mean_loss, update = metrics.pop("loss"), self.version + 1
+        own = float(sums["loss"][0])
+        require_finite(self.chunks, update=update, what="loss", value=mean_loss, own=own)
+        _, grad_norm, _ = self.optimizer.step()
+        grad_norm = float(grad_norm or 0.0)
+        require_finite(self.chunks, update=update, what="norm of the gradient", value=grad_norm)
+        self.version = update
+        if self.expert_load.counted:
+            metrics["expert_load"] = self.expert_load.measure()
+        return StepStats(loss=mean_loss, grad_norm=grad_norm, metrics=metrics, num_tokens=num_tokens)
 
     def save(self, directory: Path, state: Mapping[str, Any]) -> None:
         checkpoint.save(directory, self, state)
@@ -139,8 +150,11 @@ class MegatronPolicy:
 
     def _pack(self, sequences: Sequence[TrainSequence]) -> Packing:
         """Packs on this rank's device; as many on every replica, because experts are shared between them."""
+        self._require_positions(max((len(s.token_ids) - 1 for s in sequences), default=0), "a sequence")
         padded = [pad_for_context(sequence, self.layout.context) for sequence in sequences]
-        multiple = 8 * self.layout.tensor * 2 * self.layout.context if self.layout.context > 1 else 8
+        multiple = token_multiple(self.options.precision)
+        if self.layout.context > 1:
+            multiple *= 2 * self.layout.tensor * self.layout.context
         packing = pack(padded, max_tokens=self.tokens_per_pack, multiple=multiple)
         count = self._agree_on_max(len(packing.batches))
         if self.layout.virtual_pipeline > 1:  # the interleaved schedule runs whole rounds of stages
@@ -148,6 +162,14 @@ class MegatronPolicy:
         fields = list(sequences[0].fields) if sequences else ()
         batches = pad_packs(packing.batches, count, multiple=multiple, fields=fields)
         return Packing([_to_device(batch) for batch in batches], packing.places)
+
+    def _require_positions(self, num_tokens: int, what: str) -> None:
+        positions = self.family.max_position_embeddings
+        if num_tokens > positions:
+            raise DataError(
+                f"{what}: {num_tokens} tokens, above model.max_position_embeddings = {positions}; "
+                "leave out the longest, lower max_new_tokens, or raise it"
+            )
 
     def _agree_on_max(self, value: int) -> int:
         if self.replicas.count == 1:

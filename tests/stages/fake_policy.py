@@ -57,6 +57,9 @@ class FakeReplicas:
     def share(self, make: Callable[[], Any]) -> Any:
         return make()
 
+    def any_rank(self, flag: bool) -> bool:
+        return any(self.gather([flag]))
+
     def barrier(self) -> None:
         self.barrier_of_all.wait()
 
