@@ -91,6 +91,8 @@ class Chain:
         if done is not None:
             self._require_same(name, done, digest, inputs)
             return
+        if self.replicas.any_rank(signals.stop_requested()):  # not every kind of stage asks
+            raise Interrupted(f"stage {name} has not begun; run the same command to continue")
         if self.replicas.is_main:
             directory.mkdir(parents=True, exist_ok=True)
             (directory / RESOLVED).write_bytes((self.run_dir / RESOLVED).read_bytes())
