@@ -73,6 +73,7 @@ ONE_RANK = [
     _train("recompute_full", {}, family="v3", recompute="full", num_steps=2),
     _train("recompute_selective", {}, family="v3", recompute="selective", num_steps=2),
     _train("rollout_first", {}, family="v3", rollout_first=True, num_steps=2),
+    _train("optimizer_first", {}, family="v3", precision="bf16", optimizer_first=True, num_steps=2),
     _resumed("one", "one", {}),
     Scenario("reference_of_start", "train.reference_of_start", {}, {"family": "v3"}),
     *(Scenario(f"initial_{f}", "weights.initial_digests", {}, {"family": f}) for f in ("v3", "qwen2")),

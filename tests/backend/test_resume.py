@@ -44,6 +44,10 @@ def test_bf16_resumes_bit_for_bit_with_its_fp32_masters(one: Results) -> None:
     assert one["resumed_bf16"]["logprobs"] == one["bf16_one"]["logprobs"]
 
 
+def test_weights_loaded_under_an_optimizer_reach_its_fp32_masters(one: Results) -> None:
+    assert one["optimizer_first"]["loss"] == one["bf16_one"]["loss"][:2]
+
+
 @pytest.mark.parametrize(("source", "layout"), RESUMED)
 def test_the_reference_of_the_start_comes_back_in_every_layout(
     one: Results, two: Results, source: str, layout: str

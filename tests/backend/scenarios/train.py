@@ -55,13 +55,17 @@ def from_start(
     recompute: str = "none",
     save_as: str = "",
     rollout_first: bool = False,
+    optimizer_first: bool = False,
     num_steps: int = 5,
 ) -> dict[str, Any]:
     """Steps from `write_start`'s weights; save_as: also a checkpoint after the third."""
     policy = models.policy(family, layout, seed=99, precision=precision, recompute=recompute)
+    if optimizer_first:
+        policy.start_training(models.OPTIMIZER)
     policy.load(shared / f"start_{family}", weights_only=True)
     policy.refresh_reference()
-    policy.start_training(models.OPTIMIZER)
+    if not optimizer_first:
+        policy.start_training(models.OPTIMIZER)
     if rollout_first:
         policy.generate([[5, 6, 7], [8]], Sampling(max_new_tokens=4), keys=[1, 2])
     curve = steps(policy, 0, min(3, num_steps))
