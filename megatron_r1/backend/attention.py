@@ -172,7 +172,7 @@ class _FromRows(torch.autograd.Function):
 
 
 class LocalCoreAttention(MegatronModule):
-    """softmax(QK')V. Packs: [T, (1,) n, d] -> [T, 1, n * v]; rows with a cache: [S, B, n, d] -> [S, B, n * v]."""
+    """softmax(QK')V. Packs: [T, (1,) n, d] -> [T, 1, n * v]; cached rows: [S, B, n, d] -> [S, B, n * v]."""
 
     def __init__(
         self,

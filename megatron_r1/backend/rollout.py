@@ -22,6 +22,7 @@ from torch import Tensor
 
 from megatron_r1.backend.decode import LeanDecoder, is_lean
 from megatron_r1.backend.decode_modules import ModuleDecoder
+from megatron_r1.backend.engine_sampling import engine_can_sample
 from megatron_r1.backend.nucleus import NucleusRecorder
 from megatron_r1.backend.parallel import device
 from megatron_r1.backend.routes import RouteRecorder
@@ -70,7 +71,7 @@ def inference(chunks: Sequence[GPTModel]) -> Iterator[None]:
         for chunk in chunks:
             chunk.eval()
         # not torch.inference_mode: RoPE tables cached in there could never be used in training again
-        with InferenceMode.active(), torch.no_grad():
+        with engine_can_sample(chunks), InferenceMode.active(), torch.no_grad():
             yield
     finally:
         config.sequence_parallel = sequence_parallel

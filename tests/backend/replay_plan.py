@@ -35,6 +35,7 @@ ONE_RANK = [
     *(Scenario(f"routed_{how}", "replay.routed_steps", {}, {"recompute": how}) for how in RECOMPUTE),
     Scenario("replay_gates", "replay.gates"),
     Scenario("ratio_one", "replay.on_policy_ratio"),
+    Scenario("foreign_attention", "replay.foreign_attention"),
     *_truncated("one", {}),
 ]
 TWO_RANKS = [

@@ -10,6 +10,8 @@ import torch
 from megatron.core import parallel_state
 from torch import Tensor
 
+from megatron_r1.backend import rollout
+from megatron_r1.backend.decode_modules import ModuleDecoder
 from megatron_r1.backend.layout import Layout
 from megatron_r1.backend.logprobs import token_entropy, token_logprobs
 from megatron_r1.backend.nucleus import join_lists, pairs, truncate
@@ -205,3 +207,35 @@ def on_policy_ratio(layout: Layout, shared: Path) -> dict[str, float]:
 
     stats = policy.train_step(batch, loss, lr=0.0, temperature=0.9, entropy=True)
     return dict(stats.metrics)
+
+
+class Foreign(torch.nn.Module):
+    """Stands for Transformer Engine's attention, which can't be built here."""
+
+    def forward(self, *args: Any, **options: Any) -> Tensor:
+        raise AssertionError("sampled without heeding the padding")
+
+
+def foreign_attention(layout: Layout, shared: Path) -> dict[str, Any]:
+    """What the modules sample with somebody else's attention and FP8 in the configuration, and without."""
+    policy = models.policy("v3", layout, seed=11)
+    chunks, sampling, keys = policy.chunks, Sampling(8, seed=5), [0, 1, 2, 3]
+
+    def sample() -> list[list[int]]:
+        found = rollout.generate(
+            chunks, PROMPTS, sampling, keys=keys, eos_id=models.EOS, decoder=ModuleDecoder
+        )
+        return [output.token_ids for output in found]
+
+    expected = sample()
+    attentions = [layer.self_attention for layer in chunks[0].decoder.layers]
+    for attention in attentions:
+        attention.core_attention = Foreign()
+    chunks[0].config.fp8 = "hybrid"
+    tokens = sample()
+    restored = all(isinstance(attention.core_attention, Foreign) for attention in attentions)
+    return {
+        "expected": expected,
+        "tokens": tokens,
+        "restored": restored and chunks[0].config.fp8 == "hybrid",
+    }
