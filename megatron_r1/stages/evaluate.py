@@ -1,10 +1,13 @@
 """The evaluate stage: a checkpoint on held-out questions."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.evaluation import Evaluation, evaluate
-from megatron_r1.stages.section import StageConfig
+from megatron_r1.stages.section import StageConfig, too_long
+
+if TYPE_CHECKING:
+    from megatron_r1.run_config import RunConfig
 
 
 class Evaluate(StageConfig):
@@ -17,6 +20,9 @@ class Evaluate(StageConfig):
     @property
     def tokens_per_pack(self) -> int:
         return 8  # nothing is packed
+
+    def problems(self, run: "RunConfig") -> list[str]:
+        return too_long("evaluation.max_new_tokens", self.evaluation.max_new_tokens, run)
 
     def run(self, context: StageContext) -> dict[str, float]:
         metrics, scored = evaluate(context, self.evaluation)

@@ -69,9 +69,13 @@ class Pretrain(StageConfig):
         return self
 
     def problems(self, run: "RunConfig") -> list[str]:
+        found = []
+        if self.until is not None:
+            key = "until.evaluation.max_new_tokens"
+            found += too_long(key, self.until.evaluation.max_new_tokens, run)
         if self.sample_mask:
-            return []
-        found = too_long("window", self.window - 1, run)
+            return found
+        found += too_long("window", self.window - 1, run)
         if self.window > self.tokens_per_pack:
             found.append(
                 f"window: {self.window} tokens don't fit tokens_per_pack = {self.tokens_per_pack}; "

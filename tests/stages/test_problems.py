@@ -1,0 +1,57 @@
+"""What stages find wrong with a run before it starts."""
+
+from pathlib import Path
+
+import pytest
+
+from megatron_r1.run_config import load_run
+
+MICRO = Path(__file__).parents[1] / "end_to_end" / "micro.yaml"
+
+
+def problems(stage, *overrides):
+    run = load_run(MICRO, overrides=overrides).value
+    return run.stages[stage].problems(run)
+
+
+@pytest.mark.parametrize("stage", ["base", "zero", "measure"])
+def test_a_good_run_has_none(stage):
+    assert problems(stage) == []
+
+
+def test_questions_must_divide_over_the_replicas():
+    (found,) = problems("zero", "layout.ranks=2", "stages.zero.questions=3")
+    assert found == "questions: 3 questions do not divide over 2 replicas; use a multiple"
+
+
+def test_an_output_must_fit_a_pack():
+    (found,) = problems("zero", "stages.zero.tokens_per_pack=16")
+    assert found.startswith("tokens_per_pack: 16 can't hold one output of 16 tokens with its prompt")
+
+
+def test_rl_needs_a_reward():
+    (found,) = problems("zero", "stages.zero.rewards.format=null", "stages.zero.rewards.language=null")
+    assert found == "rewards: none is set; give at least one, such as accuracy: {weight: 1}"
+
+
+@pytest.mark.parametrize(
+    ("stage", "key"),
+    [
+        ("zero", "max_new_tokens.steps={0: 64}"),
+        ("zero", "evaluate.evaluation.max_new_tokens=64"),
+        ("measure", "evaluation.max_new_tokens=64"),
+        ("base", "until={at_least: 1.0, max_steps: 9, evaluation: {data: {c: {source: arithmetic}}}}"),
+    ],
+)
+def test_an_output_must_fit_the_positions(stage, key):
+    (found,) = problems(stage, f"stages.{stage}.{key}")
+    assert "don't fit model.max_position_embeddings = 64" in found
+
+
+def test_a_window_must_fit_the_positions_and_a_pack():
+    unmasked = "stages.base.sample_mask=false"
+    assert problems("base", unmasked, "stages.base.window=64") == []
+    (found,) = problems("base", unmasked, "stages.base.window=65")
+    assert "don't fit model.max_position_embeddings = 64" in found
+    (found,) = problems("base", unmasked, "stages.base.window=64", "stages.base.tokens_per_pack=32")
+    assert found.startswith("window: 64 tokens don't fit tokens_per_pack = 32")
