@@ -11,5 +11,5 @@ fi
 "$PYTHON" -m pytest tests/gpu
 for benchmark in benchmarks/gpu/[a-z]*.py; do
     echo "gpu: $benchmark" >&2
-    "$PYTHON" "$benchmark"
+    "$PYTHON" -m "benchmarks.gpu.$(basename "$benchmark" .py)"
 done

@@ -24,7 +24,7 @@ def engine_can_sample(chunks: Sequence[GPTModel]) -> Iterator[None]:
     """Within: masked attention and no FP8. Restored whatever happens."""
     config = chunks[0].config
     recipe, config.fp8 = config.fp8, None
-    layers = [layer.self_attention for chunk in chunks for layer in chunk.decoder.layers]
+    layers: list[Any] = [layer.self_attention for chunk in chunks for layer in chunk.decoder.layers]
     swapped = {a: a.core_attention for a in layers if not isinstance(a.core_attention, LocalCoreAttention)}
     for attention in swapped:
         attention.core_attention = _masked(attention)

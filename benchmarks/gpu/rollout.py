@@ -1,0 +1,45 @@
+"""Sampling on one GPU: tokens/s and memory. `python -m benchmarks.gpu.rollout`."""
+
+import time
+
+import torch
+
+from benchmarks.gpu import _setting as setting
+from megatron_r1.types import Sampling
+
+
+def measure(
+    size: str, *, prompts: int = 16, group_size: int = 16, prompt_length: int = 128, new_tokens: int = 512
+) -> setting.Measurement:
+    """Groups of outputs in bf16, as grpo samples them; random weights, so that hardly any row ends early."""
+    policy = setting.policy(size, "bf16", tokens_per_pack=prompt_length + new_tokens)
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = setting.SIZES[size].shape().vocab_size
+    rows = torch.randint(2, vocabulary, (prompts, prompt_length), generator=generator).tolist()
+    asked = [row for row in rows for _ in range(group_size)]
+    keys = list(range(len(asked)))
+    policy.generate(asked, Sampling(8), keys=keys)
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    outputs = policy.generate(asked, Sampling(new_tokens), keys=keys)
+    torch.cuda.synchronize()
+    sampled = sum(len(output.token_ids) for output in outputs)
+    return setting.Measurement(
+        benchmark="rollout",
+        size=size,
+        precision="bf16",
+        tokens_per_s=sampled / (time.perf_counter() - began),
+        memory_gib=setting.memory_gib(),
+        device=setting.device_name(),
+    )
+
+
+def main() -> None:
+    setting.start()
+    for size in setting.SIZES:
+        setting.forget()
+        setting.write(measure(size), "gpu_rollout")
+
+
+if __name__ == "__main__":
+    main()

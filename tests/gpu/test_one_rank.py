@@ -1,0 +1,66 @@
+"""One rank in bf16: on a CPU the local spec, on a GPU what default_options chooses."""
+
+import math
+
+import pytest
+import torch
+
+from megatron_r1.backend.layout import Layout
+from megatron_r1.backend.model import default_options
+from megatron_r1.backend.parallel import device
+from tests.gpu import small
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("rank")]
+
+FAMILIES = sorted(small.FAMILIES)
+LAYOUTS = {
+    "replicated_optimizer": Layout(distributed_optimizer=False),
+    "overlap": Layout(overlap=True),
+}
+
+
+def _engine() -> bool:
+    return default_options("bf16").transformer_engine
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_and_buffers_are_all_on_the_device(family: str):
+    chunk = small.policy(family, precision="bf16", transformer_engine=_engine()).chunks[0]
+    assert {tensor.device.type for tensor in [*chunk.parameters(), *chunk.buffers()]} == {device().type}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_losses_in_bf16_stay_near_fp32(family: str):
+    exact = small.losses(small.policy(family))
+    found = small.losses(small.policy(family, precision="bf16", transformer_engine=_engine()))
+    assert found == pytest.approx(exact, rel=0.01)
+    assert exact[-1] < exact[0] - 0.05  # it learns, so that agreement says something
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layouts_of_one_rank_train_alike(family: str, layout: str):
+    options = {"precision": "bf16", "transformer_engine": _engine()}
+    expected = small.losses(small.policy(family, **options))
+    assert small.losses(small.policy(family, LAYOUTS[layout], **options)) == pytest.approx(expected, rel=2e-3)
+
+
+@pytest.mark.parametrize("recompute", ["full", "selective"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_recomputation_changes_nothing(family: str, recompute: str):
+    options = {"precision": "bf16", "transformer_engine": _engine()}
+    expected = small.losses(small.policy(family, **options))
+    assert small.losses(small.policy(family, recompute=recompute, **options)) == pytest.approx(
+        expected, rel=2e-3
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_rollout_is_near_the_training_forward_in_bf16(family: str):
+    policy = small.policy(family, precision="bf16", transformer_engine=_engine())
+    sequences, outputs = small.rollout(policy)
+    gaps = [
+        (values[s.weights > 0] - torch.tensor(output.logprobs)).abs()
+        for s, values, output in zip(sequences, policy.logprobs(sequences), outputs, strict=True)
+    ]
+    assert math.exp(float(torch.cat(gaps).mean())) < 1.05
