@@ -6,7 +6,7 @@ import torch
 
 from megatron_r1.data.packing import balance, pack, pad_packs, train_sequence, windows
 from megatron_r1.errors import DataError
-from megatron_r1.types import TrainSequence
+from megatron_r1.types import Nucleus, TrainSequence
 
 
 def sequence(first, length, *, routes=False):
@@ -139,3 +139,25 @@ def test_windows_share_one_token_and_predict_each_token_once():
 def test_prompt_tokens_get_their_own_weight_and_the_first_none():
     weights = train_sequence([1, 2, 3], [4, 5], prompt_weight=0.25).weights
     assert weights.tolist() == [0, 0.25, 0.25, 1, 1]
+
+
+def nucleus(*lists):
+    counts = torch.tensor([0, *map(len, lists)])
+    ids = [token for each in lists for token in each]
+    return Nucleus(torch.tensor(ids, dtype=torch.int32), counts.cumsum(0))
+
+
+def test_nuclei_lie_with_the_labels_that_were_drawn_from_them():
+    first = TrainSequence(torch.tensor([3, 4, 5]), torch.ones(3), nucleus=nucleus([], [], [5, 6]))
+    second = TrainSequence(torch.tensor([7, 8]), torch.ones(2), nucleus=nucleus([], [8]))
+    (batch,) = pack([first, second], max_tokens=8).batches
+    assert batch.labels.tolist()[:3] == [4, 5, 8]
+    # label 4 was given, 5 was drawn from {5, 6}, 8 from {8}; five of padding
+    assert batch.nucleus.offsets.tolist() == [0, 0, 2, 3, 3, 3, 3, 3, 3]
+    assert batch.nucleus.ids.tolist() == [5, 6, 8]
+
+
+def test_packs_of_padding_have_empty_nuclei():
+    packs = pack([TrainSequence(torch.tensor([7, 8]), torch.ones(2), nucleus=nucleus([], [8]))], max_tokens=8)
+    *_, empty = pad_packs(packs.batches, 2)
+    assert empty.nucleus.offsets.tolist() == [0] * 9

@@ -1,4 +1,4 @@
-"""The GPU benchmarks on a tiny model: that they run and count right. The speeds themselves mean nothing here."""
+"""The GPU benchmarks on a tiny model: that they run and count right; the speeds mean nothing here."""
 
 import pytest
 
