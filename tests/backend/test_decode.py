@@ -1,0 +1,50 @@
+"""The lean decoder samples what Megatron's modules sample, and agrees with the training forward."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.backend.ranks import Results, Scenario, run_scenarios
+
+FAMILIES = ("v3", "v3_plain", "v3_one_group", "qwen2", "qwen3", "llama")
+TOLERANCE = 3e-5  # of a log-prob in fp32; weights and norms are far larger here than in training
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    folder: Path = tmp_path_factory.mktemp("decode")
+    scenarios = [Scenario(f, "decode.compare", {}, {"family": f}) for f in FAMILIES]
+    scenarios.append(Scenario("clamped", "decode.chosen", {}, {"family": "clamped"}))
+    return run_scenarios(1, scenarios, folder, shared=folder)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_lean_and_modules_sample_the_same_tokens(alone: Results, family: str):
+    found = alone[family]
+    assert found["is_lean"]
+    assert found["lean"] == found["modules"]
+    assert found["to_modules"] < TOLERANCE
+    lengths = {len(output) for output in found["lean"]}
+    assert len(lengths) > 1, "rows that finish early are part of the test"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_lean_agrees_with_the_training_forward(alone: Results, family: str):
+    assert alone[family]["to_training"] < TOLERANCE
+
+
+def test_a_model_that_the_lean_decoder_does_not_know_goes_through_the_modules(alone: Results):
+    found = alone["clamped"]
+    assert not found["is_lean"]
+    assert found["to_training"] < TOLERANCE
+    assert found["lean_to_training"] > 100 * TOLERANCE, "the lean decoder would have been wrong"
+
+
+@pytest.mark.slow
+def test_lean_keeps_expert_ranks_in_step(tmp_path: Path):
+    scenario = Scenario("ep2", "decode.compare", {"expert": 2}, {"family": "v3"})
+    results = run_scenarios(2, [scenario], tmp_path, shared=tmp_path).ranks("ep2")
+    for found in results:
+        assert found["is_lean"]
+        assert found["lean"] == found["modules"]
+        assert found["to_training"] < TOLERANCE
