@@ -34,8 +34,7 @@ def start(layout: Layout, *, timeout_s: float = 1800.0) -> None:
 
 def build_groups(layout: Layout) -> None:
     """Megatron's process groups; replaces those of an earlier layout."""
-    if parallel_state.model_parallel_is_initialized():
-        parallel_state.destroy_model_parallel()
+    _leave_groups()
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=layout.tensor,
         pipeline_model_parallel_size=layout.pipeline,
@@ -50,10 +49,19 @@ def build_groups(layout: Layout) -> None:
     model_parallel_cuda_manual_seed(0, force_reset_rng=True)
 
 
+def _leave_groups() -> None:
+    """Megatron only forgets its groups; each keeps three gloo threads awake until it is destroyed."""
+    if not parallel_state.model_parallel_is_initialized():
+        return
+    parallel_state.destroy_model_parallel()
+    for group in list(dist.distributed_c10d._world.pg_map):
+        if group is not dist.group.WORLD:
+            dist.destroy_process_group(group)
+
+
 def stop() -> None:
     """Leave the groups."""
-    if parallel_state.model_parallel_is_initialized():
-        parallel_state.destroy_model_parallel()
+    _leave_groups()
     if dist.is_initialized():
         dist.destroy_process_group()
 
