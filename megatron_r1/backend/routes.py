@@ -46,6 +46,10 @@ class LayerRoutes:
         routes = pack.routes if isinstance(pack, Pack) else None
         self.replayed = None if routes is None else routes[:, self.index].long()
 
+    def after_layer(self, *call: Any) -> None:
+        """The lean decoder asks the router without running the layer: nothing may be left over for it."""
+        self.replayed = None
+
     def get_replay_topk(
         self,
         scores: Tensor,
@@ -70,6 +74,7 @@ def attach(chunks: Sequence[GPTModel]) -> None:
         routes = LayerRoutes(_moe_index(layer.config, layer.layer_number))
         layer.mlp.router.router_replay = routes
         layer.register_forward_pre_hook(routes.before_layer, with_kwargs=True)
+        layer.register_forward_hook(routes.after_layer, always_call=True)
 
 
 def require_replay(config: TransformerConfig) -> None:

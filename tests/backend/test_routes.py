@@ -22,6 +22,11 @@ def test_the_recorded_routes_are_those_of_one_rank(drifts: dict, layout: str):
     assert drifts[layout]["rows"] == drifts["one"]["rows"]
 
 
+@pytest.mark.parametrize("layout", ["one", *plan.TWO])
+def test_a_rollout_after_training_on_routes_chooses_for_itself(drifts: dict, layout: str):
+    assert drifts[layout]["same_again"]
+
+
 def test_there_is_a_route_for_every_token_fed(one: Results):
     for key, tokens, routes in one["replay_one"]["rows"]:
         assert len(routes) == (3, 1, 7, 2)[key] + len(tokens) - 1

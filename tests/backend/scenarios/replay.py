@@ -39,6 +39,7 @@ def drift(layout: Layout, shared: Path, *, temperature: float = 1.0, top_p: floa
         followed = _gap(policy, sequences, outputs, temperature)
         own = _gap(policy, [replace(s, routes=None) for s in sequences], outputs, temperature)
     whole = _gap(policy, [replace(s, nucleus=None) for s in sequences], outputs, temperature)
+    again = policy.generate([PROMPTS[key] for key in keys], sampling, keys=keys)
     rows = [(key, output.token_ids, _routes_of(output)) for key, output in zip(keys, outputs, strict=True)]
     return {
         "calm": calm,
@@ -46,6 +47,10 @@ def drift(layout: Layout, shared: Path, *, temperature: float = 1.0, top_p: floa
         "own": own,
         "whole_vocabulary": whole,
         "rows": sorted(policy.replicas.gather(rows)),
+        "same_again": all(
+            a.token_ids == b.token_ids and _routes_of(a) == _routes_of(b)
+            for a, b in zip(outputs, again, strict=True)
+        ),
     }
 
 
