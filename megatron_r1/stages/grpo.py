@@ -6,11 +6,9 @@ to its group, update on shuffled mini-batches against the policy that sampled an
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
-import torch
 from pydantic import Field, model_validator
 
 from megatron_r1 import registry
@@ -19,17 +17,19 @@ from megatron_r1.data.mixture import build_mixture
 from megatron_r1.errors import GateError
 from megatron_r1.rewards.combine import combine
 from megatron_r1.rewards.section import Reward
-from megatron_r1.rl.advantage import Normalise, group_advantage
+from megatron_r1.rl.advantage import Normalise
 from megatron_r1.rl.aggregate import Aggregation, token_weights
-from megatron_r1.rl.filters import Group, GroupCounts, GroupFilter, collect_groups
+from megatron_r1.rl.filters import Group, GroupFilter, collect_groups
 from megatron_r1.rl.loss import GrpoLoss
 from megatron_r1.rl.schedule import LengthSchedule, reference_is_due, split_updates
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.evaluation import Evaluation, Sources, evaluate
+from megatron_r1.stages.grpo_metrics import Rollout, drift_of, rollout_metrics, update_metrics
+from megatron_r1.stages.grpo_sequences import graded_sequences, idle_sequence
 from megatron_r1.stages.optim import Optim
 from megatron_r1.stages.sampling import draw_key, sample
 from megatron_r1.stages.section import StageConfig, too_long
-from megatron_r1.types import Completion, Nucleus, Sampling, Scored, StepStats, TrainSequence
+from megatron_r1.types import Completion, Sampling, Scored, StepStats, TrainSequence
 
 Rewards = registry.by_name(registry.rewards(), "Rewards")
 
@@ -158,17 +158,6 @@ class Grpo(StageConfig):
 STAGE = Grpo
 
 
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """This replica's outputs of a step, whole groups in a row."""
-
-    scored: list[Scored]
-    counts: GroupCounts
-    rollout_s: float
-    reward_s: float
-    sampled_tokens: int
-
-
 class _Training:
     def __init__(self, stage: Grpo, context: StageContext) -> None:
         self.stage, self.context, self.policy = stage, context, context.policy
@@ -220,7 +209,9 @@ class _Training:
         if (step + 1) % self.stage.samples_every == 0:
             self.context.journal.samples(step + 1, batch.scored)
         marked = time.perf_counter()
-        sequences = self._sequences(batch.scored)
+        sequences = graded_sequences(
+            batch.scored, group_size=self.stage.group_size, normalise=self.stage.normalise
+        )
         if step == 0:
             self._check_drift(sequences)
         sequences = self._with_logprobs(sequences)
@@ -229,8 +220,8 @@ class _Training:
         step_s = time.perf_counter() - began
         train_s = step_s - batch.rollout_s - batch.reward_s - logprobs_s
         return {
-            **self._reward_metrics(batch),
-            **self._update_metrics(stats),
+            **rollout_metrics(batch, self.policy.replicas, group_size=self.stage.group_size),
+            **update_metrics(stats),
             "train/lr": self._lr(step),
             "time/rollout": batch.rollout_s / step_s,
             "time/reward": batch.reward_s / step_s,
@@ -241,7 +232,7 @@ class _Training:
 
     # ---- sampling and scoring
 
-    def _rollout(self, step: int) -> _Batch:
+    def _rollout(self, step: int) -> Rollout:
         times = {"rollout": 0.0, "reward": 0.0, "tokens": 0.0}
         replicas = self.policy.replicas
 
@@ -265,7 +256,9 @@ class _Training:
             agree=self._agree_on_max,
         )
         scored = [output for group in groups for output in group]
-        return _Batch(scored, counts, times["rollout"], times["reward"], int(times["tokens"]))
+        return Rollout(
+            scored, counts, list(self.rewards), times["rollout"], times["reward"], int(times["tokens"])
+        )
 
     def _score(self, completions: list[Completion]) -> list[Scored]:
         # every rank of the replica has the routes and nuclei already: they needn't travel with the scores
@@ -295,17 +288,6 @@ class _Training:
         )
 
     # ---- from scores to sequences
-
-    def _sequences(self, scored: Sequence[Scored]) -> list[TrainSequence]:
-        """One for each output that could be graded; the others are left out of the update."""
-        rewards = torch.tensor([math.nan if s.reward is None else s.reward for s in scored])
-        groups = rewards.view(len(scored) // self.stage.group_size, self.stage.group_size)
-        advantages = group_advantage(groups, normalise=self.stage.normalise).flatten()
-        return [
-            _sequence(output.completion, advantage)
-            for output, advantage in zip(scored, advantages.tolist(), strict=True)
-            if output.reward is not None
-        ]
 
     def _with_logprobs(self, sequences: list[TrainSequence]) -> list[TrainSequence]:
         """Add the log-probs of the policy before the update and of the reference, where they are needed."""
@@ -340,7 +322,7 @@ class _Training:
             gap["sum"] += float((logprobs - sequence.fields["rollout_logprobs"])[response].abs().sum())
             gap["count"] += float(response.sum())
         total = self.policy.replicas.sum(gap)
-        drift = _exp(total["sum"] / max(1.0, total["count"]))
+        drift = drift_of(total["sum"] / max(1.0, total["count"]))
         if not drift <= self.stage.gates.drift:
             raise GateError(
                 f"stage {self.context.name}: rollout and training log-probs differ before the first update: "
@@ -385,7 +367,7 @@ class _Training:
         lengths = [int((s.weights > 0).sum()) for s in mine]
         total = self.policy.replicas.sum({"outputs": float(len(mine)), "tokens": float(sum(lengths))})
         if not mine:
-            return [self._idle()]
+            return [idle_sequence(self.context.tokenizer.eos_id, fields=self._scored_fields())]
         shares = token_weights(
             lengths,
             aggregation=self.stage.aggregation,
@@ -395,89 +377,5 @@ class _Training:
         )
         return [replace(s, weights=s.weights * share) for s, share in zip(mine, shares, strict=True)]
 
-    def _idle(self) -> TrainSequence:
-        """What a replica runs while only the others have outputs: it takes part and adds nothing."""
-        names = ["advantage", "rollout_logprobs", *self._scored_fields()]
-        return TrainSequence(
-            token_ids=torch.full((2,), self.context.tokenizer.eos_id),
-            weights=torch.zeros(2),
-            fields={name: torch.zeros(2) for name in names},
-        )
-
     def _lr(self, step: int) -> float:
         return self.stage.optim.lr_at(step, self.stage.steps)
-
-    # ---- metrics
-
-    def _reward_metrics(self, batch: _Batch) -> dict[str, float]:
-        """Means over all replicas' outputs and groups."""
-        lengths = [len(s.completion.token_ids) for s in batch.scored]
-        sums = {
-            "outputs": float(len(batch.scored)),
-            "reward": 0.0,
-            "graded": 0.0,
-            "length": float(sum(lengths)),
-        }
-        sums["cut"] = float(sum(not s.completion.finished for s in batch.scored))
-        sums["sampled"] = float(batch.sampled_tokens)
-        for name in self.rewards:
-            values = [s.parts[name].value for s in batch.scored]
-            sums[f"part/{name}"] = sum(v for v in values if v is not None)
-            sums[f"graded/{name}"] = float(sum(v is not None for v in values))
-        rewards = [s.reward for s in batch.scored if s.reward is not None]
-        sums["reward"], sums["graded"] = sum(rewards), float(len(rewards))
-        size = self.stage.group_size
-        trained = [any(s.reward is not None for s in batch.scored[i : i + size])
-                   for i in range(0, len(batch.scored), size)]  # fmt: skip
-        sums["groups/trained"] = float(sum(trained))
-        total = self.policy.replicas.sum(sums | batch.counts.as_metrics())
-        groups = sum(total[f"groups/{kind}"] for kind in batch.counts.kinds)
-        outputs = max(1.0, total["outputs"])
-        found = {
-            "train/reward": total["reward"] / max(1.0, total["graded"]),
-            "train/zero_std_groups": total["groups/equal"] / groups,
-            "train/dropped_groups": 1 - total["groups/trained"] / groups,
-            "rollout/length": total["length"] / outputs,
-            "rollout/length_max": float(max(self.policy.replicas.gather([max(lengths, default=0)]))),
-            "rollout/cut": total["cut"] / outputs,
-            "rollout/tokens_per_s": total["sampled"] / batch.rollout_s,
-        }
-        for name in self.rewards:
-            found[f"train/reward_{name}"] = total[f"part/{name}"] / max(1.0, total[f"graded/{name}"])
-        return found
-
-    def _update_metrics(self, stats: Sequence[StepStats]) -> dict[str, float]:
-        """Means over the step's updates; nothing where no output was left to update on."""
-        if not stats:
-            return {}
-        mean = {name: sum(s.metrics[name] for s in stats) / len(stats) for name in stats[0].metrics}
-        found = {
-            "train/loss": sum(s.loss for s in stats) / len(stats),
-            "train/grad_norm": max(s.grad_norm for s in stats),
-            "rollout/drift": _exp(mean.pop("drift")),
-        }
-        return found | {f"train/{name}": value for name, value in mean.items()}
-
-
-def _sequence(completion: Completion, advantage: float) -> TrainSequence:
-    """Prompt and output; weight 1 marks the output until the update's weights are known."""
-    given, tokens = len(completion.prompt_ids), completion.token_ids
-    weights = torch.cat([torch.zeros(given), torch.ones(len(tokens))])
-    nucleus = completion.nucleus
-    if nucleus is not None:  # the prompt was not drawn
-        nucleus = Nucleus(nucleus.ids, torch.cat([nucleus.offsets.new_zeros(given), nucleus.offsets]))
-    return TrainSequence(
-        token_ids=torch.tensor(completion.prompt_ids + tokens),
-        weights=weights,
-        fields={
-            "advantage": weights * advantage,
-            "rollout_logprobs": torch.cat([torch.zeros(given), torch.tensor(completion.rollout_logprobs)]),
-        },
-        routes=completion.routes,
-        nucleus=nucleus,
-    )
-
-
-def _exp(gap: float) -> float:
-    """exp; infinite where Python's overflows."""
-    return math.exp(gap) if gap < 700 else math.inf

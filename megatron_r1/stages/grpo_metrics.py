@@ -1,0 +1,80 @@
+"""What a GRPO step reports of its rollout and of its updates (report/metrics.py defines the names)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from megatron_r1.rl.filters import GroupCounts
+from megatron_r1.types import Replicas, Scored, StepStats
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """This replica's outputs of a step, whole groups in a row. sampled_tokens: dropped groups included."""
+
+    scored: list[Scored]
+    counts: GroupCounts
+    rewards: list[str]
+    rollout_s: float
+    reward_s: float
+    sampled_tokens: int
+
+
+def rollout_metrics(rollout: Rollout, replicas: Replicas, *, group_size: int) -> dict[str, float]:
+    """Means over all replicas' outputs and groups."""
+    lengths = [len(s.completion.token_ids) for s in rollout.scored]
+    total = replicas.sum(_sums(rollout, lengths, group_size) | rollout.counts.as_metrics())
+    groups = sum(total[f"groups/{kind}"] for kind in rollout.counts.kinds)
+    outputs = max(1.0, total["outputs"])
+    return {
+        "train/reward": total["reward"] / max(1.0, total["graded"]),
+        "train/zero_std_groups": total["groups/equal"] / groups,
+        "train/dropped_groups": 1 - total["groups/trained"] / groups,
+        "rollout/length": total["length"] / outputs,
+        "rollout/length_max": float(max(replicas.gather([max(lengths, default=0)]))),
+        "rollout/cut": total["cut"] / outputs,
+        "rollout/tokens_per_s": total["sampled"] / rollout.rollout_s,
+        **{
+            f"train/reward_{name}": total[f"part/{name}"] / max(1.0, total[f"graded/{name}"])
+            for name in rollout.rewards
+        },
+    }
+
+
+def _sums(rollout: Rollout, lengths: Sequence[int], group_size: int) -> dict[str, float]:
+    """This replica's share of each mean."""
+    scored = rollout.scored
+    rewards = [s.reward for s in scored if s.reward is not None]
+    groups = [scored[i : i + group_size] for i in range(0, len(scored), group_size)]
+    sums = {
+        "outputs": float(len(scored)),
+        "reward": float(sum(rewards)),
+        "graded": float(len(rewards)),
+        "length": float(sum(lengths)),
+        "cut": float(sum(not s.completion.finished for s in scored)),
+        "sampled": float(rollout.sampled_tokens),
+        "groups/trained": float(sum(any(s.reward is not None for s in group) for group in groups)),
+    }
+    for name in rollout.rewards:
+        values = [s.parts[name].value for s in scored]
+        sums[f"part/{name}"] = float(sum(v for v in values if v is not None))
+        sums[f"graded/{name}"] = float(sum(v is not None for v in values))
+    return sums
+
+
+def update_metrics(stats: Sequence[StepStats]) -> dict[str, float]:
+    """Means over the step's updates; nothing where no output was left to update on."""
+    if not stats:
+        return {}
+    mean = {name: sum(s.metrics[name] for s in stats) / len(stats) for name in stats[0].metrics}
+    found = {
+        "train/loss": sum(s.loss for s in stats) / len(stats),
+        "train/grad_norm": max(s.grad_norm for s in stats),
+        "rollout/drift": drift_of(mean.pop("drift")),
+    }
+    return found | {f"train/{name}": value for name, value in mean.items()}
+
+
+def drift_of(gap: float) -> float:
+    """exp of the mean absolute gap of log-probs; infinite where Python's exp overflows."""
+    return math.exp(gap) if gap < 700 else math.inf
