@@ -70,7 +70,6 @@ class LeanDecoder:
     def __init__(self, model: GPTModel, *, length: int) -> None:
         """length: the most tokens of a row, padding included."""
         self.length, self.used = length, 0
-        self.dtype = model.config.params_dtype
         self.embedding = model.embedding.word_embeddings.weight
         shared = model.share_embeddings_and_output_weights
         self.output: Any = model.shared_embedding_or_output_weight() if shared else model.output_layer.weight
@@ -118,8 +117,7 @@ class _Layer:
     """Pre-norm attention and feed-forward network, each added to the stream."""
 
     def __init__(self, layer: Any, model: Any, length: int) -> None:
-        latent = isinstance(layer.self_attention, LocalMLASelfAttention)
-        if latent:
+        if isinstance(layer.self_attention, LocalMLASelfAttention):
             self.attention = Latent(layer.self_attention, length=length)
         else:
             self.attention = GroupedQuery(layer.self_attention, model.rotary_pos_emb, length=length)

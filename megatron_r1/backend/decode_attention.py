@@ -20,13 +20,15 @@ from megatron_r1.backend.attention import PackRotary
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where the fed tokens stand, for all rows and layers. hidden: what may not be seen; None: nothing."""
+    """Where the fed tokens stand, start .. end - 1, for all rows and layers.
+
+    mask: of prompts [B, 1, W, W] bool, True where a query looks; of a token [B, 1, S], to add to its scores;
+    None where nothing is padded: prompts are causal, a token sees all.
+    """
 
     start: int
     end: int
-    mask: (
-        Tensor | None
-    )  # prompts: [B, 1, W, W] bool, True where seen; a token: [B, 1, S] to add to the scores
+    mask: Tensor | None
 
     @classmethod
     def of_prompts(cls, pads: Tensor | None, *, width: int) -> "Position":
@@ -43,9 +45,8 @@ class Position:
         if pads is None:
             return cls(at, at + 1, None)
         padded = torch.arange(at + 1, device=pads.device) < pads[:, None]
-        return cls(
-            at, at + 1, torch.zeros_like(padded, dtype=torch.float).masked_fill_(padded, -torch.inf)[:, None]
-        )
+        mask = torch.zeros(padded.shape, device=pads.device).masked_fill_(padded, -torch.inf)
+        return cls(at, at + 1, mask[:, None])
 
 
 class _Rotation:
@@ -74,11 +75,10 @@ class _Rotation:
         shape = (position.end - position.start, *[1] * (x.dim() - 2), -1)
         cos = self.cos[position.start : position.end].view(shape)
         sin = self.sin[position.start : position.end].view(shape)
-        partner = (
-            x.unflatten(-1, (self.half, 2)).flip(-1).flatten(-2)
-            if self.interleaved
-            else x.roll(self.half, -1)
-        )
+        if self.interleaved:
+            partner = x.unflatten(-1, (self.half, 2)).flip(-1).flatten(-2)
+        else:
+            partner = x.roll(self.half, -1)
         return torch.addcmul(x * cos, partner, sin)
 
 
@@ -148,11 +148,8 @@ class Latent:
         config = module.config
         self.module, self.project = module, module.linear_proj.weight
         self.heads = module.num_attention_heads_per_partition
-        self.key_width, self.latent, self.rotated = (
-            config.qk_head_dim,
-            config.kv_lora_rank,
-            config.qk_pos_emb_head_dim,
-        )
+        self.key_width, self.latent = config.qk_head_dim, config.kv_lora_rank
+        self.rotated = config.qk_pos_emb_head_dim
         self.scale = module.softmax_scale
         up = module.linear_kv_up_proj.weight.view(self.heads, self.key_width + config.v_head_dim, self.latent)
         self.up_key, self.up_value = up[:, : self.key_width], up[:, self.key_width :]  # [n, .., c], views
@@ -192,11 +189,8 @@ class Latent:
         else:
             low = self.module.q_layernorm(F.linear(x, self.module.linear_q_down_proj.weight))
             query = F.linear(low, self.module.linear_q_up_proj.weight)
-        plain, rotated = query.view(-1, rows, self.heads, self.key_width + self.rotated).split(
-            [self.key_width, self.rotated], dim=-1
-        )
-        absorbed = torch.bmm(plain.flatten(0, 1).transpose(0, 1), self.up_key).transpose(
-            0, 1
-        )  # [W * B, n, c]
-        absorbed = absorbed.view(-1, rows, self.heads, self.latent)
+        query = query.view(-1, rows, self.heads, self.key_width + self.rotated)
+        plain, rotated = query.split([self.key_width, self.rotated], dim=-1)
+        absorbed = torch.bmm(plain.flatten(0, 1).transpose(0, 1), self.up_key)  # [n, W * B, c]
+        absorbed = absorbed.transpose(0, 1).unflatten(0, (-1, rows))
         return torch.cat([absorbed, self.rotate(rotated, position)], dim=-1)
