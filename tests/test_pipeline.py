@@ -121,7 +121,9 @@ def test_a_prompt_too_long_for_the_positions_is_refused_before_any_step(run_chai
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_follow(run_chain, tmp_path):
-    with pytest.raises(GateError, match=r"update 2 of the stage: the .* is (nan|inf); on rank 0, the "):
+    with pytest.raises(
+        GateError, match=r"update 2 of the stage: the .* is (nan|inf); on rank 0, the gradient of "
+    ):
         run_chain("stages.base.optim.lr=1e30", "stages.base.optim.warmup_steps=0")
     steps = (tmp_path / "run" / "base" / "metrics.jsonl").read_text().splitlines()
     assert len(steps) == 1

@@ -6,7 +6,7 @@ and names no tensor. This one costs nothing while all is well: loss and norm are
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -14,33 +14,52 @@ import torch.distributed as dist
 from megatron_r1.errors import GateError
 
 
-def require_finite(
-    chunks: Sequence[torch.nn.Module], *, update: int, what: str, value: float, own: float = 0.0
+def require_finite_loss(
+    chunks: Sequence[torch.nn.Module], *, update: int, loss: float, own_loss: float
 ) -> None:
-    """GateError on all ranks unless `value`, which all ranks have alike, is finite.
+    """Before the weights are changed. update: of this stage, from 1. own_loss: this replica's share."""
+    if not math.isfinite(loss):
+        tensors = [*_bad_weights(chunks), *_bad_gradients(chunks)]
+        _stop(
+            f"update {update} of the stage: the loss is {loss}",
+            tensors,
+            is_origin=not math.isfinite(own_loss),
+        )
 
-    update: of this stage, from 1. what: the name of the value. own: this rank's share of it.
-    """
-    if math.isfinite(value):
-        return
+
+def require_finite_gradient(chunks: Sequence[torch.nn.Module], *, update: int, norm: float) -> None:
+    """After the weights were changed: a bad gradient has spoilt them by now, so only gradients are named."""
+    if not math.isfinite(norm):
+        tensors = list(_bad_gradients(chunks))
+        _stop(f"update {update} of the stage: the norm of the gradient is {norm}", tensors, is_origin=False)
+
+
+def _stop(what: str, tensors: list[str], *, is_origin: bool) -> NoReturn:
+    """GateError on all ranks; a collective call, as all of them have the same loss and the same norm."""
     found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, (math.isfinite(own), list(_bad_tensors(chunks))))
-    # the data of the ranks whose own share is bad came first; sums have spread it to the others
-    order = sorted(range(len(found)), key=lambda rank: (found[rank][0], not found[rank][1], rank))
-    first, tensors = order[0], found[order[0]][1]
-    where = f"{tensors[0]} and {len(tensors) - 1} more tensors" if tensors else "no weight and no gradient"
+    dist.all_gather_object(found, (is_origin, tensors))
+    # sums spread a bad number to all ranks: first those whose own data gave it, then those that have a tensor
+    rank = min(range(len(found)), key=lambda rank: (not found[rank][0], not found[rank][1], rank))
+    tensors = found[rank][1]
+    where = "every weight and gradient is finite, so a sum of them overflowed"
+    if tensors:
+        where = f"on rank {rank}, {tensors[0]} is not finite, nor are {len(tensors) - 1} more tensors"
     raise GateError(
-        f"update {update} of the stage: the {what} is {value}; on rank {first}, {where} are not finite. "
-        "The run has diverged: lower optim.lr or raise optim.warmup_steps, and run again to go on from the "
-        "last checkpoint"
+        f"{what}; {where}. The run has diverged: lower optim.lr or raise optim.warmup_steps, and run again "
+        "to go on from the last checkpoint"
     )
 
 
-def _bad_tensors(chunks: Sequence[torch.nn.Module]) -> Iterator[str]:
-    """Weights first: where one is bad, the gradients only follow."""
-    named = [pair for chunk in chunks for pair in chunk.named_parameters()]
-    yield from (f"the weight {name}" for name, weight in named if not weight.isfinite().all())
-    for name, weight in named:
-        gradient = vars(weight).get("main_grad")
-        if gradient is not None and not gradient.isfinite().all():
-            yield f"the gradient of {name}"
+def _bad_weights(chunks: Sequence[torch.nn.Module]) -> Iterator[str]:
+    for chunk in chunks:
+        yield from (
+            f"the weight {n}" for n, weight in chunk.named_parameters() if not weight.isfinite().all()
+        )
+
+
+def _bad_gradients(chunks: Sequence[torch.nn.Module]) -> Iterator[str]:
+    for chunk in chunks:
+        for name, weight in chunk.named_parameters():
+            gradient = vars(weight).get("main_grad")
+            if gradient is not None and not gradient.isfinite().all():
+                yield f"the gradient of {name}"

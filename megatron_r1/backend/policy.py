@@ -13,7 +13,7 @@ from torch import Tensor
 from megatron_r1.backend import checkpoint, rollout, routes
 from megatron_r1.backend.context_padding import pad_for_context
 from megatron_r1.backend.expert_load import ExpertLoad
-from megatron_r1.backend.finite import require_finite
+from megatron_r1.backend.finite import require_finite_gradient, require_finite_loss
 from megatron_r1.backend.forward import ForwardOptions
 from megatron_r1.backend.initial_weights import set_initial_weights
 from megatron_r1.backend.layout import Layout
@@ -124,11 +124,10 @@ class MegatronPolicy:
         sums = train_on_packs(self.models, packs, loss, options=options, scale=float(num_tokens))
         metrics = self._means(sums)
         mean_loss, update = metrics.pop("loss"), self.version + 1
-        own = float(sums["loss"][0])
-        require_finite(self.chunks, update=update, what="loss", value=mean_loss, own=own)
+        require_finite_loss(self.chunks, update=update, loss=mean_loss, own_loss=float(sums["loss"][0]))
         _, grad_norm, _ = self.optimizer.step()
         grad_norm = float(grad_norm or 0.0)
-        require_finite(self.chunks, update=update, what="norm of the gradient", value=grad_norm)
+        require_finite_gradient(self.chunks, update=update, norm=grad_norm)
         self.version = update
         if self.expert_load.counted:
             metrics["expert_load"] = self.expert_load.measure()
