@@ -96,7 +96,9 @@ def build_parser() -> ArgumentParser:
     command.add_argument("--from", dest="from_stage", metavar="STAGE", help="do STAGE and all after it again")
     command.add_argument("--run-dir", type=Path, metavar="DIR", help="where the run is kept (else runs/NAME)")
     command.add_argument(
-        "--prepare-only", action="store_true", help="write the run directory, start nothing (for slurm/run.sbatch)"
+        "--prepare-only",
+        action="store_true",
+        help="write the run directory and start nothing: slurm/run.sbatch does",
     )
 
     command = add(check, "validate CONF and say what it would run, without running it",

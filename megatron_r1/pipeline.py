@@ -11,9 +11,8 @@ import json
 import logging
 import os
 import shutil
-import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,21 +20,20 @@ from typing import Any
 from megatron_r1.data.template import get_template
 from megatron_r1.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_r1.errors import ConfigError, Interrupted
+from megatron_r1.journal import CHECKPOINTS, StageJournal
 from megatron_r1.launch import heartbeat, signals, variables
 from megatron_r1.report.html import write_report
-from megatron_r1.report.metrics import MetricsWriter
-from megatron_r1.report.progress import Progress
-from megatron_r1.report.samples import Sample, SamplesWriter
 from megatron_r1.run_config import HF, RunConfig, load_run
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.section import StageConfig
-from megatron_r1.types import Artifact, Policy, Scored
+from megatron_r1.stages.training import TrainingStage
+from megatron_r1.types import Artifact, Policy
 
 log = logging.getLogger(__name__)
 
 ARTIFACT = "artifact.json"
-KEPT_CHECKPOINTS = 2  # of an unfinished stage; the newest may be the one that a crash made doubtful
 RESOLVED = "resolved.yaml"
+NO_PACKS = 8  # tokens a pack of a stage that scores nothing
 
 
 def run_rank(run_dir: Path) -> None:
@@ -98,7 +96,7 @@ class Chain:
             (directory / RESOLVED).write_bytes((self.run_dir / RESOLVED).read_bytes())
         heartbeat.beat(name, 0)
         policy, state = self._policy(name, stage)
-        journal = StageJournal(name, directory, policy, total=steps_of(stage), state=state)
+        journal = StageJournal(name, directory, policy, stage=stage, state=state)
         context = StageContext(
             name=name,
             seed=self.run.seed,
@@ -112,7 +110,7 @@ class Chain:
         with journal:
             # nothing is left to run where a kill came between the last checkpoint and the artifact
             metrics = stage.run(context) or journal.last_metrics
-        checkpoint = journal.finish() if stage.trains else None
+        checkpoint = journal.finish() if isinstance(stage, TrainingStage) else None
         metrics = {**metrics, "time/stage_s": journal.seconds()}
         if self.replicas.is_main:
             write_artifact(directory, Artifact(name, stage.kind, digest, inputs, checkpoint, metrics))
@@ -131,12 +129,12 @@ class Chain:
             default_options(run.precision),
             seed=run.seed,
             eos_id=self.tokenizer.eos_id,
-            tokens_per_pack=stage.tokens_per_pack,
+            tokens_per_pack=stage.tokens_per_pack if isinstance(stage, TrainingStage) else NO_PACKS,
         )
-        resumed = checkpoint.latest(self.run_dir / name / "checkpoint")
+        resumed = checkpoint.latest(self.run_dir / name / CHECKPOINTS)
         if resumed is None and stage.init is not None:
             policy.load(self._weights(stage.init), weights_only=True)
-        if stage.trains:
+        if isinstance(stage, TrainingStage):
             policy.start_training(stage.optim.options())
         return policy, {} if resumed is None else policy.load(resumed)
 
@@ -156,6 +154,7 @@ class Chain:
 
     def _tokenizer(self) -> Tokenizer:
         """Rank 0 trains it if it has to; the others read what it wrote."""
+
         def load() -> Tokenizer:
             return load_tokenizer(
                 self.run.tokenizer, required_pieces=self.template.required_pieces, directory=self.run_dir
@@ -207,83 +206,6 @@ class Chain:
         )
 
 
-class StageJournal:
-    """stages.context.Journal in the stage's directory."""
-
-    def __init__(
-        self, name: str, directory: Path, policy: Policy, *, total: int, state: Mapping[str, Any]
-    ) -> None:
-        """state: of the checkpoint that the stage goes on from; empty at its first start."""
-        self.name, self.directory, self.policy = name, directory, policy
-        self.start = self.last_step = int(state.get("step", 0))
-        main = policy.replicas.is_main
-        self.metrics = MetricsWriter(directory, is_main=main)
-        self.sample_log = SamplesWriter(directory, is_main=main)
-        self.progress = Progress(total, name, start=self.start, is_main=main)
-        self.last_metrics: dict[str, float] = dict(state.get("metrics", {}))
-        self._began = time.monotonic() - float(state.get("seconds", 0.0))
-        self._stopping = False
-        # a first start finds nothing to keep: step 0 (the base before RL) is written anew as well
-        kept = self.start if state else -1
-        self.metrics.truncate_after(kept)
-        self.sample_log.truncate_after(kept)
-
-    def __enter__(self) -> "StageJournal":
-        self.progress.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self.progress.__exit__(*error)
-
-    def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        self.last_step, self.last_metrics = step, dict(metrics)
-        heartbeat.beat(self.name, step)
-        self.metrics.write(step, metrics)
-        self.progress.update(step, _headline(metrics))
-
-    def samples(self, step: int, scored: Sequence[Scored]) -> None:
-        mine = [Sample.of(one, step=step) for one in scored]
-        self.sample_log.write(self.policy.replicas.gather(mine))
-
-    def checkpoint(self, step: int, state: Mapping[str, Any]) -> None:
-        self._save(step, state)
-        if self._stopping:
-            raise Interrupted(f"stage {self.name} is saved at step {step}; run the same command to continue")
-
-    def stop_here(self) -> bool:
-        # a signal reaches the ranks a step apart: they act on it together, those of one replica too
-        self._stopping = self.policy.replicas.any_rank(signals.stop_requested())
-        return self._stopping
-
-    def seconds(self) -> float:
-        """Wall clock of the stage, earlier starts included."""
-        return time.monotonic() - self._began
-
-    def finish(self) -> str:
-        """The final weights, as the artifact names them; earlier checkpoints of the stage go."""
-        from megatron_r1.backend import checkpoint
-
-        path = self._save(self.last_step, {})
-        if self.policy.replicas.is_main:
-            checkpoint.prune(self.directory / "checkpoint", keep=1)
-        return str(path.relative_to(self.directory))
-
-    def _save(self, step: int, state: Mapping[str, Any]) -> Path:
-        from megatron_r1.backend import checkpoint
-
-        root = self.directory / "checkpoint"
-        own = {"step": step, "seconds": self.seconds(), "metrics": self.last_metrics}
-        path = checkpoint.save_numbered(root, step, self.policy, {**state, **own})
-        if self.policy.replicas.is_main:
-            checkpoint.prune(root, keep=KEPT_CHECKPOINTS)
-        return path
-
-
-def steps_of(stage: StageConfig) -> int:
-    """For the progress line."""
-    return stage.steps if stage.trains else 1
-
-
 def read_artifact(directory: Path) -> Artifact | None:
     """A finished stage's artifact; None if it is not finished."""
     path = directory / ARTIFACT
@@ -304,9 +226,3 @@ def write_artifact(directory: Path, artifact: Artifact) -> None:
 
 def _digest(value: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _headline(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The few numbers of the progress line."""
-    shown = ("train/reward", "train/loss", "rollout/length", "eval/accuracy", "eval/full_chain")
-    return {name.split("/")[1]: metrics[name] for name in shown if name in metrics}

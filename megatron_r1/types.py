@@ -229,7 +229,11 @@ class Policy(Protocol):
     """The model as stages see it: sampled from, scored with, trained, saved. Never Megatron's own types."""
 
     version: int  # +1 with every update
-    replicas: Replicas
+
+    @property
+    def replicas(self) -> Replicas:
+        """The copies of the model."""
+        ...
 
     def generate(
         self, prompts: Sequence[list[int]], sampling: Sampling, *, keys: Sequence[int]

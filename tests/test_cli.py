@@ -60,7 +60,12 @@ def test_overrides_stand_before_or_after_the_options(words, stub):
     calls = []
     stub("megatron_r1.launch.local", launch=lambda path, **rest: calls.append((path, rest)) or 0)
     assert cli.main(words) == 0
-    options = {"overrides": ["a.b=1", "c=2"], "from_stage": "sft", "run_dir": Path("out")}
+    options = {
+        "overrides": ["a.b=1", "c=2"],
+        "from_stage": "sft",
+        "run_dir": Path("out"),
+        "prepare_only": False,
+    }
     assert calls == [(Path("conf/a.yaml"), options)]
 
 
@@ -68,7 +73,7 @@ def test_options_left_out_are_none(stub):
     calls = []
     stub("megatron_r1.launch.local", launch=lambda path, **rest: calls.append(rest) or 0)
     cli.main(["run", "a.yaml"])
-    assert calls == [{"overrides": [], "from_stage": None, "run_dir": None}]
+    assert calls == [{"overrides": [], "from_stage": None, "run_dir": None, "prepare_only": False}]
 
 
 @pytest.mark.parametrize(

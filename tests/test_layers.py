@@ -13,7 +13,7 @@ LAYERS = (
     {"__init__", "types", "errors", "config", "models", "registry"},
     {"rl", "rewards", "data"},
     {"stages", "backend"},
-    {"run_config", "pipeline", "launch", "plan", "report", "check", "doctor"},
+    {"run_config", "journal", "pipeline", "launch", "plan", "report", "check", "doctor"},
     {"cli"},
     {"__main__"},
 )

@@ -1,6 +1,7 @@
 """DDP and the optimizer around the model's chunks."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from megatron.core.distributed import (
@@ -8,6 +9,7 @@ from megatron.core.distributed import (
     DistributedDataParallelConfig,
     finalize_model_grads,
 )
+from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer.optimizer import ChainedOptimizer
 
@@ -15,11 +17,11 @@ from megatron_r1.backend.layout import Layout
 from megatron_r1.types import OptimizerOptions
 
 
-def wrap_for_training(chunks: Sequence[torch.nn.Module], layout: Layout) -> list[DistributedDataParallel]:
+def wrap_for_training(chunks: Sequence[GPTModel], layout: Layout) -> list[DistributedDataParallel]:
     """Megatron's DDP around each chunk; replicas start from the first one's weights."""
     wrapped = []
     for index, chunk in enumerate(chunks):
-        config = chunk.config  # type: ignore[attr-defined]
+        config = chunk.config
         options = DistributedDataParallelConfig(
             grad_reduce_in_fp32=config.params_dtype != torch.float32,
             overlap_grad_reduce=layout.overlap,
@@ -70,7 +72,7 @@ def _use_fused_adam(optimizer: MegatronOptimizer) -> None:
             group["fused"], group["foreach"] = True, False
 
 
-def finish_parameter_gather(models: Sequence[torch.nn.Module]) -> None:
+def finish_parameter_gather(models: Sequence[Any]) -> None:
     """With overlap, an update leaves the gathering of the new parameters to the next forward: do it now."""
     for model in models:
         if isinstance(model, DistributedDataParallel) and model.ddp_config.overlap_param_gather:

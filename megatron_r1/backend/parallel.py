@@ -107,7 +107,7 @@ class MegatronReplicas:
         dist.barrier()
 
 
-def _replica_group() -> dist.ProcessGroup | None:
+def _replica_group() -> Any:
     """The group of this replica's ranks; None when it has one rank. A collective call."""
     mine = parallel_state.get_data_parallel_rank()
     world = dist.get_world_size()

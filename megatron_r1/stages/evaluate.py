@@ -17,10 +17,6 @@ class Evaluate(StageConfig):
     evaluation: Evaluation
     """The questions and how to sample."""
 
-    @property
-    def tokens_per_pack(self) -> int:
-        return 8  # nothing is packed
-
     def problems(self, run: "RunConfig") -> list[str]:
         return too_long("evaluation.max_new_tokens", self.evaluation.max_new_tokens, run)
 

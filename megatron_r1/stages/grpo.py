@@ -7,7 +7,7 @@ to its group, update on shuffled mini-batches against the policy that sampled an
 import math
 import time
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -26,9 +26,9 @@ from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.evaluation import Evaluation, Sources, evaluate
 from megatron_r1.stages.grpo_metrics import Rollout, drift_of, rollout_metrics, update_metrics
 from megatron_r1.stages.grpo_sequences import graded_sequences, idle_sequence
-from megatron_r1.stages.optim import Optim
 from megatron_r1.stages.sampling import draw_key, sample
-from megatron_r1.stages.section import StageConfig, too_long
+from megatron_r1.stages.section import too_long
+from megatron_r1.stages.training import TrainingStage
 from megatron_r1.types import Completion, Sampling, Scored, StepStats, TrainSequence
 
 Rewards = registry.by_name(registry.rewards(), "Rewards")
@@ -54,10 +54,8 @@ class Gates(Section):
     """Its least value."""
 
 
-class Grpo(StageConfig):
+class Grpo(TrainingStage):
     """Group-relative policy optimisation (DeepSeekMath, 2402.03300; DeepSeek-R1, 2501.12948)."""
-
-    trains: ClassVar[bool] = True
 
     kind: Literal["grpo"]
     data: Sources
@@ -95,16 +93,10 @@ class Grpo(StageConfig):
     """What becomes of groups whose rewards are all equal."""
     reference_every: int | None = Field(default=None, ge=1)
     """Updates after which the reference becomes the policy. R1: 400; null: never."""
-    tokens_per_pack: int = Field(default=8192, ge=8, multiple_of=8)
-    """The most tokens of one micro-batch on a rank."""
-    optim: Optim
-    """The optimizer. R1: lr 3e-6."""
     evaluate: EvaluateEvery | None = None
     """Held-out questions during training; null: none."""
     gates: Gates = Gates()
     """What must hold, or the run stops."""
-    checkpoint_every: int = Field(default=50, ge=1)
-    """Steps between checkpoints."""
     samples_every: int = Field(default=1, ge=1)
     """Steps between those whose samples are kept in samples.jsonl."""
 

@@ -1,7 +1,7 @@
 """The pretrain stage: next-token prediction on documents, with the MTP loss where the model has it."""
 
 import time
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -12,8 +12,8 @@ from megatron_r1.data.packing import train_sequence, windows
 from megatron_r1.errors import GateError
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.evaluation import Evaluation, Sources, evaluate
-from megatron_r1.stages.optim import Optim
-from megatron_r1.stages.section import StageConfig, too_long
+from megatron_r1.stages.section import too_long
+from megatron_r1.stages.training import TrainingStage
 from megatron_r1.types import PackedBatch, TrainSequence
 
 if TYPE_CHECKING:
@@ -35,16 +35,12 @@ class Until(Section):
     """The held-out questions."""
 
 
-class Pretrain(StageConfig):
+class Pretrain(TrainingStage):
     """Train on documents."""
-
-    trains: ClassVar[bool] = True
 
     kind: Literal["pretrain"]
     data: Sources
     """The sources of the documents, by a name of your choice; their weights are their shares."""
-    steps: int = Field(ge=1)
-    """Updates."""
     documents: int = Field(ge=1)
     """Documents a step, over all replicas."""
     sample_mask: bool = False
@@ -53,10 +49,6 @@ class Pretrain(StageConfig):
     """Tokens of a window, without sample_mask."""
     prompt_weight: float = Field(default=1.0, ge=0, le=1)
     """Weight of the loss on what precedes the response."""
-    tokens_per_pack: int = Field(default=8192, ge=8, multiple_of=8)
-    """The most tokens of one micro-batch on a rank."""
-    optim: Optim
-    """The optimizer."""
     checkpoint_every: int = Field(default=500, ge=1)
     """Steps between checkpoints."""
     until: Until | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from megatron_r1.config.section import Section
 
@@ -13,9 +13,6 @@ if TYPE_CHECKING:
 
 class StageConfig(Section):
     """One stage of the chain; `kind` is narrowed to the stage's name."""
-
-    trains: ClassVar[bool] = False
-    """Whether the stage changes the weights; it then has `optim` and leaves a checkpoint."""
 
     kind: str
     """Which kind of stage: the name of a file's STAGE in megatron_r1/stages."""
