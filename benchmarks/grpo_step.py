@@ -153,10 +153,13 @@ def _tokenizer() -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(twins.VOCABULARY)}, unk_token="w1"))
+    # special tokens are found inside of words, too: their names must not begin another's
+    special = {"<pad>": 0, "<unk>": 1, "<eos>": twins.EOS}
+    vocabulary = special | {f"w{i}": i for i in range(2, twins.EOS)}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
-        tokenizer_object=words, eos_token=f"w{twins.EOS}", pad_token="w0", unk_token="w1", padding_side="left"
+        tokenizer_object=words, eos_token="<eos>", pad_token="<pad>", unk_token="<unk>", padding_side="left"
     )
 
 
