@@ -4,6 +4,6 @@ import sys
 
 from megatron_r1.cli import main
 
-# The guard matters: a checkpoint is written by a spawned process, which imports this module again.
+# The guard matters: a process that a library spawns imports this module again.
 if __name__ == "__main__":
     sys.exit(main())

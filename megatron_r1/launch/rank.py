@@ -59,5 +59,5 @@ def _leave(exit_code: int) -> NoReturn:
     os._exit(exit_code)
 
 
-if __name__ == "__main__":  # the guard matters: saving a checkpoint spawns processes that import this module
+if __name__ == "__main__":  # the guard matters: a process that a library spawns imports this module again
     sys.exit(main(Path(sys.argv[1])))
