@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.utils._device
 
 CPU = torch.device("cpu")
 
@@ -106,6 +107,9 @@ def _stand_in_for_devices() -> None:
         setattr(cuda, name, _returning(0))
     for name in ("range_push", "range_pop"):
         setattr(cuda.nvtx, name, _returning(None))
+    # `with torch.device("meta")` goes by a list of the factories, made when it is first needed: with the
+    # wrappers in it, transformers' from_pretrained leaves its RoPE buffers uninitialised, silently
+    torch.utils._device._device_constructors()
     for name in FACTORIES:
         setattr(torch, name, _on_cpu(getattr(torch, name)))
 
