@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from megatron_r1 import registry
 from megatron_r1.backend import layout as layouts
+from megatron_r1.backend.precision import pack_multiple
 from megatron_r1.config import Loaded, load, refuse
 from megatron_r1.config.explain import near
 from megatron_r1.config.tree import Finding, KeyPath
@@ -22,6 +23,8 @@ from megatron_r1.errors import ConfigError
 from megatron_r1.launch.cores import crowding_warning, usable_cores
 from megatron_r1.models.shape import ModelShape
 from megatron_r1.run_config import HF, RunConfig, bad_inits, run_config_class
+from megatron_r1.stages.section import StageConfig
+from megatron_r1.stages.training import TrainingStage
 
 Rows = list[tuple[str, str]]
 
@@ -46,7 +49,7 @@ def findings(loaded: Loaded[RunConfig]) -> Iterator[Finding]:
             yield _finding(loaded, (), text)
     if run.layout.data:
         for name, stage in run.stages.items():
-            for text in stage.problems(run):
+            for text in [*stage.problems(run), *_uneven_packs(run, stage)]:
                 yield _finding(loaded, ("stages", name), text)
 
 
@@ -89,6 +92,18 @@ def _finding(loaded: Loaded[RunConfig], owner: KeyPath, text: str) -> Finding:
     if colon and all(key.isidentifier() for key in keys):
         return loaded.finding((*owner, *keys), message)
     return loaded.finding(owner, text)
+
+
+def _uneven_packs(run: RunConfig, stage: StageConfig) -> Iterator[str]:
+    """A pack that the ranks and the number format can't divide."""
+    if not isinstance(stage, TrainingStage):
+        return
+    multiple, tokens = pack_multiple(run.layout, run.precision), stage.tokens_per_pack
+    if tokens % multiple:
+        yield (
+            f"tokens_per_pack: {tokens} is no multiple of {multiple}, as this layout and precision need; "
+            f"set it to {-(-tokens // multiple) * multiple}"
+        )
 
 
 def _refused_by_megatron(run: RunConfig) -> Iterator[str]:

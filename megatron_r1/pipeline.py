@@ -82,12 +82,14 @@ class Chain:
 
     def run_stage(self, name: str) -> None:
         """Run one stage, or skip it if it is done."""
+        from megatron_r1.backend import memory
+
         stage = self.run.stages[name]
         directory = self.run_dir / name
-        digest, inputs = self._hash(stage), self._inputs(stage)
+        decisive, inputs = self._decisive(stage), self._inputs(stage)
         done = read_artifact(directory)
         if done is not None:
-            self._require_same(name, done, digest, inputs)
+            self._require_same(name, done, decisive, inputs)
             return
         if self.replicas.any_rank(signals.stop_requested()):  # not every kind of stage asks
             raise Interrupted(f"stage {name} has not begun; run the same command to continue")
@@ -95,6 +97,7 @@ class Chain:
             directory.mkdir(parents=True, exist_ok=True)
             (directory / RESOLVED).write_bytes((self.run_dir / RESOLVED).read_bytes())
         heartbeat.beat(name, 0)
+        memory.reset_peak()
         policy, state = self._policy(name, stage)
         journal = StageJournal(name, directory, policy, stage=stage, state=state)
         context = StageContext(
@@ -111,9 +114,12 @@ class Chain:
             # nothing is left to run where a kill came between the last checkpoint and the artifact
             metrics = stage.run(context) or journal.last_metrics
         checkpoint = journal.finish() if isinstance(stage, TrainingStage) else None
-        metrics = {**metrics, "time/stage_s": journal.seconds()}
+        metrics = {**metrics, "time/stage_s": journal.seconds(), "memory/peak_gib": memory.peak_gib()}
         if self.replicas.is_main:
-            write_artifact(directory, Artifact(name, stage.kind, digest, inputs, checkpoint, metrics))
+            write_artifact(
+                directory,
+                Artifact(name, stage.kind, decisive, _digest(decisive), inputs, checkpoint, metrics),
+            )
         self.replicas.barrier()  # the next stage reads it on every rank
 
     def _policy(self, name: str, stage: StageConfig) -> tuple[Policy, dict[str, Any]]:
@@ -126,7 +132,7 @@ class Chain:
         policy = MegatronPolicy(
             run.model,
             run.layout,
-            default_options(run.precision),
+            default_options(run.precision, recompute=run.recompute),
             seed=run.seed,
             eos_id=self.tokenizer.eos_id,
             tokens_per_pack=stage.tokens_per_pack if isinstance(stage, TrainingStage) else NO_PACKS,
@@ -172,10 +178,10 @@ class Chain:
             )
         return tokenizer
 
-    def _hash(self, stage: StageConfig) -> str:
-        """Of all that decides a stage's result: its section, the model, the data's seed, the tokenizer."""
+    def _decisive(self, stage: StageConfig) -> dict[str, Any]:
+        """All that decides a stage's result: its section, the model, the data's seed, the tokenizer."""
         run = self.run
-        decisive = {
+        return {
             "stage": stage.model_dump(mode="json"),
             "model": run.model.model_dump(mode="json"),
             "tokenizer": run.tokenizer.model_dump(mode="json"),
@@ -183,7 +189,6 @@ class Chain:
             "seed": run.seed,
             "precision": run.precision,
         }
-        return _digest(decisive)
 
     def _inputs(self, stage: StageConfig) -> dict[str, str]:
         if stage.init is None or stage.init.startswith(HF):
@@ -192,14 +197,15 @@ class Chain:
         assert done is not None
         return {stage.init: _digest({"config": done.config_hash, "inputs": done.inputs})}
 
-    def _require_same(self, name: str, done: Artifact, digest: str, inputs: Mapping[str, str]) -> None:
-        if done.config_hash == digest and done.inputs == inputs:
+    def _require_same(
+        self, name: str, done: Artifact, decisive: Mapping[str, Any], inputs: Mapping[str, str]
+    ) -> None:
+        if done.config_hash == _digest(decisive) and done.inputs == inputs:
             return
-        why = (
-            "its configuration changed"
-            if done.config_hash != digest
-            else "the stage that it starts from changed"
-        )
+        changes = [_change(key, *pair, stage=name) for key, pair in _changed(done.config, decisive).items()]
+        why = f"its configuration changed ({'; '.join(changes)})"
+        if not changes:
+            why = "the stage that it starts from changed"
         raise ConfigError(
             f"stage {name} is finished in {self.run_dir / name}, but {why} since; "
             f"use --from {name} to run it and what follows again, or another run name"
@@ -222,6 +228,23 @@ def write_artifact(directory: Path, artifact: Artifact) -> None:
         file.flush()
         os.fsync(file.fileno())
     new.rename(directory / ARTIFACT)
+
+
+def _changed(before: Any, now: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
+    """The keys whose values differ, with both values."""
+    if not (isinstance(before, Mapping) and isinstance(now, Mapping)):
+        return {} if before == now else {path: (before, now)}
+    found = {}
+    for key in [*before, *(key for key in now if key not in before)]:
+        found |= _changed(before.get(key), now.get(key), f"{path}.{key}" if path else key)
+    return found
+
+
+def _change(key: str, before: Any, now: Any, *, stage: str) -> str:
+    """One difference in words; the stage's own keys as they are written in the YAML."""
+    if key.startswith("stage."):
+        key = f"stages.{stage}.{key.removeprefix('stage.')}"
+    return f"{key}: {json.dumps(before)} then, {json.dumps(now)} now"
 
 
 def _digest(value: Mapping[str, Any]) -> str:

@@ -61,6 +61,10 @@ class RunConfig(Section):
     precision: Literal["fp32", "bf16", "fp8_delayed", "fp8_current", "fp8_blockwise", "mxfp8"] = "fp32"
     """Of the matrix products; weights, gradients and sums are kept in fp32."""
 
+    recompute: Literal["none", "selective", "full"] = "none"
+    """Activations that the backward pass computes again instead of keeping them: none, attention's inner part
+    (selective), or whole layers (full). The result is the same to the bit."""
+
     timeout_s: float = Field(default=1800.0, gt=0)
     """How long a rank waits for the others before it takes them for dead."""
 

@@ -1,7 +1,7 @@
 """The data that moves through a step, one type a phase, and the protocols between the packages.
 
-    prompt -> rollout -> reward -> advantage -> packed batch -> train step -> (refit) -> next step
-    Prompt    Completion  Scored    TrainSequence  PackedBatch   StepStats
+prompt -> rollout -> reward -> advantage -> packed batch -> train step -> (refit) -> next step
+Prompt    Completion  Scored    TrainSequence  PackedBatch   StepStats
 """
 
 # S tokens of one sequence, T tokens of a pack, N sequences in a pack
@@ -128,6 +128,7 @@ class TrainSequence:
     token_ids: [S]. weights: [S] float32, the share of token i in the loss when it is predicted (the
     first is never predicted: 0); over the whole batch of a step the weights carry the normalisation.
     fields: per-token extras of shape [S], aligned as weights are (advantage, old_logprobs, ...).
+    padding: how many tokens at the end only fill it up.
     """
 
     token_ids: Tensor
@@ -135,6 +136,7 @@ class TrainSequence:
     fields: dict[str, Tensor] = field(default_factory=dict)
     routes: Tensor | None = None  # [S - 1, moe_layers, top_k]
     nucleus: Nucleus | None = None  # [S] positions: what token i was drawn from
+    padding: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,7 @@ class PackedBatch:
     tokens: [T] inputs. labels: [T] the token after each input. weights: [T] of predicting the label.
     positions: [T] from 0 in each sequence. cu_seqlens: [N + 1] int32 offsets, the last is T.
     fields: [T] each, aligned with labels. Tail padding is one more sequence of weight 0.
+    padding: [T] bool, the inputs that only fill the pack and that no router counts; None: there are none.
     """
 
     tokens: Tensor
@@ -154,6 +157,12 @@ class PackedBatch:
     fields: dict[str, Tensor] = field(default_factory=dict)
     routes: Tensor | None = None  # [T, moe_layers, top_k]
     nucleus: Nucleus | None = None  # [T] positions, aligned with labels
+    padding: Tensor | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Inputs without the padding."""
+        return len(self.tokens) - (0 if self.padding is None else int(self.padding.sum()))
 
 
 # loss(logprobs [T], entropy [T] or None, batch) -> (loss a token [T], before the weights;
@@ -188,6 +197,7 @@ class Artifact:
 
     stage: str
     kind: str
+    config: Mapping[str, Any]  # all that decides the result
     config_hash: str
     inputs: dict[str, str]  # name of an input -> its hash
     checkpoint: str | None  # path relative to the stage's directory

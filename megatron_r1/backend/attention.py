@@ -35,6 +35,15 @@ BUCKET_SHARE = 0.6
 BUCKET_MIN_TOKENS = 256  # below this a bucket costs more in dispatch than its padding
 
 
+@dataclass(frozen=True, slots=True)
+class Counting:
+    """Whose tokens a router counts. R: the tokens of this tensor and context rank."""
+
+    owners: Tensor  # [R] the sequence of each
+    padding: Tensor | None  # [R] bool, those that only fill the pack; None: there are none
+    lengths: Tensor  # [N] float, of the whole sequences without their padding
+
+
 @dataclass
 class Pack(PackedSeqParams):
     """What attention knows of a pack. Built once a micro-batch by `describe_pack`.
@@ -44,6 +53,7 @@ class Pack(PackedSeqParams):
     again (causal: nobody looks); places: [T] the place of each token. local: [T / cp] the tokens of this
     context rank, and gathered: [T] each token's place in the ranks' concatenated shards (None without
     context parallelism). routes: [tokens of this rank, moe_layers, top_k] experts to use (routes.py).
+    counting: what the routers count by (router.py).
     """
 
     positions: Tensor | None = None
@@ -54,6 +64,7 @@ class Pack(PackedSeqParams):
     local: Tensor | None = None
     gathered: Tensor | None = None
     routes: Tensor | None = None
+    counting: Counting | None = None
 
 
 def describe_pack(

@@ -22,4 +22,5 @@ def pad_for_context(sequence: TrainSequence, context: int) -> TrainSequence:
         fields={name: F.pad(value, (0, padding)) for name, value in sequence.fields.items()},
         routes=routes,
         nucleus=nucleus,
+        padding=sequence.padding + padding,
     )

@@ -23,7 +23,7 @@ from torch import Tensor
 from megatron_r1.backend.attention import Pack, describe_pack
 from megatron_r1.backend.logprobs import token_entropy, token_logprobs
 from megatron_r1.backend.nucleus import pairs, truncate
-from megatron_r1.backend.routes import on_this_rank
+from megatron_r1.backend.router import counting_of, shard
 from megatron_r1.types import PackedBatch
 
 
@@ -140,11 +140,12 @@ def _inputs_of(batch: PackedBatch, chunk: GPTModel) -> _Inputs:
         cp_size=cp_size,
         qkv_format="thd" if chunk.config.transformer_impl == "transformer_engine" else "packed",
     )
-    tokens, labels, weights, routes = batch.tokens, batch.labels, batch.weights, batch.routes
+    tokens, labels, weights = batch.tokens, batch.labels, batch.weights
     if pack.local is not None:
         tokens, labels, weights = tokens[pack.local], labels[pack.local], weights[pack.local]
-        routes = None if routes is None else routes[pack.local]
-    pack.routes = None if routes is None else on_this_rank(routes, chunk.config)
+    if chunk.config.num_moe_experts:
+        pack.routes = None if batch.routes is None else shard(batch.routes, pack.local, chunk.config)
+        pack.counting = counting_of(batch, pack.local, chunk.config)
     allowed = None if batch.nucleus is None else pairs(batch.nucleus, pack.local)
     return _Inputs(tokens[None], labels, weights, pack, allowed)
 

@@ -4,6 +4,7 @@ Upstream is moving from GPTModel to HybridModel; `build_chunk` is what will chan
 """
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.transformer import ModuleSpec, TransformerConfig
 from megatron.core.transformer.enums import AttnBackend, LayerType
 from megatron.core.transformer.identity_op import IdentityOp
+from megatron.core.transformer.moe.moe_layer import MoELayer
 from megatron.core.transformer.moe.moe_logging import destroy_moe_metrics_tracker
 from megatron.core.transformer.transformer_block import (
     TransformerBlockSubmodules,
@@ -40,6 +42,7 @@ from megatron_r1.backend.layout import Layout
 from megatron_r1.backend.norms import LocalRMSNorm
 from megatron_r1.backend.parallel import device
 from megatron_r1.backend.precision import Precision, precision_options, transformer_engine_available
+from megatron_r1.backend.router import PackRouter
 from megatron_r1.errors import ConfigError
 from megatron_r1.models.llama import Llama
 from megatron_r1.models.shape import FamilyConfig
@@ -146,6 +149,8 @@ def build_chunk(
     """One pipeline chunk as a GPTModel."""
     if options.transformer_engine:
         block = get_gpt_decoder_block_spec(config, use_transformer_engine=True, vp_stage=vp_stage)
+        for layer in block.layer_specs:
+            _use_pack_router(layer)
         mtp = _engine_mtp_spec(config, vp_stage)
     else:
         layers = local_layer_specs(config)
@@ -188,6 +193,7 @@ def _local_layer_spec(config: TransformerConfig, *, has_experts: bool) -> Module
         normalization=config.normalization,
     )
     layer = spec.submodules
+    _use_pack_router(spec)
     layer.input_layernorm = layer.pre_mlp_layernorm = LocalRMSNorm
     attention = layer.self_attention
     attention.submodules.core_attention = LocalCoreAttention
@@ -198,6 +204,13 @@ def _local_layer_spec(config: TransformerConfig, *, has_experts: bool) -> Module
     if config.multi_latent_attention and config.q_lora_rank is None:
         attention.submodules.q_layernorm = IdentityOp  # no latent to normalise; upstream refuses the norm
     return spec
+
+
+def _use_pack_router(layer: ModuleSpec) -> None:
+    """Give a layer with experts our router; a dense layer stays as it is."""
+    mlp = layer.submodules.mlp  # a class, a ModuleSpec, or with experts a partial of MoELayer
+    if isinstance(mlp, partial) and mlp.func is MoELayer:
+        mlp.keywords["submodules"].router = PackRouter
 
 
 def _slice_block(
@@ -233,6 +246,7 @@ def _engine_mtp_spec(config: TransformerConfig, vp_stage: int | None) -> Any:
     if not config.mtp_num_layers:
         return None
     layers = get_gpt_decoder_layer_specs(config, use_transformer_engine=True)
+    _use_pack_router(layers[-1])
     return get_gpt_mtp_block_spec(config, layers[-1], use_transformer_engine=True, vp_stage=vp_stage)
 
 

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
-from megatron_r1.backend import checkpoint, rollout, routes
+from megatron_r1.backend import checkpoint, rollout, router, routes
 from megatron_r1.backend.context_padding import pad_for_context
 from megatron_r1.backend.expert_load import ExpertLoad
 from megatron_r1.backend.finite import require_finite_gradient, require_finite_loss
@@ -20,7 +20,7 @@ from megatron_r1.backend.layout import Layout
 from megatron_r1.backend.model import ModelOptions, build_model
 from megatron_r1.backend.optimizer import build_optimizer, finish_parameter_gather, wrap_for_training
 from megatron_r1.backend.parallel import MegatronReplicas, device
-from megatron_r1.backend.precision import token_multiple
+from megatron_r1.backend.precision import pack_multiple
 from megatron_r1.backend.reference import ReferenceWeights
 from megatron_r1.backend.schedule import Sums, pack_logprobs, train_on_packs
 from megatron_r1.data.packing import Packing, pack, pad_packs
@@ -57,6 +57,7 @@ class MegatronPolicy:
         self.version = 0
         self.replicas = MegatronReplicas()
         self.chunks = build_model(family, layout, options)
+        router.attach(self.chunks)
         routes.attach(self.chunks)
         set_initial_weights(self.chunks, seed=seed)
         self.models: Sequence[torch.nn.Module] = self.chunks  # with DDP around them once training starts
@@ -114,7 +115,7 @@ class MegatronPolicy:
         mtp: bool = False,
     ) -> StepStats:
         packs = self._pack(sequences).batches
-        num_tokens = int(self.replicas.sum({"tokens": sum(len(p.tokens) for p in packs)})["tokens"])
+        num_tokens = int(self.replicas.sum({"tokens": sum(p.num_tokens for p in packs)})["tokens"])
         for model in self.models:
             model.zero_grad_buffer()  # type: ignore[operator]
         self.optimizer.zero_grad()
@@ -151,9 +152,7 @@ class MegatronPolicy:
         """Packs on this rank's device; as many on every replica, because experts are shared between them."""
         self._require_positions(max((len(s.token_ids) - 1 for s in sequences), default=0), "a sequence")
         padded = [pad_for_context(sequence, self.layout.context) for sequence in sequences]
-        multiple = token_multiple(self.options.precision)
-        if self.layout.context > 1:
-            multiple *= 2 * self.layout.tensor * self.layout.context
+        multiple = pack_multiple(self.layout, self.options.precision)
         packing = pack(padded, max_tokens=self.tokens_per_pack, multiple=multiple)
         count = self._agree_on_max(len(packing.batches))
         if self.layout.virtual_pipeline > 1:  # the interleaved schedule runs whole rounds of stages
@@ -192,4 +191,5 @@ def _to_device(batch: PackedBatch) -> PackedBatch:
         fields={name: value.to(where) for name, value in batch.fields.items()},
         routes=None if batch.routes is None else batch.routes.to(where),
         nucleus=None if nucleus is None else Nucleus(nucleus.ids.to(where), nucleus.offsets.to(where)),
+        padding=None if batch.padding is None else batch.padding.to(where),
     )

@@ -1,9 +1,11 @@
 """Number formats by name, and what each asks of the machine."""
 
+import math
 from typing import Any, Literal
 
 import torch
 
+from megatron_r1.backend.layout import Layout
 from megatron_r1.errors import ConfigError
 
 Precision = Literal["fp32", "bf16", "fp8_delayed", "fp8_current", "fp8_blockwise", "mxfp8"]
@@ -37,9 +39,16 @@ def precision_options(precision: Precision) -> dict[str, Any]:
     return options
 
 
-def token_multiple(precision: Precision) -> int:
-    """What the tokens of a pack must be divisible by: matrix products in FP8 take whole blocks."""
-    return {"fp8_blockwise": 128, "mxfp8": 32, "fp8_delayed": 16, "fp8_current": 16}.get(precision, 8)
+def pack_multiple(layout: Layout, precision: Precision) -> int:
+    """What the tokens of a pack must be divisible by.
+
+    Matrix products in FP8 take whole blocks, context parallelism two equal chunks a rank, and sequence
+    parallelism an equal part of a context rank's tokens for each tensor rank.
+    """
+    block = {"fp8_blockwise": 128, "mxfp8": 32, "fp8_delayed": 16, "fp8_current": 16}.get(precision, 8)
+    if layout.context == 1:
+        return math.lcm(block, layout.tensor)
+    return layout.context * math.lcm(block, 2 * layout.tensor)
 
 
 def transformer_engine_available() -> bool:

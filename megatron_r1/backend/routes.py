@@ -7,8 +7,8 @@ routing").
 
 Megatron's routers ask an object, `router_replay`, for their experts. Upstream's own (router_replay.py) is a
 list global to the process, replays MTP's routers too, and holds the target of one micro-batch, which a
-recomputed forward of a pipeline no longer finds. Ours gets the routes out of the Pack, which every layer is
-handed each time it runs.
+recomputed forward of a pipeline no longer finds. Ours gets the routes out of the Pack that the router sees
+each time its layer runs (router.py).
 """
 
 # B rows, W tokens fed to each, L MoE layers of the whole model (MTP's not counted), k experts a token
@@ -24,8 +24,8 @@ from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.transformer import TransformerConfig
 from torch import Tensor
 
-from megatron_r1.backend.attention import Pack
 from megatron_r1.backend.parallel import device
+from megatron_r1.backend.router import PackRouter
 from megatron_r1.errors import ConfigError
 
 Note = Callable[[int, Tensor], None]  # (index of the MoE layer, experts [W * B, k])
@@ -35,20 +35,10 @@ TopK = Callable[[Tensor, int, int | None, int | None], tuple[Tensor, Tensor]]
 class LayerRoutes:
     """One router's choice of experts: its own, noted down if somebody records, or the replayed one."""
 
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.replayed: Tensor | None = None  # [tokens of this rank, k]
+    def __init__(self, index: int, router: PackRouter) -> None:
+        """index: of the MoE layer."""
+        self.index, self.router = index, router
         self.note: Note | None = None
-
-    def before_layer(self, layer: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        """Hook of the layer, in the first forward and in a recomputed one: take this pack's routes."""
-        pack = kwargs.get("packed_seq_params")
-        routes = pack.routes if isinstance(pack, Pack) else None
-        self.replayed = None if routes is None else routes[:, self.index].long()
-
-    def after_layer(self, *call: Any) -> None:
-        """The lean decoder asks the router without running the layer: nothing may be left over for it."""
-        self.replayed = None
 
     def get_replay_topk(
         self,
@@ -59,8 +49,10 @@ class LayerRoutes:
         default_compute_topk: TopK | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Called by topk_routing_with_score_function (moe_utils.py) in place of its own top-k."""
-        if self.replayed is not None:
-            return scores.gather(1, self.replayed), self.replayed
+        pack = self.router.pack
+        if pack is not None and pack.routes is not None:
+            replayed = pack.routes[:, self.index].long()  # [tokens of this rank, k]
+            return scores.gather(1, replayed), replayed
         assert default_compute_topk is not None
         values, experts = default_compute_topk(scores, topk, num_groups, group_topk)
         if self.note is not None:
@@ -71,10 +63,8 @@ class LayerRoutes:
 def attach(chunks: Sequence[GPTModel]) -> None:
     """Let every router of the decoder be recorded and replayed; without routes nothing changes."""
     for layer in _moe_layers(chunks):
-        routes = LayerRoutes(_moe_index(layer.config, layer.layer_number))
-        layer.mlp.router.router_replay = routes
-        layer.register_forward_pre_hook(routes.before_layer, with_kwargs=True)
-        layer.register_forward_hook(routes.after_layer, always_call=True)
+        router = layer.mlp.router
+        router.router_replay = LayerRoutes(_moe_index(layer.config, layer.layer_number), router)
 
 
 def require_replay(config: TransformerConfig) -> None:
@@ -107,13 +97,6 @@ def _moe_index(config: TransformerConfig, layer_number: int) -> int:
     """layer_number: from 1, over the whole model."""
     assert isinstance(config.moe_layer_freq, list)
     return sum(config.moe_layer_freq[: layer_number - 1])
-
-
-def on_this_rank(routes: Tensor, config: TransformerConfig) -> Tensor:
-    """[T / cp, L, k] of a context rank -> the part that sequence parallelism leaves to this tensor rank."""
-    if not config.sequence_parallel:
-        return routes
-    return routes.chunk(config.tensor_model_parallel_size)[parallel_state.get_tensor_model_parallel_rank()]
 
 
 class RouteRecorder:

@@ -85,7 +85,6 @@ def train_on_packs(
 
     scale: the token count that Megatron will divide by, over all ranks.
     """
-    cp_size = parallel_state.get_context_parallel_world_size()
 
     def collect(batch: PackedBatch, output: Output) -> tuple[Tensor, Tensor, Sums]:
         logprobs = whole_pack(output.logprobs, batch)
@@ -96,8 +95,7 @@ def train_on_packs(
         if output.mtp_loss is not None:
             total = total + output.mtp_loss
             report["mtp_loss"] = torch.stack([_over_context(output.mtp_loss), total.new_zeros(())])
-        num_tokens = torch.tensor(batch.tokens.shape[0] // cp_size, dtype=torch.int, device=total.device)
-        return total * scale, num_tokens, report
+        return total * scale, _tokens_of_this_rank(batch), report
 
     reports = run_packs(chunks, packs, collect, options=options, forward_only=False)
     sums = {}
@@ -132,6 +130,12 @@ def whole_pack(values: Tensor, batch: PackedBatch) -> Tensor:
         batch.cu_seqlens, cp_rank=parallel_state.get_context_parallel_rank(), cp_size=cp_size
     )
     return _WholePack.apply(values, pack)
+
+
+def _tokens_of_this_rank(batch: PackedBatch) -> Tensor:
+    """What this context rank adds to the count, the padding left out: a pack counts its tokens once."""
+    count = batch.num_tokens if parallel_state.get_context_parallel_rank() == 0 else 0
+    return torch.tensor(count, dtype=torch.int, device=batch.tokens.device)
 
 
 def _over_context(part: Tensor) -> Tensor:

@@ -115,8 +115,11 @@ def _join(sequences: Sequence[TrainSequence], *, multiple: int) -> PackedBatch:
     assert all((s.routes is None) == (first.routes is None) for s in sequences), "only some carry routes"
     assert all((s.nucleus is None) == (first.nucleus is None) for s in sequences), "only some carry nuclei"
     positions = torch.arange(max(lengths))
+    tokens, padding = torch.cat([s.token_ids[:-1] for s in sequences]), _cat_padding(sequences)
+    if padding is not None:  # the first input behind a sequence is its last label: MTP must not read it
+        tokens = tokens.masked_fill(padding, PAD_TOKEN)
     return PackedBatch(
-        tokens=torch.cat([s.token_ids[:-1] for s in sequences]),
+        tokens=tokens,
         labels=torch.cat([s.token_ids[1:] for s in sequences]),
         weights=torch.cat([s.weights[1:] for s in sequences]),
         positions=torch.cat([positions[:length] for length in lengths]),
@@ -124,7 +127,15 @@ def _join(sequences: Sequence[TrainSequence], *, multiple: int) -> PackedBatch:
         fields={name: torch.cat([s.fields[name][1:] for s in sequences]) for name in first.fields},
         routes=None if first.routes is None else _cat_routes(sequences),
         nucleus=None if first.nucleus is None else _cat_nuclei(sequences),
+        padding=padding,
     )
+
+
+def _cat_padding(sequences: Sequence[TrainSequence]) -> Tensor | None:
+    if not any(s.padding for s in sequences):
+        return None
+    inputs = [len(s.token_ids) - 1 for s in sequences]
+    return torch.cat([torch.arange(n) >= n - s.padding for n, s in zip(inputs, sequences, strict=True)])
 
 
 def _cat_routes(sequences: Sequence[TrainSequence]) -> Tensor:
@@ -155,6 +166,7 @@ def _blank(num_inputs: int, *, like: TrainSequence) -> TrainSequence:
         fields={name: value.new_zeros(num_inputs + 1) for name, value in like.fields.items()},
         routes=routes,
         nucleus=nucleus,
+        padding=num_inputs,
     )
 
 

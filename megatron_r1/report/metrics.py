@@ -70,6 +70,7 @@ METRICS: dict[str, Metric] = {
     "time/train": Metric("forward, backward and optimizer", "share of the step"),
     "time/step_s": Metric("one step", "s", "down"),
     "time/stage_s": Metric("the whole stage, start to artifact", "s", "down"),
+    "memory/peak_gib": Metric("most memory of a rank: of its GPU, or resident on the CPU", "GiB", "down"),
     # Held-out questions
     "eval/accuracy": Metric("right answers, mean over samples and questions (pass@1)", "share", "up"),
     "eval/accuracy_<language>": Metric("pass@1 on the questions in one language", "share", "up"),

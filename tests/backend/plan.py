@@ -43,6 +43,7 @@ FAMILIES = ("v3", "v3_plain", "qwen2")
 TEMPERATURES = (1.0, 0.7)
 PACKED_TWO = (("v3", "tp2"), ("v3", "cp2"), ("v3", "pp2"), ("v3", "ep2"), ("qwen2", "tp2"), ("qwen2", "cp2"))
 SAMPLED_TWO = (("v3", "tp2"), ("v3", "pp2"), ("v3", "ep2"), ("v3", "dp2"), ("qwen2", "tp2"), ("qwen2", "pp2"))
+UNEVEN_TWO = ("dp2", "ep2", "tp2", "cp2")  # all layers on every rank: it has the whole bias
 SAVED_TWO = tuple(source for source in RESUMED_TWO if source != "one")
 
 
@@ -75,6 +76,7 @@ ONE_RANK = [
     _train("rollout_first", {}, family="v3", rollout_first=True, num_steps=2),
     _train("optimizer_first", {}, family="v3", precision="bf16", optimizer_first=True, num_steps=2),
     _resumed("one", "one", {}),
+    *(Scenario(f"uneven_one_{n}", "train.uneven", {}, {"tokens_per_pack": n}) for n in (64, 256)),
     Scenario("reference_of_start", "train.reference_of_start", {}, {"family": "v3"}),
     *(Scenario(f"initial_{f}", "weights.initial_digests", {}, {"family": f}) for f in ("v3", "qwen2")),
     *_numbers("one", {}),
@@ -95,6 +97,7 @@ TWO_RANKS = [
     *(_train(f"bf16_{name}", TWO[name], family="v3", precision="bf16", num_steps=2) for name in BF16_TWO),
     _train("recompute_full_tp2", TWO["tp2"], family="v3", recompute="full", num_steps=2),
     _train("rollout_first_tp2", TWO["tp2"], family="v3", rollout_first=True, num_steps=2),
+    *(Scenario(f"uneven_{n}", "train.uneven", TWO[n], {"tokens_per_pack": 128}) for n in UNEVEN_TWO),
     *(_resumed(source, name, TWO[name]) for source, names in RESUMED_TWO.items() for name in names),
     *(
         Scenario(f"initial_{family}_{name}", "weights.initial_digests", TWO[name], {"family": family})

@@ -1,5 +1,6 @@
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -84,6 +85,19 @@ def test_padding_routes_name_different_experts():
     (batch,) = pack([sequence(10, 4, routes=True)], max_tokens=8).batches
     assert batch.routes.shape == (8, 2, 3)
     assert batch.routes[3:].tolist() == [[[0, 1, 2]] * 2] * 5
+
+
+def test_padding_is_marked_and_reads_no_label():
+    cut = replace(sequence(10, 4), token_ids=torch.tensor([10, 11, 12, 13, 0, 0]), weights=torch.zeros(6),
+                  fields={"advantage": torch.zeros(6)}, padding=2)  # fmt: skip
+    (batch,) = pack([cut], max_tokens=8).batches
+    assert batch.tokens.tolist() == [10, 11, 12, 0, 0, 0, 0, 0]  # 13 is a label only
+    assert batch.labels[:3].tolist() == [11, 12, 13]
+    assert batch.padding.tolist() == [False] * 3 + [True] * 5
+    assert batch.num_tokens == 3
+    (full,) = pack([sequence(10, 9)], max_tokens=8).batches
+    assert full.padding is None
+    assert full.num_tokens == 8
 
 
 def test_too_long_a_sequence_and_an_odd_limit_are_refused_with_numbers():

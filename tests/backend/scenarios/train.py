@@ -1,5 +1,6 @@
 """Training: the same steps in any layout, from a checkpoint, and on from another."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from megatron_r1.backend.layout import Layout
 from megatron_r1.backend.policy import MegatronPolicy
+from megatron_r1.backend.router import PackRouter
 from megatron_r1.types import PackedBatch, Sampling
 from tests.backend.scenarios import models
 
@@ -94,6 +96,28 @@ def resumed(
         "version": policy.version,
         "fused": fused,
     }
+
+
+def uneven(layout: Layout, shared: Path, *, tokens_per_pack: int) -> dict[str, Any]:
+    """Steps on sequences of uneven lengths: whatever shares a pack, and whatever fills it up."""
+    policy = models.policy("v3", layout, seed=99)
+    policy.load(shared / "start_v3", weights_only=True)
+    policy.tokens_per_pack = tokens_per_pack
+    policy.start_training(models.OPTIMIZER)
+    found: dict[str, Any] = {"loss": [], "grad_norm": [], "expert_load": [], "num_tokens": []}
+    whole = models.uneven_sequences()
+    total = sum(len(sequence.token_ids) - 1 for sequence in whole)
+    sequences = [replace(sequence, weights=sequence.weights / total) for sequence in whole]
+    for _ in range(3):
+        mine = sequences[policy.replicas.index :: policy.replicas.count]
+        stats = policy.train_step(mine, cross_entropy, lr=LEARNING_RATE, mtp=True)
+        found["loss"].append(stats.loss)
+        found["grad_norm"].append(stats.grad_norm)
+        found["expert_load"].append(stats.metrics["expert_load"])
+        found["num_tokens"].append(stats.num_tokens)
+    routers = [m for chunk in policy.chunks for m in chunk.modules() if isinstance(m, PackRouter)]
+    found["bias"] = [value for router in routers for value in router.expert_bias.tolist()]  # type: ignore[union-attr]
+    return found
 
 
 def reference_of_start(layout: Layout, shared: Path, *, family: str) -> list[float]:
