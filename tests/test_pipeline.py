@@ -56,7 +56,7 @@ def test_finished_stages_are_skipped_refused_when_changed_and_done_again_on_dema
     assert first.keys() == {"base", "zero", "measure"}
     assert written(run_chain()) == first
 
-    changed = r"zero is finished in .* changed \(stages\.zero\.optim\.lr: 0\.001 then, 0\.002 now\) .* --from zero"
+    changed = r"zero is finished .* \(stages\.zero\.optim\.lr: 0\.001 then, 0\.002 now\) .* --from zero"
     with pytest.raises(ConfigError, match=changed):
         run_chain("stages.zero.optim.lr=2e-3")
     assert written(folder) == first

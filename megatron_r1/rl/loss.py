@@ -151,7 +151,7 @@ def grpo_loss(
         values["off_policy"] = dropped
     if options.needs_reference or "ref_logprobs" in fields:
         log_gap = _difference(logprobs, fields["ref_logprobs"], response)
-        values |= {"kl": _k3(log_gap), "kl_k1": log_gap}
+        values |= {"kl": k3(log_gap), "kl_k1": log_gap}
         if options.kl != "none":
             loss = loss + options.kl_coef * kl_estimate(log_gap, token_log_ratio, kind=options.kl)
     if entropy is not None:
@@ -198,8 +198,7 @@ def kl_estimate(log_gap: Tensor, log_ratio: Tensor, *, kind: str) -> Tensor:
         return log_gap
     if kind == "k2":
         return log_gap.square() / 2
-    k3 = _k3(log_gap)
-    return k3 * log_ratio.exp() if kind == "k3_weighted" else k3
+    return k3(log_gap) * (log_ratio.exp() if kind == "k3_weighted" else 1.0)
 
 
 def sequence_mean(values: Tensor, mask: Tensor, cu_seqlens: Tensor) -> Tensor:
@@ -216,7 +215,8 @@ def sequence_mean(values: Tensor, mask: Tensor, cu_seqlens: Tensor) -> Tensor:
     return (total / count.clamp(min=1))[owner]
 
 
-def _k3(log_gap: Tensor) -> Tensor:
+def k3(log_gap: Tensor) -> Tensor:
+    """[T] Schulman's estimator of KL: exp(-x) + x - 1, never negative. x: logprobs - ref_logprobs."""
     return torch.exp(-log_gap) + log_gap - 1
 
 

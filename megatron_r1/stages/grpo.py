@@ -4,7 +4,6 @@ A step, as DeepSeek-R1 has it: sample a group of outputs a question, score them,
 to its group, update on shuffled mini-batches against the policy that sampled and the reference.
 """
 
-import math
 import time
 from dataclasses import replace
 from typing import Any, Literal, Self
@@ -14,7 +13,6 @@ from pydantic import Field, model_validator
 from megatron_r1 import registry
 from megatron_r1.config.section import Section
 from megatron_r1.data.mixture import build_mixture
-from megatron_r1.errors import GateError
 from megatron_r1.rewards.combine import combine
 from megatron_r1.rewards.section import Reward
 from megatron_r1.rl.advantage import Normalise
@@ -24,7 +22,8 @@ from megatron_r1.rl.loss import GrpoLoss
 from megatron_r1.rl.schedule import LengthSchedule, reference_is_due, split_updates
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.evaluation import Evaluation, Sources, evaluate
-from megatron_r1.stages.grpo_metrics import Rollout, drift_of, rollout_metrics, update_metrics
+from megatron_r1.stages.grpo_gates import Gates
+from megatron_r1.stages.grpo_metrics import Rollout, rollout_metrics, update_metrics
 from megatron_r1.stages.grpo_sequences import graded_sequences, idle_sequence
 from megatron_r1.stages.sampling import draw_key, sample
 from megatron_r1.stages.section import too_long
@@ -41,17 +40,6 @@ class EvaluateEvery(Section):
     """Steps between evaluations; the first comes before any update."""
     evaluation: Evaluation
     """The questions and how to sample."""
-
-
-class Gates(Section):
-    """What must hold, or the run stops."""
-
-    drift: float = Field(default=1.05, ge=1)
-    """Highest exp of the mean absolute gap of rollout and training log-probs, before the first update."""
-    metric: str | None = None
-    """A metric of the first evaluation that the base must reach; null: no demand."""
-    at_least: float = 0.0
-    """Its least value."""
 
 
 class Grpo(TrainingStage):
@@ -187,13 +175,7 @@ class _Training:
         metrics, scored = evaluate(self.context, self.stage.evaluate.evaluation)
         self.context.journal.samples(0, scored)
         self.context.journal.step(0, metrics)
-        gates = self.stage.gates
-        if gates.metric is not None and metrics.get(gates.metric, -math.inf) < gates.at_least:
-            raise GateError(
-                f"stage {self.context.name}: the base has {gates.metric} {metrics.get(gates.metric)}, below "
-                f"{gates.at_least}; RL would collapse to guesses. Train the base longer, or lower "
-                "gates.at_least"
-            )
+        self.stage.gates.require_base(self.context.name, metrics)
 
     def _step(self, step: int) -> dict[str, float]:
         began = time.perf_counter()
@@ -204,11 +186,11 @@ class _Training:
         sequences = graded_sequences(
             batch.scored, group_size=self.stage.group_size, normalise=self.stage.normalise
         )
-        if step == 0:
-            self._check_drift(sequences)
-        sequences = self._with_logprobs(sequences)
+        sequences = self._checked(sequences) if step == 0 else self._with_logprobs(sequences)
         logprobs_s = time.perf_counter() - marked
         stats = self._update(sequences, step)
+        if step == 0 and stats:
+            self.stage.gates.require_on_policy(self.context.name, stats[0])
         step_s = time.perf_counter() - began
         train_s = step_s - batch.rollout_s - batch.reward_s - logprobs_s
         return {
@@ -305,22 +287,15 @@ class _Training:
             names.append("ref_logprobs")
         return names
 
-    def _check_drift(self, sequences: list[TrainSequence]) -> None:
-        """Before the first update: the rollout's log-probs and the trainer's must agree."""
-        gap = {"sum": 0.0, "count": 0.0}
-        found = self.policy.logprobs(sequences, temperature=self.stage.temperature)
-        for sequence, logprobs in zip(sequences, found, strict=True):
-            response = sequence.weights > 0
-            gap["sum"] += float((logprobs - sequence.fields["rollout_logprobs"])[response].abs().sum())
-            gap["count"] += float(response.sum())
-        total = self.policy.replicas.sum(gap)
-        drift = drift_of(total["sum"] / max(1.0, total["count"]))
-        if not drift <= self.stage.gates.drift:
-            raise GateError(
-                f"stage {self.context.name}: rollout and training log-probs differ before the first update: "
-                f"drift {drift:.4f}, the limit is {self.stage.gates.drift} (gates.drift). Every later step "
-                "would be off-policy without knowing"
-            )
+    def _checked(self, sequences: list[TrainSequence]) -> list[TrainSequence]:
+        """_with_logprobs in the first step: sampler, policy and reference still are the same weights."""
+        gates, name, replicas = self.stage.gates, self.context.name, self.policy.replicas
+        start = self.policy.logprobs(sequences, temperature=self.stage.temperature)
+        gates.require_same_sampler(name, replicas, sequences, start)
+        sequences = self._with_logprobs(sequences)
+        if self.stage.loss.needs_reference:
+            gates.require_same_reference(name, replicas, sequences, start)
+        return sequences
 
     # ---- updates
 

@@ -68,7 +68,8 @@ class FakePolicy:
     """types.Policy over a table.
 
     says: token ids of the outputs, in the order in which they are asked for.
-    rollout_gap: how much higher the sampler's log-probs are than the trainer's.
+    rollout_gap, reference_gap, training_gap: how much higher the log-probs of the sampler, of the refreshed
+    reference and of the training pass are than those of `logprobs`.
     step_size: what an update adds to every log-prob.
     """
 
@@ -78,11 +79,14 @@ class FakePolicy:
         *,
         replicas: FakeReplicas | None = None,
         rollout_gap: float = 0.0,
+        reference_gap: float = 0.0,
+        training_gap: float = 0.0,
         step_size: float = 0.0,
     ) -> None:
         self.says: Iterator[list[int]] = iter(says)
         self.replicas = replicas or FakeReplicas()
         self.rollout_gap, self.step_size = rollout_gap, step_size
+        self.reference_gap, self.training_gap = reference_gap, training_gap
         self.logprob = self.reference = LOGPROB
         self.version = 0
         self.calls: list[str] = []
@@ -111,7 +115,7 @@ class FakePolicy:
 
     def refresh_reference(self) -> None:
         self.calls.append("refresh reference")
-        self.reference = self.logprob
+        self.reference = self.logprob + self.reference_gap
 
     def start_training(self, options: OptimizerOptions) -> None:
         self.calls.append("start training")
@@ -146,7 +150,7 @@ class FakePolicy:
     def _sums(self, batches: Sequence[PackedBatch], loss: LossFunction, *, entropy: bool) -> dict[str, float]:
         sums = {"loss": 0.0}
         for batch in batches:
-            logprobs = torch.full(batch.tokens.shape, self.logprob)
+            logprobs = torch.full(batch.tokens.shape, self.logprob + self.training_gap)
             per_token, metrics = loss(
                 logprobs, torch.full_like(logprobs, ENTROPY) if entropy else None, batch
             )

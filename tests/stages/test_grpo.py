@@ -181,6 +181,20 @@ def test_the_drift_gate_stops_before_the_first_update(stage, context, ids, gap, 
     assert "train" not in policy.calls
 
 
+def test_a_reference_of_other_weights_stops_before_the_first_update(stage, context, ids):
+    policy = FakePolicy(map(ids, numbered(4)), reference_gap=-0.3)
+    with pytest.raises(GateError, match=rf"KL to the reference is {K3:.2e} .* 0\.001 \(gates\.kl\)"):
+        stage().run(context(policy))
+    assert "train" not in policy.calls
+
+
+def test_a_training_pass_that_differs_from_the_scoring_pass_stops_the_run(stage, context, ids):
+    policy = FakePolicy(map(ids, numbered(4)), training_gap=0.1)
+    with pytest.raises(GateError, match=rf"first update is {math.exp(0.1):.6f}, not 1 .* \(gates\.ratio\)"):
+        stage(updates=2).run(context(policy))
+    assert policy.calls.count("train") == 2  # of the first step
+
+
 def test_a_small_drift_is_reported_and_passes(stage, context, ids):
     metrics = stage().run(context(FakePolicy(map(ids, numbered(4)), rollout_gap=0.04)))
     assert metrics["rollout/drift"] == pytest.approx(math.exp(0.04))
