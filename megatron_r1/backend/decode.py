@@ -13,6 +13,7 @@ log-prob, against the training forward too. Everything else samples through the 
 
 # B rows, W tokens fed a row (1 after the prompt) in Megatron's order [W, B], h hidden, V vocabulary
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -54,9 +55,9 @@ PLAIN = {
 ROUTED_BY_TOP_K = ("none", "aux_loss", "seq_aux_loss", "global_aux_loss")
 
 
-def is_lean(model: GPTModel) -> bool:
+def is_lean(chunks: Sequence[GPTModel]) -> bool:
     """Whether this rank holds a whole model, of layers that the lean decoder knows."""
-    config = model.config
+    config = chunks[0].config
     if config.tensor_model_parallel_size > 1 or config.pipeline_model_parallel_size > 1:
         return False
     if config.transformer_impl != "local" or config.moe_router_load_balancing_type not in ROUTED_BY_TOP_K:
@@ -67,8 +68,9 @@ def is_lean(model: GPTModel) -> bool:
 class LeanDecoder:
     """rollout.Decoder over the parameters of a whole model. A cache lives as long as the decoder."""
 
-    def __init__(self, model: GPTModel, *, length: int) -> None:
+    def __init__(self, chunks: Sequence[GPTModel], *, length: int) -> None:
         """length: the most tokens of a row, padding included."""
+        (model,) = chunks
         self.length, self.used = length, 0
         self.embedding = model.embedding.word_embeddings.weight
         shared = model.share_embeddings_and_output_weights

@@ -5,6 +5,7 @@ Tensor, pipeline and expert ranks all take part in every call, each with the row
 
 # B rows, W tokens fed a row, V vocabulary
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,11 +17,11 @@ from torch import Tensor
 
 
 class ModuleDecoder:
-    """rollout.Decoder over a pipeline of Megatron modules."""
+    """rollout.Decoder over a pipeline of Megatron modules, interleaved or not."""
 
-    def __init__(self, model: GPTModel, *, length: int) -> None:
+    def __init__(self, chunks: Sequence[GPTModel], *, length: int) -> None:
         """length: the most tokens of a row, padding included."""
-        self.model, self.length = model, length
+        self.chunks, self.length = chunks, length
 
     def prefill(self, tokens: Tensor, pads: Tensor) -> Tensor:
         """tokens: [B, W] prompts, padded on the left by pads [B]. Returns [B, V] logits of the last token."""
@@ -65,33 +66,42 @@ class ModuleDecoder:
 
     def _pipelined(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """[B, V] logits of the last position, on every pipeline rank."""
-        model = self.model
+        size = parallel_state.get_pipeline_model_parallel_world_size()
+        rank = parallel_state.get_pipeline_model_parallel_rank()
+        output = None
+        for i, chunk in enumerate(self.chunks):  # the whole model is chunk 0 of all ranks, then chunk 1 ...
+            if i > 0 or rank > 0:
+                chunk.set_input_tensor(self._received(chunk, tokens))
+            output = self._run(chunk, tokens, mask)
+            if i + 1 < len(self.chunks) or rank + 1 < size:
+                dist.send(output.contiguous(), parallel_state.get_pipeline_model_parallel_next_rank())
+                output = None
+        if size == 1:
+            assert output is not None
+            return output[:, -1]
+        if output is None:
+            logits = torch.empty(tokens.shape[0], self.chunks[0].vocab_size, device=tokens.device)
+        else:
+            logits = output[:, -1].float().contiguous()
+        source = parallel_state.get_pipeline_model_parallel_last_rank()
+        group: Any = parallel_state.get_pipeline_model_parallel_group()
+        dist.broadcast(logits, source, group=group)
+        return logits
+
+    def _received(self, chunk: GPTModel, tokens: Tensor) -> Tensor:
+        """[W, B, h] from the rank before; the first rank's is the last."""
+        config = chunk.config
+        shape = (tokens.shape[1], tokens.shape[0], config.hidden_size)
+        hidden = torch.empty(shape, dtype=config.params_dtype, device=tokens.device)
+        dist.recv(hidden, parallel_state.get_pipeline_model_parallel_prev_rank())
+        return hidden
+
+    def _run(self, chunk: GPTModel, tokens: Tensor, mask: Tensor) -> Tensor:
         positions = self.context.sequence_len_offset + torch.arange(tokens.shape[1], device=tokens.device)
-        first, last = parallel_state.is_pipeline_first_stage(), parallel_state.is_pipeline_last_stage()
-        if not first:
-            hidden = torch.empty(
-                tokens.shape[1], tokens.shape[0], model.config.hidden_size,
-                dtype=model.config.params_dtype, device=tokens.device,
-            )  # fmt: skip
-            dist.recv(hidden, parallel_state.get_pipeline_model_parallel_prev_rank())
-            model.set_input_tensor(hidden)
-        output = model(
+        return chunk(
             tokens,
             positions[None].expand(tokens.shape[0], -1),
             mask,
             inference_context=self.context,
             runtime_gather_output=True,
         )
-        if not last:
-            dist.send(output.contiguous(), parallel_state.get_pipeline_model_parallel_next_rank())
-        if first and last:
-            return output[:, -1]
-        logits = (
-            output[:, -1].float().contiguous()
-            if last
-            else torch.empty(tokens.shape[0], model.vocab_size, device=tokens.device)
-        )
-        source = parallel_state.get_pipeline_model_parallel_last_rank()
-        group: Any = parallel_state.get_pipeline_model_parallel_group()
-        dist.broadcast(logits, source, group=group)
-        return logits

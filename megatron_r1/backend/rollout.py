@@ -36,7 +36,7 @@ PAD_TOKEN = 0
 class Decoder(Protocol):
     """The model with a cache: LeanDecoder where it knows the model, ModuleDecoder everywhere else."""
 
-    def __init__(self, model: GPTModel, *, length: int) -> None: ...
+    def __init__(self, chunks: Sequence[GPTModel], *, length: int) -> None: ...
 
     def prefill(self, tokens: Tensor, pads: Tensor) -> Tensor: ...
 
@@ -91,12 +91,11 @@ def generate(
     decoder: type[Decoder] | None = None,
 ) -> list[Sampled]:
     """One output a prompt; all ranks of a replica return the same. decoder: instead of the fitting one."""
-    assert len(chunks) == 1, "virtual pipeline stages sample through their first layout only"
-    chosen = decoder or (LeanDecoder if is_lean(chunks[0]) else ModuleDecoder)
+    chosen = decoder or (LeanDecoder if is_lean(chunks) else ModuleDecoder)
     results = [Sampled([], []) for _ in prompts]
     with inference(chunks):
         # a rank without prompts only keeps the others company
-        batch = _Batch(chosen, chunks[0], prompts or [[eos_id]], sampling, list(keys) or [0])
+        batch = _Batch(chosen, chunks, prompts or [[eos_id]], sampling, list(keys) or [0])
         batch.finished = [not prompts] * len(batch.finished)
         logits = batch.prefill()
         for step in range(sampling.max_new_tokens):
@@ -117,7 +116,7 @@ class _Batch:
     def __init__(
         self,
         decoder: type[Decoder],
-        model: GPTModel,
+        chunks: Sequence[GPTModel],
         prompts: Sequence[Sequence[int]],
         sampling: Sampling,
         keys: list[int],
@@ -127,9 +126,9 @@ class _Batch:
         self.finished = [False] * len(prompts)
         self.width = max(len(prompt) for prompt in prompts)
         length = self.width + sampling.max_new_tokens
-        self.decoder = decoder(model, length=length)
+        self.decoder = decoder(chunks, length=length)
         count = len(prompts)
-        self.routes = RouteRecorder([model], rows=count, length=length) if sampling.keep_routes else None
+        self.routes = RouteRecorder(chunks, rows=count, length=length) if sampling.keep_routes else None
         self.nuclei = NucleusRecorder(count) if sampling.keep_nucleus and sampling.top_p < 1 else None
 
     def prefill(self) -> Tensor:

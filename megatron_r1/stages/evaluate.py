@@ -20,6 +20,16 @@ class Evaluate(StageConfig):
     def problems(self, run: "RunConfig") -> list[str]:
         return too_long("evaluation.max_new_tokens", self.evaluation.max_new_tokens, run)
 
+    def batch_table(self, run: "RunConfig") -> list[tuple[str, str]]:
+        ours = self.evaluation
+        total, copies = ours.questions * ours.samples, run.layout.data
+        mine = -(-ours.questions // copies) * ours.samples
+        greedy = f", and {ours.questions} greedy" if ours.greedy else ""
+        return [
+            ("samples", f"{ours.questions} questions x {ours.samples} samples = {total}{greedy}"),
+            ("samples a replica", f"{total} / {copies} replicas = {mine}"),
+        ]
+
     def run(self, context: StageContext) -> dict[str, float]:
         metrics, scored = evaluate(context, self.evaluation)
         context.journal.samples(1, scored)

@@ -125,8 +125,15 @@ class Grpo(TrainingStage):
             ("updates a step", f"{self.updates} mini-batches x {self.inner_epochs} epochs = {updates}"),
             ("outputs an update", f"{outputs} / {self.updates} = {outputs // self.updates}"),
             ("outputs a replica", f"{outputs} / {copies} replicas = {outputs // copies} a step"),
-            ("tokens a pack", f"at most {self.tokens_per_pack} on a rank"),
+            ("tokens a rank", f"at most {self.tokens_per_pack} a micro-batch"),
+            ("micro-batches", self._micro_batches(outputs // copies)),
         ]
+
+    def _micro_batches(self, outputs: int) -> str:
+        """Of an update, were all of a replica's outputs the longest; prompts come on top."""
+        longest, mine = max(self.max_new_tokens.steps.values()), -(-outputs // self.updates)
+        count = -(-mine * longest // self.tokens_per_pack)
+        return f"{mine} outputs x {longest} tokens / {self.tokens_per_pack} = {count} an update, + prompts"
 
     def run(self, context: StageContext) -> dict[str, float]:
         return _Training(self, context).run()

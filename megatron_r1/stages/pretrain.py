@@ -75,6 +75,15 @@ class Pretrain(TrainingStage):
             )
         return found
 
+    def batch_table(self, run: "RunConfig") -> list[tuple[str, str]]:
+        copies = run.layout.data
+        form = "one by one" if self.sample_mask else f"end to end in windows of {self.window} tokens"
+        return [
+            ("documents a step", f"{self.documents}, {form}"),
+            ("documents a replica", f"{self.documents} / {copies} replicas = {self.documents / copies:g}"),
+            ("tokens a rank", f"at most {self.tokens_per_pack} a micro-batch"),
+        ]
+
     def run(self, context: StageContext) -> dict[str, float]:
         return _Pretraining(self, context).run()
 

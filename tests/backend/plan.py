@@ -42,7 +42,10 @@ RESUMED_TWO = {
 FAMILIES = ("v3", "v3_plain", "qwen2")
 TEMPERATURES = (1.0, 0.7)
 PACKED_TWO = (("v3", "tp2"), ("v3", "cp2"), ("v3", "pp2"), ("v3", "ep2"), ("qwen2", "tp2"), ("qwen2", "cp2"))
-SAMPLED_TWO = (("v3", "tp2"), ("v3", "pp2"), ("v3", "ep2"), ("v3", "dp2"), ("qwen2", "tp2"), ("qwen2", "pp2"))
+SAMPLED_TWO = (
+    *(("v3", name) for name in ("tp2", "pp2", "pp2_vpp2", "ep2", "tp2_ep2", "cp2", "dp2")),
+    *(("qwen2", name) for name in ("tp2", "pp2", "pp2_vpp2")),
+)
 UNEVEN_TWO = ("dp2", "ep2", "tp2", "cp2")  # all layers on every rank: it has the whole bias
 SAVED_TWO = tuple(source for source in RESUMED_TWO if source != "one")
 

@@ -51,7 +51,7 @@ def compare(layout: Layout, shared: Path, *, family: str) -> dict[str, Any]:
     }
     modules, lean = outputs["ModuleDecoder"], outputs["LeanDecoder"]
     return {
-        "is_lean": is_lean(policy.chunks[0]),
+        "is_lean": is_lean(policy.chunks),
         "modules": [output.token_ids for output in modules],
         "lean": [output.token_ids for output in lean],
         "to_modules": _largest([o.logprobs for o in lean], [o.logprobs for o in modules]),
@@ -67,7 +67,7 @@ def chosen(layout: Layout, shared: Path, *, family: str) -> dict[str, Any]:
     gap = _largest([o.logprobs for o in outputs], _training_logprobs(policy, prompts, outputs))
     lean = _generate(policy, prompts, decoder=LeanDecoder)
     lean_gap = _largest([o.logprobs for o in lean], _training_logprobs(policy, prompts, lean))
-    return {"is_lean": is_lean(policy.chunks[0]), "to_training": gap, "lean_to_training": lean_gap}
+    return {"is_lean": is_lean(policy.chunks), "to_training": gap, "lean_to_training": lean_gap}
 
 
 def _uneven_policy(family: FamilyConfig, layout: Layout) -> MegatronPolicy:
