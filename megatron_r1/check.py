@@ -44,6 +44,8 @@ def findings(loaded: Loaded[RunConfig]) -> Iterator[Finding]:
     yield from _missing_files(loaded)
     for text in layouts.problems(run.layout, run.model.shape()):
         yield _finding(loaded, (), text)
+    for text in layouts.rollout_problems(run.rollout_engine, run.model, run.layout):
+        yield _finding(loaded, (), text)
     if run.model.megatron:
         for text in _refused_by_megatron(run):
             yield _finding(loaded, (), text)

@@ -135,6 +135,7 @@ class Chain:
             default_options(run.precision, recompute=run.recompute),
             seed=run.seed,
             eos_id=self.tokenizer.eos_id,
+            rollout_engine=run.rollout_engine,
             tokens_per_pack=stage.tokens_per_pack if isinstance(stage, TrainingStage) else NO_PACKS,
         )
         resumed = checkpoint.latest(self.run_dir / name / CHECKPOINTS)

@@ -61,6 +61,11 @@ class RunConfig(Section):
     precision: Literal["fp32", "bf16", "fp8_delayed", "fp8_current", "fp8_blockwise", "mxfp8"] = "fp32"
     """Of the matrix products; weights, gradients and sums are kept in fp32."""
 
+    rollout_engine: Literal["megatron", "dynamic"] = "megatron"
+    """What samples, on the live weights. megatron: our loop over Megatron's modules, for every model and
+    layout. dynamic: Megatron's DynamicInferenceEngine (paged cache, continuous batching), for grouped-query
+    attention. The tokens are the same."""
+
     recompute: Literal["none", "selective", "full"] = "none"
     """Activations that the backward pass computes again instead of keeping them: none, attention's inner part
     (selective), or whole layers (full). The result is the same to the bit."""

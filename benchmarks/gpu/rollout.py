@@ -5,14 +5,23 @@ import time
 import torch
 
 from benchmarks.gpu import _setting as setting
+from megatron_r1.backend.layout import Layout, rollout_problems
+from megatron_r1.backend.rollout import Engine
 from megatron_r1.types import Sampling
 
 
 def measure(
-    size: str, *, prompts: int = 16, group_size: int = 16, prompt_length: int = 128, new_tokens: int = 512
+    size: str,
+    *,
+    engine: Engine = "megatron",
+    prompts: int = 16,
+    group_size: int = 16,
+    prompt_length: int = 128,
+    new_tokens: int = 512,
 ) -> setting.Measurement:
     """Groups of outputs in bf16, as grpo samples them; random weights, so that hardly any row ends early."""
     policy = setting.policy(size, "bf16", tokens_per_pack=prompt_length + new_tokens)
+    policy.rollout_engine = engine
     generator = torch.Generator().manual_seed(0)
     vocabulary = setting.SIZES[size].shape().vocab_size
     rows = torch.randint(2, vocabulary, (prompts, prompt_length), generator=generator).tolist()
@@ -25,7 +34,7 @@ def measure(
     torch.cuda.synchronize()
     sampled = sum(len(output.token_ids) for output in outputs)
     return setting.Measurement(
-        benchmark="rollout",
+        benchmark=f"rollout, {engine}",
         size=size,
         precision="bf16",
         tokens_per_s=sampled / (time.perf_counter() - began),
@@ -36,9 +45,11 @@ def measure(
 
 def main() -> None:
     setting.start()
-    for size in setting.SIZES:
-        setting.forget()
-        setting.write(measure(size), "gpu_rollout")
+    for size, family in setting.SIZES.items():
+        for engine in ("megatron", "dynamic"):
+            if not rollout_problems(engine, family, Layout()):
+                setting.forget()
+                setting.write(measure(size, engine=engine), "gpu_rollout")
 
 
 if __name__ == "__main__":

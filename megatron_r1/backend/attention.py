@@ -319,7 +319,8 @@ class LocalSelfAttention(SelfAttention):
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        if inference_context is None or rotary_pos_emb is None:
+        dynamic = inference_context is not None and inference_context.is_dynamic_batching()
+        if inference_context is None or dynamic or rotary_pos_emb is None:
             return super()._adjust_key_value_for_inference(
                 inference_context, query, key, value, rotary_pos_emb, *args, **kwargs
             )

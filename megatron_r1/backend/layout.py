@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field
 
 from megatron_r1.config.section import Section
-from megatron_r1.models.shape import ModelShape
+from megatron_r1.models.shape import FamilyConfig, ModelShape
 
 Degree = Annotated[int, Field(ge=1)]
 
@@ -87,6 +87,19 @@ def problems(layout: Layout, shape: ModelShape) -> list[str]:
             + _pipeline_problems(layout, shape)
         )
     ]
+
+
+def rollout_problems(engine: str, family: FamilyConfig, layout: Layout) -> list[str]:
+    """Why this engine can't sample from the model in this layout."""
+    if engine == "megatron":
+        return []
+    found = []
+    if family.transformer_config().get("multi_latent_attention"):
+        found.append("megatron-core 0.19.2's dynamic engine can't run MLA on the modules that train")
+    for name in ("context", "virtual_pipeline"):
+        if getattr(layout, name) > 1:
+            found.append(f"the dynamic engine can't run with layout.{name}={getattr(layout, name)}")
+    return [f"rollout_engine: {text}; use megatron" for text in found]
 
 
 def warnings(layout: Layout) -> list[str]:

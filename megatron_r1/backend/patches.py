@@ -6,6 +6,7 @@ Spec modules (attention.py, norms.py) are preferred; these are the places that n
 
 from typing import Any
 
+import megatron.core.inference.communication_utils as communication_utils
 import megatron.core.models.gpt.gpt_model as gpt_model
 import megatron.core.tensor_parallel.random as tp_random
 import megatron.core.transformer.moe.token_dispatcher as token_dispatcher
@@ -22,6 +23,8 @@ def apply() -> None:
     QKNormConfigResolver._mla_fused_linear_or_default = _no_norm_before_a_full_query
     if not torch.cuda.is_available():
         token_dispatcher.maybe_move_tensor_to_cpu = _split_sizes_on_host
+        # communication_utils.py:31 asserts that what the engine sends through a pipeline is on a GPU
+        communication_utils._is_cuda = lambda tensor: None
         if not hasattr(tp_random, "FP8GlobalStateManager"):
             _patch_selective_recompute()
 

@@ -50,10 +50,12 @@ class MegatronPolicy:
         seed: int,
         eos_id: int,
         tokens_per_pack: int,
+        rollout_engine: rollout.Engine = "megatron",
     ) -> None:
         """tokens_per_pack: the most tokens of one micro-batch on a rank."""
         self.family, self.layout, self.options = family, layout, options
         self.eos_id, self.tokens_per_pack = eos_id, tokens_per_pack
+        self.rollout_engine: rollout.Engine = rollout_engine
         self.version = 0
         self.replicas = MegatronReplicas()
         self.chunks = build_model(family, layout, options)
@@ -72,7 +74,9 @@ class MegatronPolicy:
         longest = max(map(len, prompts), default=0)
         self._require_positions(longest + sampling.max_new_tokens, "a prompt and max_new_tokens")
         finish_parameter_gather(self.models)
-        return rollout.generate(self.chunks, prompts, sampling, keys=keys, eos_id=self.eos_id)
+        return rollout.generate(
+            self.chunks, prompts, sampling, keys=keys, eos_id=self.eos_id, engine=self.rollout_engine
+        )
 
     def logprobs(
         self, sequences: Sequence[TrainSequence], *, reference: bool = False, temperature: float = 1.0

@@ -11,7 +11,7 @@ done: a rank without rows left feeds one dummy row, or the others would wait for
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 import torch.distributed as dist
@@ -28,6 +28,8 @@ from megatron_r1.backend.parallel import device
 from megatron_r1.backend.routes import RouteRecorder
 from megatron_r1.backend.sampling import next_tokens, uniforms
 from megatron_r1.types import Sampled, Sampling
+
+Engine = Literal["megatron", "dynamic"]
 
 DROP_SHARE = 16  # rows leave when a share of 1 / DROP_SHARE of the batch has finished
 PAD_TOKEN = 0
@@ -88,9 +90,15 @@ def generate(
     *,
     keys: Sequence[int],
     eos_id: int,
+    engine: Engine = "megatron",
     decoder: type[Decoder] | None = None,
 ) -> list[Sampled]:
     """One output a prompt; all ranks of a replica return the same. decoder: instead of the fitting one."""
+    if engine == "dynamic":
+        from megatron_r1.backend import dynamic_engine  # it imports a second of Megatron's servers
+
+        with inference(chunks):
+            return dynamic_engine.generate(chunks, prompts, sampling, keys=keys, eos_id=eos_id)
     chosen = decoder or (LeanDecoder if is_lean(chunks) else ModuleDecoder)
     results = [Sampled([], []) for _ in prompts]
     with inference(chunks):

@@ -64,10 +64,11 @@ def _inverse_cdf(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     return torch.searchsorted(cumulative, target, right=True)[:, 0]
 
 
-def uniforms(keys: Sequence[int], *, position: int, seed: int) -> Tensor:
-    """[len(keys)] float64 in [0, 1): a hash of seed, key and position."""
+def uniforms(keys: Sequence[int], *, position: int | Sequence[int], seed: int) -> Tensor:
+    """[len(keys)] float64 in [0, 1): a hash of seed, key and position (one for all, or one a key)."""
+    positions = [position] if isinstance(position, int) else position
     with np.errstate(over="ignore"):  # the hash lives on numbers modulo 2^64
-        mixed = _mix(_mix(_mix(_words([seed])) ^ _words(keys)) ^ _words([position]))
+        mixed = _mix(_mix(_mix(_words([seed])) ^ _words(keys)) ^ _words(positions))
     return torch.from_numpy(mixed / 2.0**64)
 
 

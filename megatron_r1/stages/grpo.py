@@ -112,6 +112,8 @@ class Grpo(TrainingStage):
             found += too_long(key, self.evaluate.evaluation.max_new_tokens, run)
         if self.routing_replay and not run.model.shape().num_experts:
             found.append("routing_replay: this model has no experts, so no routes; set it to false")
+        if self.routing_replay and run.rollout_engine != "megatron":
+            found.append(f"routing_replay: the {run.rollout_engine} engine keeps no routes; set it to false")
         if not self._rewards():
             found.append("rewards: none is set; give at least one, such as accuracy: {weight: 1}")
         return found

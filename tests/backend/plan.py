@@ -47,6 +47,7 @@ SAMPLED_TWO = (
     *(("qwen2", name) for name in ("tp2", "pp2", "pp2_vpp2")),
 )
 UNEVEN_TWO = ("dp2", "ep2", "tp2", "cp2")  # all layers on every rank: it has the whole bias
+DYNAMIC_TWO = ("dp2", "tp2", "pp2")  # of qwen2: the engine takes no MLA
 SAVED_TWO = tuple(source for source in RESUMED_TWO if source != "one")
 
 
@@ -85,6 +86,7 @@ ONE_RANK = [
     *_numbers("one", {}),
     *(Scenario(f"packed_{f}_one", "logprobs.packed", {}, {"family": f}) for f in FAMILIES),
     *(Scenario(f"sampled_{f}_one", "rollouts.sample", {}, {"family": f}) for f in FAMILIES),
+    Scenario("dynamic_one", "rollouts.sample", {}, {"family": "qwen2", "engine": "dynamic"}),
     Scenario("mtp_by_hand", "logprobs.mtp"),
     Scenario("exception_inside_one", "rollouts.exception_inside", {}, {"family": "v3"}),
     *replay_plan.ONE_RANK,
@@ -115,6 +117,10 @@ TWO_RANKS = [
     *(
         Scenario(f"sampled_{family}_{name}", "rollouts.sample", TWO[name], {"family": family})
         for family, name in SAMPLED_TWO
+    ),
+    *(
+        Scenario(f"dynamic_{name}", "rollouts.sample", TWO[name], {"family": "qwen2", "engine": "dynamic"})
+        for name in DYNAMIC_TWO
     ),
     Scenario("exception_inside_tp2", "rollouts.exception_inside", TWO["tp2"], {"family": "v3"}),
     *(

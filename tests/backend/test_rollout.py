@@ -49,6 +49,17 @@ def test_the_same_tokens_are_sampled_in_every_layout(
     assert tokens(two, layout) == tokens(one, "one")
 
 
+@pytest.mark.parametrize("layout", ["one", *plan.DYNAMIC_TWO])
+def test_the_dynamic_engine_samples_the_same_tokens(one: Results, two: Results, layout: str) -> None:
+    found = (one if layout == "one" else two)[f"dynamic_{layout}"]
+    for sampling in SAMPLINGS:
+        assert [row["tokens"] for row in found[sampling]] == [
+            row["tokens"] for row in one["sampled_qwen2_one"][sampling]
+        ]
+        if sampling != "nucleus":
+            assert_rollout_is_training(found[sampling])
+
+
 def test_an_exception_inside_generate_leaves_the_model_ready_to_train(one: Results, two: Results) -> None:
     for found in (*one.ranks("exception_inside_one"), *two.ranks("exception_inside_tp2")):
         assert found["raised"]

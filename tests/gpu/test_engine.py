@@ -39,10 +39,6 @@ def test_losses_in_fp8_stay_near_fp32(family: str, recipe: str):
     assert found == pytest.approx(exact, rel=0.03)
 
 
-def test_rollouts_in_the_dynamic_engine():
-    pytest.skip("rollouts use the decoders of megatron_r1/backend; the dynamic engine is not wired in")
-
-
 def copy_weights(source: MegatronPolicy, target: MegatronPolicy) -> None:
     """From the local spec to the engine's; every weight of the target must be met."""
     config = source.chunks[0].config

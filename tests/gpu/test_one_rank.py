@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from megatron_r1.backend import rollout
 from megatron_r1.backend.layout import Layout
 from megatron_r1.backend.model import default_options
 from megatron_r1.backend.parallel import device
@@ -55,9 +56,13 @@ def test_recomputation_changes_nothing(family: str, recompute: str):
     )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_rollout_is_near_the_training_forward_in_bf16(family: str):
+ENGINES = [("v3", "megatron"), ("qwen2", "megatron"), ("qwen2", "dynamic")]
+
+
+@pytest.mark.parametrize(("family", "engine"), ENGINES)
+def test_the_rollout_is_near_the_training_forward_in_bf16(family: str, engine: rollout.Engine):
     policy = small.policy(family, precision="bf16", transformer_engine=_engine())
+    policy.rollout_engine = engine
     sequences, outputs = small.rollout(policy)
     gaps = [
         (values[s.weights > 0] - torch.tensor(output.logprobs)).abs()

@@ -19,11 +19,32 @@ SAMPLINGS = {
 }
 
 
-def sample(layout: Layout, shared: Path, *, family: str) -> dict[str, list[dict[str, Any]]]:
+def sample(
+    layout: Layout, shared: Path, *, family: str, engine: rollout.Engine = "megatron"
+) -> dict[str, list[dict[str, Any]]]:
     """Each prompt's output and log-probs, by sampling; `alone`: only replica 0 has a prompt."""
     policy = models.policy(family, layout, seed=11)
+    policy.rollout_engine = engine
+    if engine == "dynamic":
+        _poison_new_caches()
     found = {name: _sample(policy, sampling, len(PROMPT_LENGTHS)) for name, sampling in SAMPLINGS.items()}
+    training = [chunk.training for chunk in policy.chunks]
+    assert all(training), "the engine left the model as it was"
     return {**found, "alone": _sample(policy, SAMPLINGS["sampled"], 1)}
+
+
+def _poison_new_caches() -> None:
+    """A new cache is memory that was used before: here the worst that can be in it."""
+    from megatron_r1.backend import dynamic_engine
+
+    build = dynamic_engine._engine
+
+    def poisoned(*args: Any) -> Any:
+        engine = build(*args)
+        engine.context.memory_buffer.fill_(torch.nan)
+        return engine
+
+    dynamic_engine._engine = poisoned
 
 
 def _sample(policy: MegatronPolicy, sampling: Sampling, num_prompts: int) -> list[dict[str, Any]]:
