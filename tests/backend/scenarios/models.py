@@ -14,7 +14,7 @@ from megatron_r1.types import OptimizerOptions, TrainSequence
 
 VOCABULARY = 64
 EOS = 1
-LENGTH = 64  # inputs of a training sequence, and tokens of a pack: the balance loss is a pack's
+LENGTH = 64  # inputs of a training sequence, and tokens of a pack
 BATCH = 4  # sequences of a step, over all replicas
 # Adam's first steps are sign-like: at 1e-8 they magnify the rounding of tiny gradients
 OPTIMIZER = OptimizerOptions(epsilon=1e-4)
