@@ -38,10 +38,9 @@ NO_PACKS = 8  # tokens a pack of a stage that scores nothing
 
 def run_rank(run_dir: Path) -> None:
     """Run the whole chain on this rank of a launched run."""
+    _silence_libraries()
     from megatron_r1.backend import parallel  # Megatron takes seconds to import
 
-    warnings.filterwarnings("ignore", module="megatron")
-    logging.getLogger("megatron").setLevel(logging.ERROR)
     run = load_run(run_dir / RESOLVED).value
     parallel.start(run.layout, timeout_s=run.timeout_s)
     chain = Chain(run, run_dir)
@@ -51,6 +50,13 @@ def run_rank(run_dir: Path) -> None:
     if chain.replicas.is_main:
         print_report(run_dir)
     parallel.stop()  # only here: after an error the others may wait in a collective for ever
+
+
+def _silence_libraries() -> None:
+    """What these say is about their own internals, nothing that a user could act on; doctor has the rest."""
+    warnings.filterwarnings("ignore", module=r"megatron|torch\.distributed")
+    for name in ("megatron", "torch.utils.cpp_extension"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def print_report(run_dir: Path) -> None:
