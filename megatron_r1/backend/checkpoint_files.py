@@ -93,8 +93,9 @@ def _sync_directory(directory: Path) -> None:
 
 
 def file_names(directory: Path) -> list[str]:
-    """Every file but the manifest, sorted."""
-    return sorted(path.name for path in directory.iterdir() if path.name != MANIFEST)
+    """Every file but the manifest, sorted; those of a folder as FOLDER/NAME."""
+    paths = (path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
+    return sorted(path for path in paths if path != MANIFEST)
 
 
 def describe(path: Path) -> dict[str, Any]:

@@ -128,20 +128,32 @@ def _recompute_options(recompute: str) -> dict[str, Any]:
     return {}
 
 
-def build_model(family: FamilyConfig, layout: Layout, options: ModelOptions) -> list[GPTModel]:
-    """This rank's chunks of the model (one, or virtual_pipeline many), weights not yet set."""
+def build_model(
+    family: FamilyConfig, layout: Layout, options: ModelOptions, *, on: torch.device | None = None
+) -> list[GPTModel]:
+    """This rank's chunks of the model (one, or virtual_pipeline many), weights not yet set.
+
+    on: another device than this rank's, such as meta.
+    """
     patches.apply()
     destroy_moe_metrics_tracker()  # a global with room for the layers of the model before
     config = transformer_config(family, layout, options)
     chunks = range(layout.virtual_pipeline)
     return [
-        build_chunk(family, config, vp_stage=i if layout.virtual_pipeline > 1 else None, options=options)
+        build_chunk(
+            family, config, vp_stage=i if layout.virtual_pipeline > 1 else None, options=options, on=on
+        )
         for i in chunks
     ]
 
 
 def build_chunk(
-    family: FamilyConfig, config: TransformerConfig, *, vp_stage: int | None, options: ModelOptions
+    family: FamilyConfig,
+    config: TransformerConfig,
+    *,
+    vp_stage: int | None,
+    options: ModelOptions,
+    on: torch.device | None = None,
 ) -> GPTModel:
     """One pipeline chunk as a GPTModel."""
     if options.transformer_engine:
@@ -169,7 +181,7 @@ def build_chunk(
     )
     if not latent:
         _set_rotary(model, family, packed=not options.transformer_engine)
-    return model.to(device())  # Megatron makes routers on the CPU, torch its norms
+    return model.to(on or device())  # Megatron makes routers on the CPU, torch its norms
 
 
 def local_layer_specs(config: TransformerConfig) -> list[ModuleSpec]:
