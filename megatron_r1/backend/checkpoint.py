@@ -44,6 +44,7 @@ from megatron_r1.backend.agreement import gather, on_all_ranks, on_first_rank, s
 from megatron_r1.backend.checkpoint_files import Manifest, latest, prune
 from megatron_r1.backend.optimizer import finish_parameter_gather
 from megatron_r1.backend.reference import ReferenceWeights
+from megatron_r1.backend.vocabulary import padded_rows
 from megatron_r1.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ __all__ = ["latest", "load", "prune", "save", "save_numbered"]
 
 REFERENCE = "reference."  # before the name of every tensor of the reference
 NOT_WEIGHTS = (REFERENCE, optimizer_state.PREFIX)
+VOCABULARY = ("embedding.word_embeddings.", "output_layer.")
 MOST_NAMED = 8  # differences that an error lists
 
 
@@ -95,6 +97,8 @@ def load(directory: Path, policy: "MegatronPolicy", *, weights_only: bool = Fals
             f"{directory}: holds no optimizer, so training can't be continued from it; "
             "start from its weights (weights_only=True, `init:` of a stage)"
         )
+    if not weights_only:
+        _check_padding(directory, manifest, policy)
     kept = json.loads((directory / files.STATE).read_text(encoding="utf-8"))
     finish_parameter_gather(policy.models)
     if weights_only:
@@ -248,11 +252,34 @@ def _check_model(directory: Path, manifest: Manifest, policy: "MegatronPolicy") 
     stored = dist_checkpointing.load_tensors_metadata(str(directory))
     found = {key: tuple(t.global_shape) for key, t in stored.items() if not key.startswith(NOT_WEIGHTS)}
     here = {key: shape for part in gather(_shapes(policy)) for key, shape in part.items()}
-    if found == here:
+    if found == here or _same_but_padding(found, here, manifest.model.get("vocab_size"), policy):
         return
     fields = _differences(manifest.model, policy.family.model_dump(mode="json"))
     weights = _differences(found, here)
     raise CheckpointError(f"{directory}: holds another model: {'; '.join((fields + weights)[:MOST_NAMED])}")
+
+
+def _check_padding(directory: Path, manifest: Manifest, policy: "MegatronPolicy") -> None:
+    """An optimizer's state can't be read with other rows of padding than it was written with."""
+    vocab_size = policy.family.shape().vocab_size
+    there, here = (
+        padded_rows(vocab_size, tensor) for tensor in (manifest.layout["tensor"], policy.layout.tensor)
+    )
+    if there != here:
+        raise CheckpointError(
+            f"{directory}: its optimizer has {there} rows of vocabulary and the layout here pads {vocab_size} to "
+            f"{here}; go on with layout.tensor={manifest.layout['tensor']}, or start from its weights (`init:`)"
+        )
+
+
+def _same_but_padding(
+    found: dict[str, Any], here: dict[str, Any], vocab_size: int | None, policy: "MegatronPolicy"
+) -> bool:
+    """Whether the shapes agree but for the rows that a layout adds to the vocabulary."""
+    if vocab_size != policy.family.shape().vocab_size:
+        return False
+    cut = [{k: s[1:] if k.startswith(VOCABULARY) else s for k, s in side.items()} for side in (found, here)]
+    return cut[0] == cut[1]
 
 
 def _shapes(policy: "MegatronPolicy") -> dict[str, tuple[int, ...]]:

@@ -37,9 +37,10 @@ from megatron_r1.backend.attention import (
     PackRotary,
 )
 from megatron_r1.backend.layout import Layout
-from megatron_r1.backend.norms import LocalRMSNorm
+from megatron_r1.backend.norms import LatentRMSNorm, LocalRMSNorm
 from megatron_r1.backend.parallel import device
 from megatron_r1.backend.precision import Precision, precision_options, transformer_engine_available
+from megatron_r1.backend.vocabulary import mask_padding, padded_rows
 from megatron_r1.errors import ConfigError
 from megatron_r1.models.llama import Llama
 from megatron_r1.models.shape import FamilyConfig
@@ -169,7 +170,7 @@ def build_chunk(
     model = GPTModel(
         config=config,
         transformer_layer_spec=block,
-        vocab_size=family.shape().vocab_size,
+        vocab_size=padded_rows(family.shape().vocab_size, config.tensor_model_parallel_size),
         max_sequence_length=family.max_position_embeddings,
         pre_process=first,
         post_process=last,
@@ -181,6 +182,7 @@ def build_chunk(
     )
     if not latent:
         _set_rotary(model, family, packed=not options.transformer_engine)
+    mask_padding(model, family.shape().vocab_size)
     return model.to(on or device())  # Megatron makes routers on the CPU, torch its norms
 
 
@@ -206,7 +208,11 @@ def _local_layer_spec(config: TransformerConfig, *, has_experts: bool) -> Module
     attention.module = LocalMLASelfAttention if config.multi_latent_attention else LocalSelfAttention
     for norm in ("q_layernorm", "k_layernorm", "kv_layernorm"):
         if getattr(attention.submodules, norm, IdentityOp) is not IdentityOp:
-            setattr(attention.submodules, norm, LocalRMSNorm)
+            setattr(
+                attention.submodules,
+                norm,
+                LatentRMSNorm if config.multi_latent_attention else LocalRMSNorm,
+            )
     if config.multi_latent_attention and config.q_lora_rank is None:
         attention.submodules.q_layernorm = IdentityOp  # no latent to normalise; upstream refuses the norm
     return spec

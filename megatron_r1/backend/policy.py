@@ -58,7 +58,7 @@ class MegatronPolicy:
         self.replicas = MegatronReplicas()
         self.chunks = build_model(family, layout, options)
         routes.attach(self.chunks)
-        set_initial_weights(self.chunks, seed=seed)
+        set_initial_weights(self.chunks, seed=seed, vocab_size=family.shape().vocab_size)
         self.models: Sequence[torch.nn.Module] = self.chunks  # with DDP around them once training starts
         self.optimizer: Any = None
         self.reference: ReferenceWeights | None = None
