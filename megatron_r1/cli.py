@@ -90,6 +90,31 @@ def convert_export(args: Namespace) -> int:
     return convert.run_job(job, nproc=args.nproc)
 
 
+def convert_verify(args: Namespace) -> int:
+    from megatron_r1 import convert
+
+    degrees = convert.parse_degrees(args.layout)
+    argv = ["verify", str(args.source), str(args.target), "--layout", args.layout or ""]
+    argv += ["--prompts", str(args.prompts)] if args.prompts else []
+    argv += ["--tolerance", str(args.tolerance)] if args.tolerance else []
+    job = convert.Job(
+        lambda: convert.verify(
+            args.source, args.target, prompts=args.prompts, tolerance=args.tolerance, degrees=degrees
+        ),
+        argv,
+        "",
+        degrees,
+    )
+    return convert.run_job(job, nproc=convert.ranks_of(degrees))
+
+
+def convert_inspect(args: Namespace) -> int:
+    from megatron_r1.convert import inspect
+
+    print(inspect(args.source))
+    return 0
+
+
 def _add_conversions(command: ArgumentParser) -> None:
     kinds = command.add_subparsers(title="conversions", metavar="WHAT", required=True)
 
@@ -117,8 +142,17 @@ def _add_conversions(command: ArgumentParser) -> None:
     _add_nproc(kind)
 
 
+    kind = add(convert_verify, "compare logits with transformers', and name the first layer that differs",
+               ("HF_DIR", "Hugging Face's files"), ("CKPT", "the checkpoint, or a stage's directory"))  # fmt: skip
+    kind.add_argument("--prompts", type=Path, metavar="FILE", help="a line each: text, or a list of token ids")
+    kind.add_argument("--tolerance", type=float, metavar="X", help="in standard deviations; default 0.001")
+    kind.add_argument("--layout", metavar="a=b,c=d", help="e.g. tensor=2,pipeline=2; default one rank")
+    add(convert_inspect, "say what is at PATH, and what would not convert and why",
+        ("PATH", "Hugging Face's files, a checkpoint, or a stage's directory"))  # fmt: skip
+
+
 def _add_nproc(command: ArgumentParser) -> None:
-    command.add_argument("--nproc", type=int, default=1, metavar="N", help="ranks that share the work; default 1")
+    command.add_argument("--nproc", type=int, default=1, metavar="N", help="ranks to share the work; default 1")
 
 
 def _add_config(command: ArgumentParser) -> None:

@@ -6,36 +6,26 @@ WORLD_SIZE are set already (srun, torchrun) this process is one of them.
 
 import logging
 import os
-import re
 import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from megatron_r1.errors import ConfigError, R1Error
+from megatron_r1.errors import ConfigError, GateError, R1Error
 from megatron_r1.launch import cores
 from megatron_r1.launch.ranks import run_ranks
 from megatron_r1.report.transfer import Transfer
 
-SIZES = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+if TYPE_CHECKING:
+    from megatron_r1.backend.layout import Layout
 
+DEGREES = ("tensor", "pipeline", "expert")
 log = logging.getLogger(__name__)
-
-
-def size_in_bytes(text: str) -> int:
-    """5GB, 200MB, 1GiB. ConfigError for anything else."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
-    if found is None or found[2].upper() not in SIZES:
-        raise ConfigError(f"{text!r} is no size; write it as 5GB or 200MB")
-    size = int(float(found[1]) * SIZES[found[2].upper()])
-    if size < 1:
-        raise ConfigError(f"{text!r} leaves no room for a tensor")
-    return size
 
 
 def import_(source: Path, target: Path, *, dtype: str | None) -> list[str]:
@@ -46,14 +36,73 @@ def import_(source: Path, target: Path, *, dtype: str | None) -> list[str]:
 
 
 def export(source: Path, target: Path, *, dtype: str | None, fp8: bool, max_shard_size: str) -> list[str]:
-    import torch
+    from megatron_r1.backend.hf_export import export_model, export_options
 
-    from megatron_r1.backend.hf_export import ExportOptions, export_model
-
-    dtypes = {None: None, "bf16": torch.bfloat16, "fp32": torch.float32, "fp16": torch.float16}
-    options = ExportOptions(dtypes[dtype], fp8, size_in_bytes(max_shard_size))
+    options = export_options(dtype=dtype, fp8=fp8, max_shard_size=max_shard_size)
     with Transfer("export", is_main=_is_main()) as transfer:
-        return export_model(source, target, options, progress=transfer.update)
+        export_model(source, target, options, progress=transfer.update)
+    return []
+
+
+def verify(
+    source: Path, checkpoint: Path, *, prompts: Path | None, tolerance: float | None, degrees: Mapping[str, int]
+) -> list[str]:
+    """Prints the comparison; GateError where the two differ."""
+    from megatron_r1.backend import hf_verify
+    from megatron_r1.backend.hf_describe import checkpoint_at
+
+    tolerance = hf_verify.TOLERANCE if tolerance is None else tolerance
+    found = hf_verify.verify(
+        source,
+        checkpoint_at(checkpoint),
+        read_prompts(prompts, source),
+        layout=layout_of(degrees),
+        tolerance=tolerance,
+    )
+    if found is not None:
+        print(found.text())
+        if found.first_different is not None:
+            raise GateError(f"{checkpoint} does not compute what {source} computes with transformers")
+    return []
+
+
+def inspect(path: Path) -> str:
+    """What is at the path, whichever side it belongs to."""
+    if (path / "config.json").is_file():
+        from megatron_r1.huggingface.describe import describe
+
+        return describe(path)
+    _quieten()
+    from megatron_r1.backend.hf_describe import describe as describe_checkpoint
+
+    return describe_checkpoint(path)
+
+
+def read_prompts(path: Path | None, source: Path) -> list[list[int]]:
+    """A prompt a line, as text or as a JSON list of token ids; without a file, two of random tokens."""
+    from megatron_r1.huggingface.prompts import prompts_of_file, random_prompts
+
+    return random_prompts(source) if path is None else prompts_of_file(path, source)
+
+
+def parse_degrees(text: str | None) -> dict[str, int]:
+    """tensor=2,pipeline=2 -> {"tensor": 2, "pipeline": 2}."""
+    found = dict(part.split("=", 1) for part in text.split(",") if "=" in part) if text else {}
+    wrong = [name for name in found if name not in DEGREES or not found[name].isdigit()]
+    if wrong or (text and len(found) < len(text.split(","))):
+        raise ConfigError(f"--layout {text}: write it as tensor=2,pipeline=2; known are {', '.join(DEGREES)}")
+    return {name: int(value) for name, value in found.items()}
+
+
+def ranks_of(degrees: Mapping[str, int]) -> int:
+    """Ranks that the layout needs: experts are spread over the ranks that share a layer's other weights."""
+    return max(degrees.get("tensor", 1), degrees.get("expert", 1)) * degrees.get("pipeline", 1)
+
+
+def layout_of(degrees: Mapping[str, int]) -> "Layout":
+    from megatron_r1.backend.layout import Layout
+
+    return Layout.model_validate({"ranks": ranks_of(degrees), **degrees})
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +111,8 @@ class Job:
 
     run: Callable[[], list[str]]
     argv: Sequence[str]
-    done: str  # what to print at the end
+    done: str  # what to print at the end; empty: nothing
+    degrees: Mapping[str, int] = field(default_factory=dict)  # of the layout, for jobs with a live model
 
 
 def run_job(job: Job, *, nproc: int) -> int:
@@ -70,7 +120,7 @@ def run_job(job: Job, *, nproc: int) -> int:
     if "WORLD_SIZE" not in os.environ and nproc > 1:
         return _launch(job.argv, nproc)
     try:
-        with _joined():
+        with _joined(job.degrees):
             found = job.run()
     except R1Error as error:
         if _world_size() == 1:
@@ -85,7 +135,8 @@ def run_job(job: Job, *, nproc: int) -> int:
     if _is_main():
         for text in found:
             print(f"warning: {text}", file=sys.stderr)
-        print(job.done)
+        if job.done:
+            print(job.done)
     return 0
 
 
@@ -98,25 +149,32 @@ def _launch(argv: Sequence[str], nproc: int) -> int:
 
 
 @contextmanager
-def _joined() -> Iterator[None]:
-    """Megatron's process groups for ranks that hold no model: all of them replicas of one another."""
-    warnings.filterwarnings("ignore", module="megatron")
-    logging.getLogger("megatron").setLevel(logging.ERROR)
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+def _joined(degrees: Mapping[str, int]) -> Iterator[None]:
+    """Megatron's process groups. Ranks that hold no model are all replicas of one another."""
+    _quieten()
     import torch.distributed as dist
+    from torch._C._distributed_c10d import HashStore
 
     from megatron_r1.backend import parallel
     from megatron_r1.backend.layout import Layout
 
     if _world_size() == 1:
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    parallel.start(Layout(ranks=_world_size()))
+        dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    parallel.start(Layout.model_validate({"ranks": _world_size(), **degrees}))
     try:
         yield
     finally:
         if _world_size() == 1:  # ranks of a failed job must not wait for one another
             parallel.stop()
     parallel.stop()
+
+
+def _quieten() -> None:
+    """What Megatron and torch say of themselves while they are imported concerns nobody who converts."""
+    for module in ("megatron", "torch.distributed"):
+        warnings.filterwarnings("ignore", module=module)
+    for name in ("megatron", "torch.utils.cpp_extension"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _world_size() -> int:

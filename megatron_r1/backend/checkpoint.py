@@ -46,6 +46,7 @@ from megatron_r1.backend.optimizer import finish_parameter_gather
 from megatron_r1.backend.reference import ReferenceWeights
 from megatron_r1.backend.vocabulary import padded_rows
 from megatron_r1.errors import CheckpointError
+from megatron_r1.huggingface.origin import FOLDER, SCALES
 
 if TYPE_CHECKING:
     from megatron_r1.backend.policy import MegatronPolicy
@@ -72,7 +73,7 @@ def save(directory: Path, policy: "MegatronPolicy", state: Mapping[str, Any]) ->
     text = json.dumps({"policy": _counters(policy), "stage": dict(state)}, indent=1)
     partial = files.partial_of(directory)
     try:
-        on_first_rank(f"{directory}: not written", lambda: files.start(directory, text))
+        on_first_rank(f"{directory}: not written", lambda: _start(directory, policy, text))
         on_all_ranks(f"{directory}: not written", lambda: _write_tensors(partial, tensors))
         described = _describe_files(partial)
         on_first_rank(
@@ -100,12 +101,30 @@ def load(directory: Path, policy: "MegatronPolicy", *, weights_only: bool = Fals
     if not weights_only:
         _check_padding(directory, manifest, policy)
     kept = json.loads((directory / files.STATE).read_text(encoding="utf-8"))
+    if dist.get_rank() == 0:
+        policy.carried = _carried(directory)
     finish_parameter_gather(policy.models)
     if weights_only:
         _load_weights(directory, policy)
     else:
         _load_everything(directory, policy, manifest, kept["policy"])
     return kept["stage"]
+
+
+def _start(directory: Path, policy: "MegatronPolicy", text: str) -> None:
+    files.start(directory, text)
+    if policy.carried:
+        folder = files.partial_of(directory) / FOLDER
+        folder.mkdir()
+        for name, content in policy.carried.items():
+            (folder / name).write_bytes(content)
+
+
+def _carried(directory: Path) -> dict[str, bytes]:
+    """The files that came with Hugging Face's weights; not the scales, which new weights don't fit."""
+    folder = directory / FOLDER
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    return {path.name: path.read_bytes() for path in paths if path.name != SCALES}
 
 
 def _counters(policy: "MegatronPolicy") -> dict[str, int]:

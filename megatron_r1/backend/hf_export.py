@@ -29,6 +29,7 @@ from megatron_r1.models.shape import FamilyConfig
 from megatron_r1.models.weights import Weight
 
 SHARD_BYTES = 5_000_000_000
+DTYPE_OF = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp16": torch.float16}
 CONFIG_NAMES = {torch.bfloat16: "bfloat16", torch.float32: "float32", torch.float16: "float16"}
 
 
@@ -41,6 +42,13 @@ class ExportOptions:
     shard_bytes: int = SHARD_BYTES
 
 
+def export_options(*, dtype: str | None, fp8: bool, max_shard_size: str) -> ExportOptions:
+    """From what a command or a YAML file says."""
+    return ExportOptions(
+        None if dtype is None else DTYPE_OF[dtype], fp8, target.size_in_bytes(max_shard_size)
+    )
+
+
 def family_in(manifest: Manifest) -> FamilyConfig:
     """The model that a checkpoint says it holds."""
     family = registry.families()[manifest.model["family"]].config.model_validate(manifest.model)
@@ -49,16 +57,23 @@ def family_in(manifest: Manifest) -> FamilyConfig:
 
 
 def export_model(
-    directory: Path, out: Path, options: ExportOptions, *, progress: Callable[[int, int], None]
-) -> list[str]:
-    """Write the model; returns warnings. A collective call of ranks without a model."""
+    directory: Path,
+    out: Path,
+    options: ExportOptions,
+    *,
+    progress: Callable[[int, int], None],
+    replace: bool = False,
+) -> None:
+    """Write the model. A collective call. replace: what an earlier export left there.
+
+    Raises CheckpointError before anything is written where the checkpoint is damaged or can't be converted.
+    """
     manifest = files.read_manifest(directory)
     family = family_in(manifest)
     if family.hf_architecture is None:
         raise CheckpointError(f"{directory}: Hugging Face has no architecture for the family {family.family}")
-    work = _Export(directory, Parts(out), family, options)
-    work.run(manifest, progress)
-    return []
+    parts = Parts(out, replaceable=target.SUMS if replace else None)
+    _Export(directory, parts, family, options).run(manifest, progress)
 
 
 class _Export:
@@ -68,7 +83,9 @@ class _Export:
         self.folder = directory / origin.FOLDER
         self.origin = origin.read_origin(self.folder)
         self.weights = family.weights()
-        self._check_cover()
+        problem = uncovered(self.reader, family)
+        if problem is not None:
+            raise CheckpointError(problem)
         self.places = {n: (w, part) for w in self.weights for part, n in enumerate(w.hf)}
         self.copies = {copy.name: copy for copy in family.copies() if copy.exported}
         path = self.folder / origin.SCALES
@@ -143,13 +160,13 @@ class _Export:
             return torch.float32 if weight.row.fp32 else self.options.dtype
         if self.origin is not None and name not in self.origin.blocks:
             return DTYPES[self.origin.dtype_of(name)]
-        return self.reader.dtypes[self._stored(weight)]
+        return self.reader.dtypes[stored_name(self.reader, weight)]
 
     def _tensors(self, name: str) -> dict[str, Tensor]:
         """What `write_shard` asks for: a tensor by its name, with its scales."""
         original = self.copies[name].of if name in self.copies else name
         weight, part = self.places[original]
-        stored = self._stored(weight)
+        stored = stored_name(self.reader, weight)
         value = to_hugging_face(weight, part, lambda rows: self.reader.read(stored, rows))
         if name == original and self._in_blocks(name, weight):
             codes, scales = fp8.quantize(value, self._old_scales(name))
@@ -161,27 +178,27 @@ class _Export:
             return None
         return self.scales.read(name)
 
-    def _stored(self, weight: Weight) -> str:
-        """The weight's name in this checkpoint: that of either kind of modules."""
-        if weight.megatron in self.reader.shapes:
-            return weight.megatron
-        other = weight.engine_name()
-        return other if other in self.reader.shapes else weight.megatron  # type: ignore[return-value]
 
-    def _check_cover(self) -> None:
-        known = {self._stored(weight) for weight in self.weights}
-        missing = sorted(known - self.reader.shapes.keys())
-        extra = sorted(self.reader.shapes.keys() - known)
-        if missing or extra:
-            raise CheckpointError(
-                f"{self.directory}: its weights are not those of {self.family.family}: "
-                f"missing {missing[:8]}, without a row in the table {extra[:8]}"
-            )
-        for weight in self.weights:
-            found = self.reader.shapes[self._stored(weight)]
-            # tensor ranks may have padded the vocabulary
-            if found[1:] != weight.shape[1:] or found[0] < weight.shape[0]:
-                raise CheckpointError(
-                    f"{self.directory}: {weight.megatron} has the shape {list(found)}, "
-                    f"{list(weight.shape)} in the table"
-                )
+def uncovered(reader: CheckpointReader, family: FamilyConfig) -> str | None:
+    """What of the checkpoint the family's table doesn't cover, or the other way round; None: nothing."""
+    weights = family.weights()
+    known = {stored_name(reader, weight): weight for weight in weights}
+    missing = sorted(known.keys() - reader.shapes.keys())
+    extra = sorted(reader.shapes.keys() - known.keys())
+    if missing or extra:
+        return (
+            f"{reader.directory}: its weights are not those of {family.family}: "
+            f"missing {missing[:8]}, without a row in the table {extra[:8]}"
+        )
+    for name, weight in known.items():
+        found = reader.shapes[name]
+        # tensor ranks may have padded the vocabulary
+        if found[1:] != weight.shape[1:] or found[0] < weight.shape[0]:
+            return f"{reader.directory}: {name} is {list(found)}, and {list(weight.shape)} in the table"
+    return None
+
+
+def stored_name(reader: CheckpointReader, weight: Weight) -> str:
+    """The weight's name in this checkpoint: that of either kind of modules."""
+    other = weight.engine_name()
+    return other if other is not None and other in reader.shapes else weight.megatron

@@ -128,7 +128,7 @@ class _Import:
         place = place_of(item.index.fqn, chunk.offsets, chunk.sizes)
         weight = self.table[place.name]
         value = to_megatron(self.source, weight, dtype, rows=place.rows, columns=place.columns)
-        torch.save(value.view(chunk.sizes), file)
+        torch.save(value.view(chunk.sizes), file)  # type: ignore[arg-type]
         return [] if is_finite(value) else [weight.megatron]
 
     def _finish(self, names: Sequence[str]) -> None:

@@ -17,9 +17,8 @@ from torch import Tensor
 
 from megatron_r1.backend.agreement import gather
 from megatron_r1.backend.policy import MegatronPolicy
+from megatron_r1.huggingface.reference import EMBEDDING, LOGITS, layer_name
 from megatron_r1.types import TrainSequence
-
-EMBEDDING, LOGITS = "embedding", "logits"
 
 
 @dataclass(slots=True)
@@ -31,11 +30,6 @@ class Trace:
     @property
     def logits(self) -> Tensor:
         return self.states[LOGITS]
-
-
-def layer_name(index: int) -> str:
-    """Layers count from 0."""
-    return f"layer {index}"
 
 
 def traces(policy: MegatronPolicy, prompts: Sequence[Sequence[int]], *, states: bool = False) -> list[Trace]:

@@ -8,6 +8,7 @@ at the right and lower edge are cut. transformers gets such edges wrong on the C
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -96,7 +97,7 @@ def _tiles(rows: int, columns: int, *, top: int = 0, left: int = 0) -> Iterator[
 def _cuts(size: int, offset: int, step: int) -> list[tuple[int, int]]:
     """Ranges of 0 .. size that multiples of `step` separate, where 0 is `offset` of the whole."""
     edges = [0, *range(step - offset % step, size, step), size]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))
 
 
 def _decode(codes: Tensor) -> Tensor:

@@ -71,8 +71,9 @@ class HashedFile:
 class Parts:
     """The parts of one target directory."""
 
-    def __init__(self, target: Path) -> None:
-        self.target = target
+    def __init__(self, target: Path, *, replaceable: str | None = None) -> None:
+        """replaceable: a target with a file of this name is ours, and the new one takes its place."""
+        self.target, self._replaceable = target, replaceable
         self.partial = target.with_name(target.name + ".tmp")
 
     def start(self, plan: dict[str, Any], *, num_bytes: int) -> list[str]:
@@ -80,7 +81,7 @@ class Parts:
 
         Raises CheckpointError where the target exists or the disk can't hold it; nothing is written then.
         """
-        if self.target.exists():
+        if self.target.exists() and not self._may_replace():
             raise CheckpointError(f"{self.target}: exists; remove it or give another name")
         path, text = self.partial / PLAN, json.dumps(plan, indent=1, sort_keys=True)
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
@@ -135,8 +136,16 @@ class Parts:
     def publish(self) -> None:
         """The directory gets its name."""
         _sync(self.partial)
+        replaced = self.target.with_name(self.target.name + ".old")
+        if self.target.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+            self.target.rename(replaced)
         self.partial.rename(self.target)
         _sync(self.target.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+    def _may_replace(self) -> bool:
+        return self._replaceable is not None and (self.target / self._replaceable).is_file()
 
     def _require_space(self, num_bytes: int) -> None:
         place = next(path for path in self.target.absolute().parents if path.is_dir())

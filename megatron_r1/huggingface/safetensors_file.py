@@ -58,7 +58,7 @@ class SafetensorsFile:
     def read(self, name: str, rows: range | None = None, columns: range | None = None) -> Tensor:
         """The tensor, or these rows (first axis) and columns (second axis) of it."""
         entry = self.tensors[name]
-        if not entry.shape:
+        if len(entry.shape) == 0:
             return self._read_bytes(entry.start, entry.num_bytes).view(entry.dtype).view(())
         rows = range(entry.shape[0]) if rows is None else rows
         whole = columns is None or len(entry.shape) < 2 or columns == range(entry.shape[1])

@@ -177,6 +177,15 @@ class Source:
             yield f"{name} is of type {entry.dtype}, without the scales that would make it weights"
 
 
+def fingerprint(directory: Path) -> dict[str, Any]:
+    """What decides the weights of a directory, without reading them: its configuration and the files' sizes."""
+    paths = sorted(directory.glob("*.safetensors"))
+    return {
+        "config": read_json(directory / CONFIG),
+        "files": {path.name: path.stat().st_size for path in paths},
+    }
+
+
 def shape_differences(found: FamilyConfig, wanted: FamilyConfig) -> list[str]:
     """Fields that weights or logits depend on and in which the two differ."""
     if type(found) is not type(wanted):

@@ -5,17 +5,19 @@ written: the ranks share the shards, each holds one tensor at a time, and the he
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from megatron_r1.errors import ConfigError
 from megatron_r1.huggingface.config_file import CONFIG, INDEX
 from megatron_r1.huggingface.parts import HashedFile, Parts
 from megatron_r1.huggingface.safetensors_file import Planned, bytes_of, header_of
 
+SIZES = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 SUMS = "SHA256SUMS"  # `sha256sum -c` reads it
 
 
@@ -29,6 +31,17 @@ class Shard:
     @property
     def num_bytes(self) -> int:
         return sum(tensor.num_bytes for tensor in self.tensors)
+
+
+def size_in_bytes(text: str) -> int:
+    """5GB, 200MB, 1GiB. ConfigError for anything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
+    if found is None or found[2].upper() not in SIZES:
+        raise ConfigError(f"{text!r} is no size; write it as 5GB or 200MB")
+    size = int(float(found[1]) * SIZES[found[2].upper()])
+    if size < 1:
+        raise ConfigError(f"{text!r} leaves no room for a tensor")
+    return size
 
 
 def plan_shards(groups: Sequence[Sequence[Planned]], *, limit_bytes: int) -> list[Shard]:
@@ -86,6 +99,3 @@ def _index(shards: Sequence[Shard]) -> dict[str, Any]:
         "weight_map": dict(sorted(weight_map.items())),
     }
 
-
-def read_carried(directory: Path, names: Sequence[str]) -> dict[str, bytes]:
-    return {name: (directory / name).read_bytes() for name in names}

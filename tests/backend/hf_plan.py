@@ -29,6 +29,7 @@ ONE_RANK = [
     Scenario("convert", "hf.convert", {}, {"names": ALL}),
     Scenario("checkpoints_one", "hf.checkpoints", {}, {"names": SOME}),
     Scenario("mtp_one", "hf.mtp_loss"),
+    Scenario("traps", "hf_traps.run"),
 ]
 TWO_RANKS = [
     *(Scenario(f"load_{n}", "hf.load", layout, {"names": models_for(n)}) for n, layout in TWO.items()),
