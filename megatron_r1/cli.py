@@ -111,7 +111,7 @@ def convert_verify(args: Namespace) -> int:
 def convert_inspect(args: Namespace) -> int:
     from megatron_r1.convert import inspect
 
-    print(inspect(args.source))
+    print(inspect(args.source, as_yaml=args.yaml))
     return 0
 
 
@@ -147,8 +147,9 @@ def _add_conversions(command: ArgumentParser) -> None:
     kind.add_argument("--prompts", type=Path, metavar="FILE", help="a line each: text, or a list of token ids")
     kind.add_argument("--tolerance", type=float, metavar="X", help="in standard deviations; default 0.001")
     kind.add_argument("--layout", metavar="a=b,c=d", help="e.g. tensor=2,pipeline=2; default one rank")
-    add(convert_inspect, "say what is at PATH, and what would not convert and why",
-        ("PATH", "Hugging Face's files, a checkpoint, or a stage's directory"))  # fmt: skip
+    kind = add(convert_inspect, "say what is at PATH, and what would not convert and why",
+               ("PATH", "Hugging Face's files, a checkpoint, or a stage's directory"))  # fmt: skip
+    kind.add_argument("--yaml", action="store_true", help="only the model section of a run that starts from it")
 
 
 def _add_nproc(command: ArgumentParser) -> None:

@@ -66,16 +66,16 @@ def verify(
     return []
 
 
-def inspect(path: Path) -> str:
-    """What is at the path, whichever side it belongs to."""
+def inspect(path: Path, *, as_yaml: bool) -> str:
+    """What is at the path, whichever side it belongs to; as_yaml: the model section of a run only."""
     if (path / "config.json").is_file():
-        from megatron_r1.huggingface.describe import describe
+        from megatron_r1.huggingface import describe
 
-        return describe(path)
+        return describe.yaml_at(path) if as_yaml else describe.describe(path)
     _quieten()
-    from megatron_r1.backend.hf_describe import describe as describe_checkpoint
+    from megatron_r1.backend import hf_describe
 
-    return describe_checkpoint(path)
+    return hf_describe.yaml_at(path) if as_yaml else hf_describe.describe(path)
 
 
 def read_prompts(path: Path | None, source: Path) -> list[list[int]]:

@@ -11,9 +11,6 @@ from megatron_r1.errors import CheckpointError
 from megatron_r1.huggingface import origin
 from megatron_r1.huggingface.describe import dtype_row, family_rows, table, yaml_of
 
-__all__ = ["checkpoint_at", "describe"]
-
-
 def checkpoint_at(path: Path) -> Path:
     """A checkpoint, or the newest one of a stage's directory. Raises CheckpointError where there is none."""
     if (path / files.MANIFEST).is_file():
@@ -24,6 +21,11 @@ def checkpoint_at(path: Path) -> Path:
             f"{path}: no checkpoint ({files.MANIFEST}), no stage of a run, and no Hugging Face model (config.json)"
         )
     return found
+
+
+def yaml_at(path: Path) -> str:
+    """The `model:` section of a run that starts from this checkpoint."""
+    return yaml_of(family_in(files.read_manifest(checkpoint_at(path))))
 
 
 def describe(path: Path) -> str:

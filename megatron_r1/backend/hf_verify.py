@@ -91,7 +91,7 @@ def verify(
     family = family_in(files.read_manifest(checkpoint))
     longest = max(map(len, prompts))
     policy = MegatronPolicy(
-        family, layout, default_options("fp32"), seed=0, eos_id=0, tokens_per_pack=longest + longest % 8 + 8
+        family, layout, default_options("fp32"), seed=0, eos_id=0, tokens_per_pack=-(-longest // 8) * 8 + 8
     )
     policy.load(checkpoint, weights_only=True)
     ours = traces(policy, prompts, states=True)
@@ -110,7 +110,9 @@ def compare(
     return Comparison(places, float(whole.float().mean()), whole.numel(), tolerance)
 
 
-def _difference(name: str, theirs: Sequence[dict[str, Tensor]], ours: Sequence[dict[str, Tensor]]) -> Difference:
+def _difference(
+    name: str, theirs: Sequence[dict[str, Tensor]], ours: Sequence[dict[str, Tensor]]
+) -> Difference:
     a, b = torch.cat([states[name] for states in theirs]), torch.cat([states[name] for states in ours])
     gap = (a - b).abs()
     return Difference(name, float(gap.max()), float(gap.mean()), float(a.std()))

@@ -39,6 +39,11 @@ def describe(directory: Path) -> str:
     return text if family is None or stopped else f"{text}\n\n{yaml_of(family)}"
 
 
+def yaml_at(directory: Path) -> str:
+    """The `model:` section for weights that convert. Raises CheckpointError or ConfigError for others."""
+    return yaml_of(Source(directory).plan().family)
+
+
 def family_rows(family: FamilyConfig) -> Rows:
     shape, rows = family.shape(), family.weight_rows()
     after = range(shape.num_layers, shape.num_layers + shape.num_mtp_layers)
