@@ -11,6 +11,7 @@ from megatron_r1.errors import CheckpointError
 from megatron_r1.huggingface import origin
 from megatron_r1.huggingface.describe import dtype_row, family_rows, table, yaml_of
 
+
 def checkpoint_at(path: Path) -> Path:
     """A checkpoint, or the newest one of a stage's directory. Raises CheckpointError where there is none."""
     if (path / files.MANIFEST).is_file():

@@ -70,7 +70,8 @@ class HfConfig:
             self.refuse(f"rope_scaling={scaling!r} is no mapping")
             scaling = None
         scaling = dict(scaling or {})
-        theta = scaling.pop("rope_theta", None) or self.values.get("rope_theta") or default_theta
+        inner = scaling.pop("rope_theta", None)
+        theta = self.number("rope_theta", default_theta) if inner is None else inner
         kind = scaling.pop("rope_type", None) or scaling.pop("type", None) or "default"
         scaling.pop("type", None)
         for holder in (scaling, self.values):

@@ -81,7 +81,9 @@ def test_a_run_starts_from_the_files_and_leaves_such_files(folder):
     assert all(gap < 1e-2 for gap in moved.values())
     assert any(gap > 0 for gap in moved.values())
     assert AutoModelForCausalLM.from_pretrained(tuned).config.hidden_size == 32
-    assert (tuned / "tokenizer.json").read_bytes() == (folder / "models" / "qwen" / "tokenizer.json").read_bytes()
+    assert (tuned / "tokenizer.json").read_bytes() == (
+        folder / "models" / "qwen" / "tokenizer.json"
+    ).read_bytes()
 
 
 def test_an_fp8_export_is_blocks_with_scales(folder):
@@ -90,6 +92,9 @@ def test_an_fp8_export_is_blocks_with_scales(folder):
     assert tensors["model.layers.0.self_attn.q_proj.weight"].dtype == torch.float8_e4m3fn
     assert tensors["model.layers.0.self_attn.q_proj.weight_scale_inv"].dtype == torch.float32
     assert tensors["model.embed_tokens.weight"].dtype == torch.bfloat16
-    assert json.loads((path / "config.json").read_text())["quantization_config"]["weight_block_size"] == [128, 128]
+    assert json.loads((path / "config.json").read_text())["quantization_config"]["weight_block_size"] == [
+        128,
+        128,
+    ]
     done = subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=path, check=False)
     assert done.returncode == 0
