@@ -3,19 +3,21 @@
 Optimizer, reference and everything else that is no weight is left alone.
 """
 
-import io
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint import FileSystemReader
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.utils import _create_file_view
 
 from megatron_r1.backend.checkpoint import NOT_WEIGHTS
 from megatron_r1.backend.hf_names import Place, place_of
 from megatron_r1.errors import CheckpointError
+from megatron_r1.huggingface.safetensors_file import fill
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +80,24 @@ class CheckpointReader:
         if self._last is not None and self._last[0] is chunk:
             return self._last[1]
         self._last = None  # let go before the next one comes
-        with (self.directory / chunk.file).open("rb") as file:
-            file.seek(chunk.start)
-            data = io.BytesIO(file.read(chunk.length))
-        value = torch.load(data, map_location="cpu", weights_only=True)
+        value = _read(self.directory / chunk.file, chunk.start, chunk.length)
         axes = 1 if chunk.place.columns is None else 2
-        self._last = chunk, value.detach().view(value.shape[-axes:])
+        self._last = chunk, value.view(value.shape[-axes:])
         return self._last[1]
+
+
+def _read(path: Path, start: int, length: int) -> Tensor:
+    """A tensor that torch.save wrote at this place, read straight into its memory.
+
+    Under FakeTensorMode torch.load reads shape and strides only, and says where the data begins.
+    """
+    with path.open("rb", buffering=0) as file:
+        with FakeTensorMode():
+            fake = torch.load(_create_file_view(file, start, length), weights_only=True)
+        storage = fake.untyped_storage()
+        data = torch.empty(storage.nbytes(), dtype=torch.uint8)
+        fill(file, start + storage._checkpoint_offset, data)
+    return data.view(fake.dtype).as_strided(fake.shape, fake.stride(), fake.storage_offset())
 
 
 def _overlap(a: range, b: range) -> range:

@@ -8,11 +8,13 @@ no layout: any one reads it. The ranks share the files, and a conversion that wa
 import json
 import pickle
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.serialization as serialization
 from megatron.core.dist_checkpointing.core import CONFIG_FNAME, CheckpointingConfig
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedObject
@@ -109,6 +111,10 @@ class _Import:
         }
 
     def _write(self, name: str, items: Sequence[WriteItem]) -> None:
+        with _no_crc():
+            self._write_part(name, items)
+
+    def _write_part(self, name: str, items: Sequence[WriteItem]) -> None:
         def fill(file: HashedFile) -> dict[str, Any]:
             places, bad = [], []
             for item in items:
@@ -129,6 +135,7 @@ class _Import:
         weight = self.table[place.name]
         value = to_megatron(self.source, weight, dtype, rows=place.rows, columns=place.columns)
         torch.save(value.view(chunk.sizes), file)  # type: ignore[arg-type]
+        file.settle()  # torch hands out the tensor's own memory
         return [] if is_finite(value) else [weight.megatron]
 
     def _finish(self, names: Sequence[str]) -> None:
@@ -191,6 +198,17 @@ class _Import:
             assert rows == self.table[name].shape[0], (
                 f"{name}: {rows} rows, {self.table[name].shape} in the table"
             )
+
+
+@contextmanager
+def _no_crc() -> Iterator[None]:
+    """torch.save without CRC-32 of its records: the manifest has SHA-256, and torch.load asks for neither."""
+    before = serialization.get_crc32_options()
+    serialization.set_crc32_options(False)
+    try:
+        yield
+    finally:
+        serialization.set_crc32_options(before)
 
 
 def on_each(mine: Sequence[str], *, progress: Callable[[], None]) -> Iterator[str | None]:

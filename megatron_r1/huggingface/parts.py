@@ -24,6 +24,7 @@ PLAN = "plan.json"
 DONE = ".done"
 PART = ".part"
 CHUNK = 8 << 20
+COPIED = 1 << 16  # below this a copy costs nothing, and headers come out of passing buffers
 QUEUED = 4  # chunks that wait to be hashed
 
 
@@ -37,19 +38,17 @@ class HashedFile:
         self._thread.start()
 
     def write(self, data: bytes | memoryview) -> int:
-        """The data may change after this call: what waits to be hashed is a copy."""
-        return self._write(memoryview(data).cast("B"), copy=not isinstance(data, bytes))
-
-    def write_kept(self, data: memoryview) -> None:
-        """Data that nobody changes any more: no copy."""
-        self._write(data.cast("B"), copy=False)
-
-    def _write(self, view: memoryview, *, copy: bool) -> int:
+        """Large data is not copied: it must stay as it is until `settle`, or be kept alive by the view."""
+        view = memoryview(data).cast("B")
         for start in range(0, len(view), CHUNK):
             chunk = view[start : start + CHUNK]
-            self._queue.put(memoryview(bytes(chunk)) if copy else chunk)
+            self._queue.put(memoryview(bytes(chunk)) if len(chunk) < COPIED else chunk)
             self._file.write(chunk)
         return len(view)
+
+    def settle(self) -> None:
+        """Wait until all that was written is hashed: its memory may be used again."""
+        self._queue.join()
 
     def tell(self) -> int:
         return self._file.tell()
@@ -66,6 +65,7 @@ class HashedFile:
     def _consume(self) -> None:
         while (chunk := self._queue.get()) is not None:
             self._hash.update(chunk)
+            self._queue.task_done()
 
 
 class Parts:

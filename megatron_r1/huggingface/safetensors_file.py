@@ -77,7 +77,7 @@ class SafetensorsFile:
             first = entry.start + columns.start * item
             with self.path.open("rb", buffering=0) as file:
                 for i, row in enumerate(rows):
-                    _fill(file, first + row * row_bytes, out[i])
+                    fill(file, first + row * row_bytes, out[i])
         else:
             step = max(1, BLOCK_BYTES // row_bytes)
             for i in range(0, len(rows), step):
@@ -90,11 +90,11 @@ class SafetensorsFile:
     def _read_bytes(self, start: int, num_bytes: int) -> Tensor:
         data = torch.empty(num_bytes, dtype=torch.uint8)
         with self.path.open("rb", buffering=0) as file:
-            _fill(file, start, data)
+            fill(file, start, data)
         return data
 
 
-def _fill(file: BinaryIO, start: int, data: Tensor) -> None:
+def fill(file: BinaryIO, start: int, data: Tensor) -> None:
     """Fill the bytes of a contiguous uint8 tensor."""
     view, done = memoryview(data.numpy()), 0
     while done < len(view):

@@ -71,7 +71,7 @@ def write_shard(parts: Parts, shard: Shard, make: Callable[[str], Mapping[str, T
                 ready.update(make(planned.name))
             value = ready.pop(planned.name)
             assert (value.dtype, tuple(value.shape)) == (planned.dtype, planned.shape), planned
-            file.write_kept(bytes_of(value))
+            file.write(bytes_of(value))
 
     parts.write(shard.name, fill)
 
