@@ -4,7 +4,8 @@ Weights are read out of the checkpoint's files, so it does not matter which rank
 there is an optimizer beside them. The ranks share the shards; a conversion that was cut goes on.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,9 @@ def export_model(
 
     Raises CheckpointError before anything is written where the checkpoint is damaged or can't be converted.
     """
-    manifest = files.read_manifest(directory)
+    manifest = on_all_ranks(f"{directory}: not read", lambda: files.read_manifest(directory))
+    for name, file in manifest.files.items():
+        files.check_size(directory, name, file)
     family = family_in(manifest)
     if family.hf_architecture is None:
         raise CheckpointError(f"{directory}: Hugging Face has no architecture for the family {family.family}")
@@ -99,13 +102,27 @@ class _Export:
         done = on_first_rank(what, lambda: self.parts.start(plan, num_bytes=total))
         shards = {shard.name: shard for shard in self.shards}
         left = [name for name in shards if name not in done]
-        for name in on_each(share(left), progress=lambda: progress(self.parts.written(), total)):
+        with ThreadPoolExecutor(1) as pool:
+            checked = pool.submit(self._check_hashes, manifest)
+            self._write_shards(shards, left, lambda: progress(self.parts.written(), total))
+            on_all_ranks(f"{self.directory}: not read", checked.result)
+        on_first_rank(what, self._finish)
+        progress(total, total)
+
+    def _check_hashes(self, manifest: Manifest) -> None:
+        """This rank's share of the checkpoint's files, while they are exported: reading is cheap by then."""
+        for name in share(list(manifest.files)):
+            files.check_file(self.directory, name, manifest.files[name])
+
+    def _write_shards(
+        self, shards: Mapping[str, target.Shard], left: Sequence[str], progress: Callable[[], None]
+    ) -> None:
+        what = f"{self.parts.target}: not written"
+        for name in on_each(share(left), progress=progress):
             on_all_ranks(
                 what,
                 lambda name=name: name and target.write_shard(self.parts, shards[name], self._tensors),
             )
-        on_first_rank(what, self._finish)
-        progress(total, total)
 
     def _plan(self, manifest: Manifest) -> dict[str, Any]:
         return {

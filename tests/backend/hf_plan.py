@@ -30,6 +30,7 @@ ONE_RANK = [
     Scenario("checkpoints_one", "hf.checkpoints", {}, {"names": SOME}),
     Scenario("mtp_one", "hf.mtp_loss"),
     Scenario("traps", "hf_traps.run"),
+    *(Scenario(n, f"hf_files.{n}") for n in ("interrupted", "refused", "not_finite", "blocks", "formats")),
 ]
 TWO_RANKS = [
     *(Scenario(f"load_{n}", "hf.load", layout, {"names": models_for(n)}) for n, layout in TWO.items()),
