@@ -7,9 +7,11 @@ no layout: any one reads it. The ranks share the files, and a conversion that wa
 
 import json
 import pickle
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,9 @@ from megatron_r1.huggingface.parts import HashedFile, Parts
 from megatron_r1.huggingface.safetensors_file import Planned, bytes_of, header_of
 from megatron_r1.huggingface.source import Plan, Source
 from megatron_r1.models.shape import FamilyConfig
+from megatron_r1.models.weights import Weight
 
+MOST_NAMED = 8
 PART_BYTES = 1 << 30
 STATE = {"policy": {"version": 0, "optimizer_step": 0}, "stage": {}}
 Progress = Callable[[int, int], None]  # (bytes done by all ranks, bytes in all)
@@ -84,7 +88,7 @@ class _Import:
         self.source, self.plan, self.parts, self.precision = source, plan, parts, precision
         self.format = checkpoint_format(plan.family, precision)
         self.table = by_name(plan.weights)
-        self._check_cover()
+        check_cover(self.format.items, plan.weights)
         self.groups = list(_groups(self.format.items))
         self.bad: list[str] = []  # names, on rank 0 when all is written
 
@@ -179,25 +183,23 @@ class _Import:
                 for name in blocks:
                     file.write(bytes_of(self.source.scales(name)))
 
-    def _check_cover(self) -> None:
-        found = {}
-        for item in self.format.items:
-            if item.tensor_data is not None:
-                place = place_of(item.index.fqn, item.tensor_data.chunk.offsets, item.tensor_data.chunk.sizes)
-                found[place.name] = max(found.get(place.name, 0), place.rows.stop)
-        unknown = sorted(name for name in found if name not in self.table)
-        unheld = sorted(
-            w.megatron for w in self.plan.weights if not {w.megatron, w.engine_name()} & found.keys()
+
+def check_cover(items: Sequence[WriteItem], weights: Sequence[Weight]) -> None:
+    """Table and model hold the same weights, to the last number. Raises CheckpointError with those that differ."""
+    table = by_name(weights)
+    found: Counter[str] = Counter()
+    for item in items:
+        if item.tensor_data is not None:
+            chunk = item.tensor_data.chunk
+            found[place_of(item.index.fqn, chunk.offsets, chunk.sizes).name] += prod(chunk.sizes)
+    unknown = sorted(name for name in found if name not in table)
+    held = {table[name].megatron: size for name, size in found.items() if name in table}
+    wrong = sorted(w.megatron for w in weights if held.get(w.megatron) != prod(w.shape))
+    if unknown or wrong:
+        raise CheckpointError(
+            f"the family's table and Megatron's model differ: no row for {unknown[:MOST_NAMED]}, "
+            f"no weight of the table's size for {wrong[:MOST_NAMED]}"
         )
-        if unknown or unheld:
-            raise CheckpointError(
-                f"the table of {self.plan.family.family} and Megatron's model differ: no row for {unknown[:8]}, "
-                f"no weight for {unheld[:8]}"
-            )
-        for name, rows in found.items():
-            assert rows == self.table[name].shape[0], (
-                f"{name}: {rows} rows, {self.table[name].shape} in the table"
-            )
 
 
 @contextmanager
