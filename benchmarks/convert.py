@@ -127,13 +127,24 @@ def convert(kind: str, source: Path, target: Path, shard_bytes: int) -> dict[str
         if kind == "import":
             import_model(source, target, precision=None, progress=lambda done, total: None)
         else:
-            export_model(source, target, ExportOptions(shard_bytes=shard_bytes), progress=lambda done, total: None)
+            export_model(
+                source, target, ExportOptions(shard_bytes=shard_bytes), progress=lambda done, total: None
+            )
         seconds = time.perf_counter() - began
     return {"seconds": seconds, "peak_bytes": memory.peak - memory.base}
 
 
 def in_child(kind: str, source: Path, target: Path, shard_bytes: int) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.convert", "--child", kind, str(source), str(target), str(shard_bytes)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.convert",
+        "--child",
+        kind,
+        str(source),
+        str(target),
+        str(shard_bytes),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])

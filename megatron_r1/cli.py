@@ -143,17 +143,17 @@ def _add_conversions(command: ArgumentParser) -> None:
 
 
     kind = add(convert_verify, "compare logits with transformers', and name the first layer that differs",
-               ("HF_DIR", "Hugging Face's files"), ("CKPT", "the checkpoint, or a stage's directory"))  # fmt: skip
-    kind.add_argument("--prompts", type=Path, metavar="FILE", help="a line each: text, or a list of token ids")
+               ("HF_DIR", "the model's files"), ("CKPT", "a checkpoint, or a stage's directory"))  # fmt: skip
+    kind.add_argument("--prompts", type=Path, metavar="FILE", help="a line each: text, or a list of ids")
     kind.add_argument("--tolerance", type=float, metavar="X", help="in standard deviations; default 0.001")
     kind.add_argument("--layout", metavar="a=b,c=d", help="e.g. tensor=2,pipeline=2; default one rank")
     kind = add(convert_inspect, "say what is at PATH, and what would not convert and why",
                ("PATH", "Hugging Face's files, a checkpoint, or a stage's directory"))  # fmt: skip
-    kind.add_argument("--yaml", action="store_true", help="only the model section of a run that starts from it")
+    kind.add_argument("--yaml", action="store_true", help="only the model section for a run")
 
 
 def _add_nproc(command: ArgumentParser) -> None:
-    command.add_argument("--nproc", type=int, default=1, metavar="N", help="ranks to share the work; default 1")
+    command.add_argument("--nproc", type=int, default=1, metavar="N", help="ranks that share it; default 1")
 
 
 def _add_config(command: ArgumentParser) -> None:

@@ -45,7 +45,12 @@ def export(source: Path, target: Path, *, dtype: str | None, fp8: bool, max_shar
 
 
 def verify(
-    source: Path, checkpoint: Path, *, prompts: Path | None, tolerance: float | None, degrees: Mapping[str, int]
+    source: Path,
+    checkpoint: Path,
+    *,
+    prompts: Path | None,
+    tolerance: float | None,
+    degrees: Mapping[str, int],
 ) -> list[str]:
     """Prints the comparison; GateError where the two differ."""
     from megatron_r1.backend import hf_verify

@@ -173,7 +173,7 @@ class Chain:
             log.warning("exported to %s", out)
 
     def _weights(self, init: str) -> Path | str:
-        """What a stage starts from: the checkpoint of a stage, hf:PATH, or what that stage was given in turn."""
+        """What a stage starts from: a checkpoint, hf:PATH, or what the named stage was given in turn."""
         if init.startswith(HF):
             return init
         done = read_artifact(self.run_dir / init)

@@ -286,8 +286,8 @@ def _check_padding(directory: Path, manifest: Manifest, policy: "MegatronPolicy"
     )
     if there != here:
         raise CheckpointError(
-            f"{directory}: its optimizer has {there} rows of vocabulary and the layout here pads {vocab_size} to "
-            f"{here}; go on with layout.tensor={manifest.layout['tensor']}, or start from its weights (`init:`)"
+            f"{directory}: its optimizer has {there} rows of vocabulary, the layout pads {vocab_size} to "
+            f"{here}; use layout.tensor={manifest.layout['tensor']}, or start from its weights (`init:`)"
         )
 
 

@@ -6,6 +6,7 @@ Optimizer, reference and everything else that is no weight is left alone.
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,7 +94,8 @@ def _read(path: Path, start: int, length: int) -> Tensor:
     """
     with path.open("rb", buffering=0) as file:
         with FakeTensorMode():
-            fake = torch.load(_create_file_view(file, start, length), weights_only=True)
+            view: Any = _create_file_view(file, start, length)
+            fake = torch.load(view, weights_only=True)
         storage = fake.untyped_storage()
         data = torch.empty(storage.nbytes(), dtype=torch.uint8)
         fill(file, start + storage._checkpoint_offset, data)

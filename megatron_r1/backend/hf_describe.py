@@ -19,7 +19,7 @@ def checkpoint_at(path: Path) -> Path:
     found = files.latest(path / "checkpoint") or files.latest(path)
     if found is None:
         raise CheckpointError(
-            f"{path}: no checkpoint ({files.MANIFEST}), no stage of a run, and no Hugging Face model (config.json)"
+            f"{path}: no checkpoint ({files.MANIFEST}), no stage, no Hugging Face model (config.json)"
         )
     return found
 

@@ -185,7 +185,7 @@ class _Import:
 
 
 def check_cover(items: Sequence[WriteItem], weights: Sequence[Weight]) -> None:
-    """Table and model hold the same weights, to the last number. Raises CheckpointError with those that differ."""
+    """Table and model hold the same weights, to the last number. CheckpointError names those that differ."""
     table = by_name(weights)
     found: Counter[str] = Counter()
     for item in items:

@@ -61,7 +61,7 @@ def check_copies(source: Source, family: FamilyConfig) -> None:
                 source.read(copy.name, dtype, rows=part), source.read(copy.of, dtype, rows=part)
             ):
                 raise CheckpointError(
-                    f"{source.directory}: {copy.name} is not {copy.of}, and Megatron holds one tensor for both"
+                    f"{source.directory}: {copy.name} is not {copy.of}; Megatron holds one tensor for both"
                 )
 
 

@@ -1,4 +1,4 @@
-"""What a directory of Hugging Face holds, and what would not convert and why: headers only, no tensor is read."""
+"""What a directory of Hugging Face holds, and what would not convert and why; only headers are read."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -71,7 +71,9 @@ def yaml_of(family: FamilyConfig) -> str:
 
 def dtype_row(sizes: Counter[str]) -> str:
     """Bytes by number format, the most first."""
-    return ", ".join(f"{dtype.removeprefix('torch.')} {size / 1e9:.3f} GB" for dtype, size in sizes.most_common())
+    return ", ".join(
+        f"{dtype.removeprefix('torch.')} {size / 1e9:.3f} GB" for dtype, size in sizes.most_common()
+    )
 
 
 def table(rows: Iterable[tuple[str, str]]) -> str:

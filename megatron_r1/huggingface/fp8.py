@@ -1,7 +1,7 @@
 """FP8 weights in blocks of 128 x 128, as DeepSeek-V3 is released (arXiv 2412.19437, section 3.3).
 
 weight = codes (float8_e4m3fn) * weight_scale_inv of its block; the scales are fp32, one a block, and blocks
-at the right and lower edge are cut. transformers gets such edges wrong on the CPU: V3's own kv_a_proj has one.
+at the right and lower edge are cut. transformers gets those wrong on the CPU: V3's own kv_a_proj has one.
 """
 
 # M x N weights, m x n blocks: m = ceil(M / 128)

@@ -152,7 +152,7 @@ class Parts:
         free = shutil.disk_usage(place).free
         if free < num_bytes:
             raise CheckpointError(
-                f"{self.target}: {num_bytes / 1e9:.2f} GB are needed on this disk and {free / 1e9:.2f} GB are "
+                f"{self.target}: {num_bytes / 1e9:.2f} GB are needed on this disk, {free / 1e9:.2f} GB are "
                 "free; make room or choose another disk"
             )
 

@@ -98,6 +98,6 @@ def _require_space(folder: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < num_bytes:
         raise CheckpointError(
-            f"{folder}: the dequantised model needs {num_bytes / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
+            f"{folder}: the dequantised model needs {num_bytes / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
             "set TMPDIR to a larger disk"
         )

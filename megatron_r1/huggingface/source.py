@@ -36,7 +36,7 @@ class Plan:
 
 
 class Source:
-    """The tensors of a directory. Raises CheckpointError where files are missing, damaged or contradictory."""
+    """The tensors of a directory. CheckpointError: files are missing, damaged or contradictory."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -136,7 +136,7 @@ class Source:
         block = quantization.get("weight_block_size") if isinstance(quantization, dict) else None
         if method != "fp8" or block != [fp8.BLOCK, fp8.BLOCK]:
             raise ConfigError(
-                f"{self.directory / CONFIG}: quantization {method!r} with blocks {block}: only fp8 with blocks "
+                f"{self.directory / CONFIG}: quantization {method!r} with blocks {block}: only fp8 in blocks "
                 f"of [{fp8.BLOCK}, {fp8.BLOCK}] can be converted"
             )
 
@@ -178,7 +178,7 @@ class Source:
 
 
 def fingerprint(directory: Path) -> dict[str, Any]:
-    """What decides the weights of a directory, without reading them: its configuration and the files' sizes."""
+    """What decides the weights of a directory, without reading them: configuration and sizes."""
     paths = sorted(directory.glob("*.safetensors"))
     return {
         "config": read_json(directory / CONFIG),

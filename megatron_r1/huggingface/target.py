@@ -45,7 +45,7 @@ def size_in_bytes(text: str) -> int:
 
 
 def plan_shards(groups: Sequence[Sequence[Planned]], *, limit_bytes: int) -> list[Shard]:
-    """Files of at most so many bytes, in the given order. A group (a weight and its scales) stays together."""
+    """Files of at most so many bytes, in this order. A group (a weight and its scales) stays together."""
     files: list[list[Planned]] = [[]]
     size = 0
     for group in groups:
@@ -61,7 +61,7 @@ def plan_shards(groups: Sequence[Sequence[Planned]], *, limit_bytes: int) -> lis
 
 
 def write_shard(parts: Parts, shard: Shard, make: Callable[[str], Mapping[str, Tensor]]) -> None:
-    """make: the tensors that belong to the named one (itself, and scales), called in the order of the file."""
+    """make: the tensors that belong to the named one (itself, and scales), called in the file's order."""
 
     def fill(file: HashedFile) -> None:
         file.write(header_of(shard.tensors))
@@ -98,4 +98,3 @@ def _index(shards: Sequence[Shard]) -> dict[str, Any]:
         "metadata": {"total_size": sum(shard.num_bytes for shard in shards)},
         "weight_map": dict(sorted(weight_map.items())),
     }
-

@@ -98,7 +98,7 @@ class DeepseekV3(FamilyConfig):
     init_std: float = 0.006
     """Standard deviation of the initial weights. V3: 0.006."""
     rope_interleave: bool = True
-    """How the rotated rows lie in Hugging Face's files: pairs side by side (all released models), or halves."""
+    """How the rotated rows lie in Hugging Face's files: as pairs (all released models), or as halves."""
     max_position_embeddings: int = 4096
     """The longest sequence."""
     megatron: dict[str, Any] = Field(default_factory=dict)
@@ -287,9 +287,9 @@ class DeepseekV3(FamilyConfig):
                        layers=layers, blocks=True, **{"shard": Shard.COLUMN, **more})  # fmt: skip
 
         def norm(of: str, width: int) -> Row:
-            return Row(megatron=f"{prefix}{of}_layernorm.weight", hf=(f"{L}self_attn.{of}_a_layernorm.weight",),
-                       shape=(width,), layers=layers,
-                       engine=(f"{of}_layernorm.weight", f"linear_{of}_up_proj.layer_norm_weight"))  # fmt: skip
+            ours, theirs = f"{of}_layernorm.weight", f"{of}_a_layernorm.weight"
+            return Row(megatron=f"{prefix}{ours}", hf=(f"{L}self_attn.{theirs}",), shape=(width,),
+                       layers=layers, engine=(ours, f"linear_{of}_up_proj.layer_norm_weight"))  # fmt: skip
 
         width = heads * (plain + rotated)
         if self.q_lora_rank is None:
@@ -311,7 +311,8 @@ class DeepseekV3(FamilyConfig):
     def _expert_rows(self, prefix: str, layers: range) -> list[Row]:
         h, inner, n = self.hidden_size, self.moe_ffn_hidden_size, self.num_experts
         rows = [
-            Row(megatron=f"{prefix}mlp.router.weight", hf=(f"{L}mlp.gate.weight",), shape=(n, h), layers=layers),
+            Row(megatron=f"{prefix}mlp.router.weight", hf=(f"{L}mlp.gate.weight",), shape=(n, h),
+                layers=layers),
             Row(megatron=f"{prefix}mlp.router.expert_bias", hf=(f"{L}mlp.gate.e_score_correction_bias",),
                 shape=(n,), layers=layers, fp32=True),
             *feed_forward_rows(f"{prefix}mlp.experts.{{expert}}.", f"{L}mlp.experts.{{expert}}.", hidden=h,
@@ -393,8 +394,8 @@ def _groups(config: HfConfig) -> dict[str, Any]:
         return {"experts_per_token": topk}
     if topk != 2 * chosen:
         config.refuse(
-            f"num_experts_per_tok={topk} and topk_group={chosen} of n_group={groups}: Megatron scores a group by "
-            f"its best {topk // max(1, chosen)} experts, Hugging Face by its best 2; only "
+            f"num_experts_per_tok={topk} and topk_group={chosen} of n_group={groups}: Megatron scores a "
+            f"group by its best {topk // max(1, chosen)} experts, Hugging Face by its best 2; only "
             "num_experts_per_tok = 2 x topk_group can be converted"
         )
     return {"experts_per_token": topk, "num_expert_groups": groups, "groups_per_token": chosen}

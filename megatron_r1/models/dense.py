@@ -174,8 +174,8 @@ class DenseConfig(FamilyConfig):
         both = inner + 2 * self.num_query_groups * width
         kinds = {"weight": (both, h), **({"bias": (both,)} if self.qkv_bias else {})}
         rows = [
-            Row(megatron=f"{M}self_attention.linear_qkv.layer_norm_weight", hf=(f"{L}input_layernorm.weight",),
-                shape=(h,), layers=layers),
+            Row(megatron=f"{M}self_attention.linear_qkv.layer_norm_weight",
+                hf=(f"{L}input_layernorm.weight",), shape=(h,), layers=layers),
             *(Row(megatron=f"{M}self_attention.linear_qkv.{kind}", join=join, shard=Shard.COLUMN,
                   hf=tuple(f"{L}self_attn.{part}_proj.{kind}" for part in "qkv"),
                   shape=shape, layers=layers, blocks=kind == "weight")

@@ -1,4 +1,4 @@
-"""Small models of every family, written by transformers with random weights, and what transformers says of them.
+"""Small models of every family, written by transformers with random weights, and what it says of them.
 
 Norms, biases and the routers' bias are random too: at their initial values half of all mistakes don't show.
 """
@@ -61,13 +61,14 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "v3_mtp": ("DeepseekV3", {**V3, "num_nextn_predict_layers": 1}),
     "v3_lite": (
         "DeepseekV3",
-        {**V3, "q_lora_rank": None, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 3, "rms_norm_eps": 1e-5,
-         "rope_scaling": None, "first_k_dense_replace": 2, "n_shared_experts": 2, "routed_scaling_factor": 2.446},
+        {**V3, "q_lora_rank": None, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 3,
+         "rms_norm_eps": 1e-5, "rope_scaling": None, "first_k_dense_replace": 2, "n_shared_experts": 2,
+         "routed_scaling_factor": 2.446},
     ),
     "v3_no_mscale": ("DeepseekV3", {**V3, "rope_scaling": YARN, "first_k_dense_replace": 3}),
     "v3_mscales": (
         "DeepseekV3",
-        {**V3, "rope_scaling": {**YARN, "mscale": 0.707, "mscale_all_dim": 0.5}, "n_group": 2, "topk_group": 2},
+        {**V3, "rope_scaling": {**YARN, "mscale": 0.7, "mscale_all_dim": 0.5}, "n_group": 2, "topk_group": 2},
     ),
     "v3_halves": ("DeepseekV3", {**V3, "rope_interleave": False}),
     "qwen2": ("Qwen2", {**GQA, "vocab_size": 97}),
@@ -76,7 +77,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("Qwen3", {**GQA, "head_dim": 32, "tie_word_embeddings": True, "vocab_size": 97}),
     "qwen3_untied": ("Qwen3", {**GQA, "head_dim": 16}),
     "qwen3_moe": ("Qwen3Moe", {**MOE, "norm_topk_prob": True}),
-    "qwen3_moe_plain": ("Qwen3Moe", {**MOE, "norm_topk_prob": False, "vocab_size": 97, "num_experts_per_tok": 3}),
+    "qwen3_moe_plain": (
+        "Qwen3Moe",
+        {**MOE, "norm_topk_prob": False, "vocab_size": 97, "num_experts_per_tok": 3},
+    ),
     "llama": ("Llama", {**GQA, "rope_theta": 5e5}),
     "llama_8": (
         "Llama",

@@ -1,4 +1,4 @@
-"""What of Hugging Face's files runs on how many ranks: as plan.py, but with transformers' models beside it."""
+"""What of Hugging Face's files runs on how many ranks: as plan.py, with transformers' models beside it."""
 
 from tests.backend.hf_models import MODELS, WITH_EXPERTS
 from tests.backend.ranks import Scenario

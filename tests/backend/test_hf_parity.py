@@ -1,4 +1,4 @@
-"""Every family and shape, in every layout: our logits are transformers', and the tensors come back as they were."""
+"""Every family and shape, in every layout: our logits are transformers', and the tensors come back."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A directory of Hugging Face made from a family's own table, without transformers: for what can be wrong in one."""
+"""A directory of Hugging Face made from a family's own table: for what can be wrong in one."""
 
 import json
 from pathlib import Path

@@ -86,9 +86,9 @@ QUANTIZED = {"quant_method": "fp8", "weight_block_size": [128, 128]}
         (lambda d: change_index(d, lambda m: m.update(stray="model-00001-of-00003.safetensors")),
          "disagrees with the shards; not there: stray in model-00001"),
         (lambda d: change_index(d, lambda m: m.pop(Q)), f"disagrees with the shards; not in the index: {Q}"),
-        (lambda d: change_index(d, lambda m: m.update({Q: "../elsewhere.safetensors"})), "weight_map is no mapping"),
+        (lambda d: change_index(d, lambda m: m.update({Q: "../x.safetensors"})), "weight_map is no mapping"),
         (lambda d: (d / INDEX).write_text("{}"), "weight_map is no mapping"),
-        (lambda d: (d / INDEX).unlink() or (d / "model-00003-of-00003.safetensors").unlink(), "2 of 3 shards"),
+        (lambda d: (d / INDEX).unlink() or next(d.glob("*3.safetensors")).unlink(), "2 of 3 shards"),
     ],
 )  # fmt: skip
 def test_damaged_directories_are_refused(tmp_path, break_it, words):
@@ -125,9 +125,9 @@ def test_a_tensor_in_two_files_is_refused(tmp_path):
     [
         (lambda v: v.pop(Q), f"tensors are missing: {Q}"),
         (lambda v: v.update(extra=torch.zeros(1)), "tensors that no weight is made of: extra"),
-        (lambda v: v.update({Q: v[Q][:8]}), rf"{Q} has the shape \[8, 16\] and the configuration says \[16, 16\]"),
+        (lambda v: v.update({Q: v[Q][:8]}), rf"{Q} has the shape \[8, 16\] and .* \[16, 16\]"),
         (lambda v: v.update({Q: v[Q].to(torch.int32)}), f"{Q} is of type torch.int32"),
-        (lambda v: v.update({Q: v[Q].to(torch.float8_e4m3fn)}), f"{Q} is of type torch.float8_e4m3fn, without"),
+        (lambda v: v.update({Q: v[Q].to(torch.float8_e4m3fn)}), f"{Q} is of type torch.float8"),
         (lambda v: v.update({Q: v[Q].to(torch.float8_e4m3fn), f"{Q}_scale_inv": torch.ones(2, 1)}),
          r"with scales of shape \[2, 1\]: no FP8 weight in blocks of 128"),
     ],

@@ -1,4 +1,4 @@
-"""Models in their published sizes, without their memory: every weight has its row, and the counts are official."""
+"""Models in their published sizes, without their memory: every weight has its row, counts are official."""
 
 import time
 from math import prod

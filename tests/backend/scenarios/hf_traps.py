@@ -24,7 +24,7 @@ from tests.backend.scenarios.hf import HF, no_progress
 
 @dataclass(frozen=True)
 class Trap:
-    """model: of hf_models. fields: of the family, changed in the checkpoint. config: of config.json, where the
+    """model: of hf_models. fields: of the family, changed in the checkpoint. config: of config.json, whose
     refusal is switched off. wrong: what is done to weights whose name ends so."""
 
     model: str
@@ -47,6 +47,8 @@ def q_v_k(self: Qkv, rows: int) -> list[Segment]:
 _segments = Qkv.segments
 YARN = {"factor": 40.0, "original_max_position_embeddings": 16, "beta_fast": 32.0, "beta_slow": 1.0}
 RULE = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+FACTOR_40 = {"rotary_scaling_factor": 40.0, "mscale_all_dim": 1.0}
+FAR = {**RULE, "original_max_position_embeddings": 8192}
 TRAPS = {
     "none": Trap("v3_mtp"),
     "none_dense": Trap("llama_8"),
@@ -59,13 +61,13 @@ TRAPS = {
     "scaling_factor": Trap("v3_mtp", {"router_scaling_factor": 1.0}),
     "mscale": Trap("v3_mtp", {"yarn": {**YARN, "mscale": 1.0, "mscale_all_dim": 0.0}}),
     "yarn_lost": Trap("v3_mtp", {"yarn": None}),
-    "softmax_scale_without_yarn": Trap("v3_lite", {"megatron": {"rotary_scaling_factor": 40.0, "mscale_all_dim": 1.0}}),
+    "softmax_scale_without_yarn": Trap("v3_lite", {"megatron": FACTOR_40}),
     "pairs_taken_for_halves": Trap("v3_mtp", config={"rope_interleave": False}),
     "halves_taken_for_pairs": Trap("v3_halves", config={"rope_interleave": True}),
     "not_normalised": Trap("v3_mtp", config={"norm_topk_prob": False}),
     "group_rule": Trap("v3_mtp", config={"num_experts_per_tok": 2, "topk_group": 2}),
     "single_expert": Trap("v3_lite", config={"num_experts_per_tok": 1}),
-    "llama_rule_original": Trap("llama_8", {"rope_scaling": {**RULE, "original_max_position_embeddings": 8192}}),
+    "llama_rule_original": Trap("llama_8", {"rope_scaling": FAR}),
     "theta": Trap("llama", {"rope_theta": 1e4}),
     "top_k": Trap("qwen3_moe", {"normalize_expert_weights": False}),
 }  # fmt: skip
