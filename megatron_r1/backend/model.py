@@ -95,7 +95,7 @@ def _common_options(options: ModelOptions) -> dict[str, Any]:
         "attention_backend": AttnBackend.auto if engine else AttnBackend.local,
         "moe_grouped_gemm": engine,
         "moe_token_dispatcher_type": "alltoall",
-        "inference_moe_token_dispatcher_type": "nccl",  # of the dynamic engine; the other needs NVLink throughout
+        "inference_moe_token_dispatcher_type": "nccl",  # the other one needs NVLink between all ranks
         "bias_activation_fusion": engine,
         "gradient_accumulation_fusion": False,  # needs apex's or TE's wgrad kernel
         "persist_layer_norm": engine,
