@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.utils import _create_file_view
 from megatron_r1.backend.checkpoint import NOT_WEIGHTS
 from megatron_r1.backend.hf_names import Place, place_of
 from megatron_r1.errors import CheckpointError
-from megatron_r1.huggingface.safetensors_file import fill
+from megatron_r1.huggingface.safetensors_file import Buffer, fill
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +32,14 @@ class _Stored:
 
 
 class CheckpointReader:
-    """The weights of a checkpoint, by the names of hf_names.py."""
+    """The weights of a checkpoint, by the names of hf_names.py. What `read` returns is gone with the next."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.dtypes: dict[str, torch.dtype] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._chunks: dict[str, list[_Stored]] = defaultdict(list)
+        self._buffer = Buffer()
         self._last: tuple[_Stored, Tensor] | None = None  # q, k and v are cut out of one chunk
         self._index()
 
@@ -81,13 +82,13 @@ class CheckpointReader:
         if self._last is not None and self._last[0] is chunk:
             return self._last[1]
         self._last = None  # let go before the next one comes
-        value = _read(self.directory / chunk.file, chunk.start, chunk.length)
+        value = _read(self.directory / chunk.file, chunk.start, chunk.length, self._buffer)
         axes = 1 if chunk.place.columns is None else 2
         self._last = chunk, value.view(value.shape[-axes:])
         return self._last[1]
 
 
-def _read(path: Path, start: int, length: int) -> Tensor:
+def _read(path: Path, start: int, length: int, buffer: Buffer) -> Tensor:
     """A tensor that torch.save wrote at this place, read straight into its memory.
 
     Under FakeTensorMode torch.load reads shape and strides only, and says where the data begins.
@@ -97,7 +98,7 @@ def _read(path: Path, start: int, length: int) -> Tensor:
             view: Any = _create_file_view(file, start, length)
             fake = torch.load(view, weights_only=True)
         storage = fake.untyped_storage()
-        data = torch.empty(storage.nbytes(), dtype=torch.uint8)
+        data = buffer.take(storage.nbytes())
         fill(file, start + storage._checkpoint_offset, data)
     return data.view(fake.dtype).as_strided(fake.shape, fake.stride(), fake.storage_offset())
 

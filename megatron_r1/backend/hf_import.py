@@ -44,7 +44,7 @@ from megatron_r1.huggingface import origin
 from megatron_r1.huggingface.assemble import to_megatron
 from megatron_r1.huggingface.parts import HashedFile, Parts
 from megatron_r1.huggingface.safetensors_file import Planned, bytes_of, header_of
-from megatron_r1.huggingface.source import Plan, Source
+from megatron_r1.huggingface.source import Plan, Source, Stream
 from megatron_r1.models.shape import FamilyConfig
 from megatron_r1.models.weights import Weight
 
@@ -88,6 +88,7 @@ class _Import:
         self.source, self.plan, self.parts, self.precision = source, plan, parts, precision
         self.format = checkpoint_format(plan.family, precision)
         self.table = by_name(plan.weights)
+        self.stream = Stream(source)
         check_cover(self.format.items, plan.weights)
         self.groups = list(_groups(self.format.items))
         self.bad: list[str] = []  # names, on rank 0 when all is written
@@ -137,7 +138,7 @@ class _Import:
         chunk, dtype = item.tensor_data.chunk, item.tensor_data.properties.dtype
         place = place_of(item.index.fqn, chunk.offsets, chunk.sizes)
         weight = self.table[place.name]
-        value = to_megatron(self.source, weight, dtype, rows=place.rows, columns=place.columns)
+        value = to_megatron(self.stream, weight, dtype, rows=place.rows, columns=place.columns)
         torch.save(value.view(chunk.sizes), file)  # type: ignore[arg-type]
         file.settle()  # torch hands out the tensor's own memory
         return [] if is_finite(value) else [weight.megatron]

@@ -8,6 +8,8 @@ The directory gets its own name last, in one rename (`finish`), so that nothing 
 Several ranks may write parts of one directory; one of them starts and finishes it.
 """
 
+import contextlib
+import ctypes
 import hashlib
 import json
 import os
@@ -25,6 +27,7 @@ DONE = ".done"
 PART = ".part"
 CHUNK = 8 << 20
 COPIED = 1 << 16  # below this a copy costs nothing, and headers come out of passing buffers
+TRIM_BYTES = 256 << 20  # written between two clean-ups of the allocator
 QUEUED = 4  # chunks that wait to be hashed
 
 
@@ -34,6 +37,7 @@ class HashedFile:
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._hash = file, hashlib.sha256()
         self._queue: queue.Queue[memoryview | None] = queue.Queue(QUEUED)
+        self._untrimmed = 0
         self._thread = threading.Thread(target=self._consume, daemon=True)
         self._thread.start()
 
@@ -44,11 +48,15 @@ class HashedFile:
             chunk = view[start : start + CHUNK]
             self._queue.put(memoryview(bytes(chunk)) if len(chunk) < COPIED else chunk)
             self._file.write(chunk)
+        self._untrimmed += len(view)
         return len(view)
 
     def settle(self) -> None:
         """Wait until all that was written is hashed: its memory may be used again."""
         self._queue.join()
+        if self._untrimmed > TRIM_BYTES:
+            _trim()
+            self._untrimmed = 0
 
     def tell(self) -> int:
         return self._file.tell()
@@ -155,6 +163,12 @@ class Parts:
                 f"{self.target}: {num_bytes / 1e9:.2f} GB are needed on this disk, {free / 1e9:.2f} GB are "
                 "free; make room or choose another disk"
             )
+
+
+def _trim() -> None:
+    """Give freed memory back: glibc keeps what lies between small pieces that are still in use."""
+    with contextlib.suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _write_durably(path: Path, text: str) -> None:

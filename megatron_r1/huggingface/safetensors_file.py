@@ -48,6 +48,23 @@ class Entry:
     num_bytes: int
 
 
+class Buffer:
+    """Memory that is used again and again: what it gave out is overwritten by the next `take`.
+
+    A conversion reads thousands of tensors; fresh memory for each costs as much time as reading them, and the
+    allocator keeps much of it.
+    """
+
+    def __init__(self) -> None:
+        self._bytes = torch.empty(0, dtype=torch.uint8)
+
+    def take(self, num_bytes: int) -> Tensor:
+        """[num_bytes] uint8, not initialised."""
+        if self._bytes.numel() < num_bytes:
+            self._bytes = torch.empty(num_bytes, dtype=torch.uint8)
+        return self._bytes[:num_bytes]
+
+
 class SafetensorsFile:
     """The header of a file, checked, and reads of its tensors. Raises CheckpointError for a damaged file."""
 
@@ -55,8 +72,15 @@ class SafetensorsFile:
         self.path = path
         self.tensors = _read_header(path)
 
-    def read(self, name: str, rows: range | None = None, columns: range | None = None) -> Tensor:
-        """The tensor, or these rows (first axis) and columns (second axis) of it."""
+    def read(
+        self,
+        name: str,
+        rows: range | None = None,
+        columns: range | None = None,
+        *,
+        buffer: Buffer | None = None,
+    ) -> Tensor:
+        """The tensor, or these rows (first axis) and columns (second axis) of it. buffer: for whole rows."""
         entry = self.tensors[name]
         if len(entry.shape) == 0:
             return self._read_bytes(entry.start, entry.num_bytes).view(entry.dtype).view(())
@@ -64,7 +88,7 @@ class SafetensorsFile:
         whole = columns is None or len(entry.shape) < 2 or columns == range(entry.shape[1])
         if whole:
             size = entry.num_bytes // max(1, entry.shape[0])
-            data = self._read_bytes(entry.start + rows.start * size, len(rows) * size)
+            data = self._read_bytes(entry.start + rows.start * size, len(rows) * size, buffer)
             return data.view(entry.dtype).view(len(rows), *entry.shape[1:])
         assert columns is not None
         return self._read_columns(entry, rows, columns)
@@ -87,8 +111,8 @@ class SafetensorsFile:
                 out[i : i + num] = block.view(num, row_bytes)[:, start : start + width]
         return out.view(entry.dtype)
 
-    def _read_bytes(self, start: int, num_bytes: int) -> Tensor:
-        data = torch.empty(num_bytes, dtype=torch.uint8)
+    def _read_bytes(self, start: int, num_bytes: int, buffer: Buffer | None = None) -> Tensor:
+        data = torch.empty(num_bytes, dtype=torch.uint8) if buffer is None else buffer.take(num_bytes)
         with self.path.open("rb", buffering=0) as file:
             fill(file, start, data)
         return data

@@ -16,7 +16,7 @@ from torch import Tensor
 from megatron_r1.errors import CheckpointError, ConfigError
 from megatron_r1.huggingface import fp8
 from megatron_r1.huggingface.config_file import CONFIG, INDEX, family_of, read_json
-from megatron_r1.huggingface.safetensors_file import Entry, SafetensorsFile
+from megatron_r1.huggingface.safetensors_file import Buffer, Entry, SafetensorsFile
 from megatron_r1.models.shape import FamilyConfig
 from megatron_r1.models.weights import Weight
 
@@ -70,10 +70,16 @@ class Source:
         return self.entry(name).dtype
 
     def read(
-        self, name: str, dtype: torch.dtype, *, rows: range | None = None, columns: range | None = None
+        self,
+        name: str,
+        dtype: torch.dtype,
+        *,
+        rows: range | None = None,
+        columns: range | None = None,
+        buffer: Buffer | None = None,
     ) -> Tensor:
-        """A tensor or a part of it, in this number format."""
-        data = self._files[name].read(name, rows, columns)
+        """A tensor or a part of it, in this number format. buffer: what it may lie in until the next read."""
+        data = self._files[name].read(name, rows, columns, buffer=buffer)
         if self.in_blocks(name):
             top, left = (0 if part is None else part.start for part in (rows, columns))
             return fp8.dequantize(data, self._scales_of(name), dtype, top=top, left=left)
@@ -184,6 +190,18 @@ def fingerprint(directory: Path) -> dict[str, Any]:
         "config": read_json(directory / CONFIG),
         "files": {path.name: path.stat().st_size for path in paths},
     }
+
+
+class Stream:
+    """Reads a source tensor by tensor: what `read` returns is gone with the next read (assemble.Reader)."""
+
+    def __init__(self, source: Source) -> None:
+        self._source, self._buffer = source, Buffer()
+
+    def read(
+        self, name: str, dtype: torch.dtype, *, rows: range | None = None, columns: range | None = None
+    ) -> Tensor:
+        return self._source.read(name, dtype, rows=rows, columns=columns, buffer=self._buffer)
 
 
 def shape_differences(found: FamilyConfig, wanted: FamilyConfig) -> list[str]:
