@@ -27,6 +27,7 @@ from megatron.core.dist_checkpointing.strategies.torch import (
     _replace_state_dict_keys_with_sharded_keys,
     mcore_to_pyt_state_dict,
 )
+from torch import Tensor
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
@@ -139,8 +140,7 @@ class _Import:
         place = place_of(item.index.fqn, chunk.offsets, chunk.sizes)
         weight = self.table[place.name]
         value = to_megatron(self.stream, weight, dtype, rows=place.rows, columns=place.columns)
-        torch.save(value.view(chunk.sizes), file)  # type: ignore[arg-type]
-        file.settle()  # torch hands out the tensor's own memory
+        _save(value.view(chunk.sizes), file)
         return [] if is_finite(value) else [weight.megatron]
 
     def _finish(self, names: Sequence[str]) -> None:
@@ -201,6 +201,18 @@ def check_cover(items: Sequence[WriteItem], weights: Sequence[Weight]) -> None:
             f"the family's table and Megatron's model differ: no row for {unknown[:MOST_NAMED]}, "
             f"no weight of the table's size for {wrong[:MOST_NAMED]}"
         )
+
+
+def _save(value: Tensor, file: HashedFile) -> None:
+    """torch.save, but a full disk is an OSError even where the zip format stumbles over it first."""
+    try:
+        torch.save(value, file)  # type: ignore[arg-type]
+    except RuntimeError as error:  # "unexpected pos", raised while the OSError was on its way
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
+    finally:
+        file.settle()  # torch hands out the tensor's own memory
 
 
 @contextmanager

@@ -13,6 +13,7 @@ SOME = [
     "qwen3_moe_plain",
     "llama_32",
 ]  # one a family, odd vocabularies and tied ones
+SHAPES = ["v3_mtp", "v3_lite", "qwen2_tied", "qwen3_moe", "llama"]  # even vocabularies
 TRAINED = {
     "v3_tp2": ("v3", "tp2"),
     "qwen2_tied_pp2": ("qwen2_tied", "pp2"),
@@ -33,7 +34,10 @@ ONE_RANK = [
     Scenario("full_size", "hf_full_size.covered"),
     *(Scenario(n, f"hf_files.{n}") for n in ("interrupted", "refused", "not_finite", "blocks", "formats")),
 ]
+CUT = {"tp2": TWO["tp2"], "tp2_etp2": {"tensor": 2, "expert_tensor": 2}}
 TWO_RANKS = [
+    *(Scenario(f"shards_{n}", "hf.shards", layout, {"names": SHAPES}) for n, layout in CUT.items()),
+    *(Scenario(f"verified_{n}", "hf.verified", layout, {"name": "v3_mtp"}) for n, layout in TWO.items()),
     *(Scenario(f"load_{n}", "hf.load", layout, {"names": models_for(n)}) for n, layout in TWO.items()),
     *(
         Scenario(

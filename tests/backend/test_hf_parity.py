@@ -90,6 +90,11 @@ def test_after_training_and_export_transformers_has_our_logits(hf_two, hf_shared
         assert (theirs[f"logits{i}"] - logits).abs().max() < TOLERANCE
 
 
+@pytest.mark.parametrize("layout", hf_plan.CUT)
+def test_layouts_cut_each_weight_along_the_axis_of_its_row(hf_two, layout):
+    assert hf_two[f"shards_{layout}"] == []
+
+
 def tensors(directory: Path) -> dict[str, torch.Tensor]:
     files = sorted(directory.glob("*.safetensors"))
     assert files, f"no weights in {directory}"

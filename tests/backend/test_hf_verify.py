@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.backend import hf_plan
 from tests.backend.scenarios.hf_traps import TRAPS
 
 RIGHT = [name for name in TRAPS if name.startswith("none")]
@@ -24,3 +25,12 @@ def test_a_trap_is_reported_with_the_first_layer_that_differs(hf_one, name):
     assert found["relative"] > 0.02  # the tolerance is 0.001
     assert found["first"] in ("layer 0", "layer 1", "layer 2")
     assert f"{found['first']} is the first that differs" in found["text"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", hf_plan.TWO)
+def test_our_side_may_have_any_layout(hf_two, layout):
+    found = hf_two[f"verified_{layout}"]
+    assert found["relative"] < 1e-4
+    assert found["places"] == 6  # the embedding, four layers and the logits, from all pipeline stages
+    assert "all 4 agree" in found["text"]

@@ -12,11 +12,14 @@ from megatron_r1.backend.hf_export import ExportOptions, export_model, family_in
 from megatron_r1.backend.hf_import import import_model
 from megatron_r1.backend.hf_load import load_directory
 from megatron_r1.backend.hf_logits import traces
+from megatron_r1.backend.hf_names import pieces
+from megatron_r1.backend.hf_verify import verify
 from megatron_r1.backend.layout import Layout
 from megatron_r1.backend.model import ModelOptions
 from megatron_r1.backend.policy import MegatronPolicy
 from megatron_r1.huggingface.source import Source
 from megatron_r1.models.shape import FamilyConfig
+from megatron_r1.models.weights import Shard
 from megatron_r1.types import TrainSequence
 from tests.backend.hf_models import prompts
 from tests.backend.scenarios import models
@@ -106,3 +109,31 @@ def trained(layout: Layout, shared: Path, *, name: str, label: str) -> dict[str,
     found = traces(policy, prompts(policy.family.shape().vocab_size))
     torch.save([t.logits for t in found], shared / f"trained_{label}.pt") if dist.get_rank() == 0 else None
     return {"moved": difference(policy, shared / HF / f"{name}.safetensors")}
+
+
+def shards(layout: Layout, shared: Path, *, names: list[str]) -> list[str]:
+    """Weights that the layout cuts otherwise than the table says."""
+    found = []
+    for name in names:
+        family = Source(shared / HF / name).plan().family
+        table = {weight.megatron: weight for weight in family.weights()}
+        for piece in pieces(policy_of(family, layout).chunks):
+            weight, place = table[piece.place.name], piece.place
+            sizes = [len(place.rows), *([] if place.columns is None else [len(place.columns)])]
+            cut = [axis for axis, size in enumerate(sizes) if size < weight.shape[axis]]
+            # gate and up are pieces of their own
+            if "linear_fc1.weight" in place.name and sizes[0] == weight.shape[0] // 2:
+                cut.remove(0)
+            inside_expert = ".experts." in place.name and layout.expert_tensor == 1
+            expected = [] if weight.row.shard is Shard.NONE or inside_expert else [weight.row.shard.value]
+            if cut != expected:
+                found.append(f"{name}: {place.name}: axes {cut}, in the table {expected}")
+    return found
+
+
+def verified(layout: Layout, shared: Path, *, name: str) -> dict[str, Any]:
+    """`verify` with our side on several ranks."""
+    found = verify(shared / HF / name, shared / f"checkpoint_{name}", prompts(96), layout=layout)
+    if found is None:
+        return {}
+    return {"text": found.text(), "relative": found.logits.relative, "places": len(found.places)}

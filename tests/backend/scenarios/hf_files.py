@@ -10,13 +10,14 @@ from unittest.mock import patch
 import torch
 from safetensors.torch import load_file
 
-from megatron_r1.backend import hf_export, hf_import
+from megatron_r1.backend import hf_import
 from megatron_r1.backend.checkpoint_files import read_manifest
 from megatron_r1.backend.hf_export import ExportOptions, export_model, family_in
 from megatron_r1.backend.hf_import import import_model
 from megatron_r1.backend.layout import Layout
 from megatron_r1.errors import CheckpointError
 from megatron_r1.huggingface import fp8
+from megatron_r1.huggingface.parts import HashedFile
 from tests.backend.scenarios.hf import no_progress, policy_of
 from tests.huggingface import made_model
 
@@ -32,28 +33,28 @@ def interrupted(layout: Layout, shared: Path) -> dict[str, Any]:
         imported = _twice(
             checkpoint,
             lambda: import_model(source, checkpoint, precision=None, progress=no_progress),
-            (hf_import, "to_megatron"),
+            at=1500,
         )
     exported = _twice(
         out,
         lambda: export_model(checkpoint, out, options, progress=no_progress),
-        (hf_export, "to_hugging_face"),
+        at=30,
     )
     return {"import": imported, "export": exported}
 
 
-def _twice(target: Path, convert: Callable[[], Any], broken: tuple[Any, str]) -> dict[str, Any]:
-    module, name = broken
-    right, calls = getattr(module, name), 0
+def _twice(target: Path, convert: Callable[[], Any], *, at: int) -> dict[str, Any]:
+    """at: which write finds the disk full."""
+    right, calls = HashedFile.write, 0
 
-    def fails(*args: Any, **kwargs: Any) -> Any:
+    def fails(self: HashedFile, data: bytes | memoryview) -> int:
         nonlocal calls
         calls += 1
-        if calls == 20:
+        if calls == at:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return right(*args, **kwargs)
+        return right(self, data)
 
-    with patch.object(module, name, fails):
+    with patch.object(HashedFile, "write", fails):
         message = _refusal(convert)
     partial = target.with_name(target.name + ".tmp")
     found = {"message": message, "exists": target.exists()}
