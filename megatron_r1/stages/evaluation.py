@@ -50,6 +50,15 @@ class Evaluation(Section):
     """Also measure the answers at temperature 0."""
 
 
+class EvaluateEvery(Section):
+    """Held-out questions during training."""
+
+    every: int = Field(default=10, ge=1)
+    """Steps between evaluations; the last step has one. RL has one before any update too."""
+    evaluation: Evaluation
+    """The questions and how to sample."""
+
+
 def held_out(evaluation: Evaluation, *, seed: int) -> Mixture:
     """The questions' source: never a problem that training sees."""
     return build_mixture(evaluation.data, seed=seed, split="held_out")
