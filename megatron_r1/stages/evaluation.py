@@ -19,7 +19,7 @@ from megatron_r1.errors import DataError
 from megatron_r1.rewards.accuracy import Accuracy
 from megatron_r1.rewards.answer import chain_of_thought, final_answer
 from megatron_r1.rewards.combine import combine
-from megatron_r1.rewards.format import Format
+from megatron_r1.rewards.format import Form, Format
 from megatron_r1.rewards.language import is_mixed, language_share
 from megatron_r1.rewards.section import Reward
 from megatron_r1.stages.context import StageContext
@@ -46,6 +46,8 @@ class Evaluation(Section):
     """The longest answer; the paper: 32768."""
     force_think: bool = False
     """Begin every answer with <think>, as the paper's evaluation does."""
+    form: Form = "answer_tags"
+    """What counts as format: answer_tags as R1-Zero answers, summary as R1 does."""
     greedy: bool = False
     """Also measure the answers at temperature 0."""
 
@@ -91,7 +93,7 @@ def _sample_and_grade(context: StageContext, evaluation: Evaluation, *, temperat
     )
     rewards: Mapping[str, tuple[float, Reward]] = {
         "accuracy": (1.0, Accuracy().build()),
-        "format": (0.0, Format().build()),
+        "format": (0.0, Format(form=evaluation.form).build()),
     }
     return replicas.share(lambda: combine(completions, rewards))
 
