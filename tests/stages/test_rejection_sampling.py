@@ -19,7 +19,8 @@ RIGHT, WRONG = "<think> so {} ; </think> <answer> {} </answer>", "<think> so ; <
 def stage(questions):
     def make(num_questions=5, *, tasks=None, **changes):
         fields = {
-            "kind": "rejection_sampling", "init": "zero", "data": questions(tasks or ["integer"] * num_questions),
+            "kind": "rejection_sampling", "init": "zero",
+            "data": questions(tasks or ["integer"] * num_questions),
             "prompts": num_questions, "samples": 2, "prompts_a_shard": 2, "max_new_tokens": 12,
             "filters": {"mixed": False}, "duplicates": None,
         }  # fmt: skip
