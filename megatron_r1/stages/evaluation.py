@@ -132,7 +132,7 @@ def _asked(
 
 
 def _can_be_quoted(context: StageContext, completion: Completion) -> bool:
-    """Whether an answer can stand in a conversation: a closed vocabulary has no word for a forged role mark."""
+    """Whether an answer can stand in a conversation: a closed vocabulary can't spell a forged role mark."""
     try:
         context.template.response_ids(completion.text, context.tokenizer)
     except DataError:
