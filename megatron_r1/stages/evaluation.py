@@ -24,6 +24,7 @@ from megatron_r1.rewards.format import Form, Format
 from megatron_r1.rewards.language import is_mixed, language_share
 from megatron_r1.rewards.section import Reward
 from megatron_r1.stages.context import StageContext
+from megatron_r1.stages.domains import domains_of, metric_word
 from megatron_r1.stages.sampling import draw_key, sample
 from megatron_r1.types import Completion, Message, Sampling, Scored
 
@@ -84,7 +85,8 @@ def held_out(evaluation: Evaluation, *, seed: int) -> Mixture:
 def evaluate(context: StageContext, evaluation: Evaluation) -> tuple[dict[str, float], list[Scored]]:
     """Metrics over all replicas (eval/...), and this replica's samples, k in a row for each question."""
     scored = _sample_and_grade(context, evaluation, temperature=evaluation.temperature)
-    metrics = _summary(context, scored, k=evaluation.samples)
+    domains = domains_of(evaluation.data)
+    metrics = _summary(context, scored, k=evaluation.samples, domains=domains)
     if evaluation.greedy:
         single = evaluation.model_copy(update={"samples": 1})
         greedy = _sample_and_grade(context, single, temperature=0.0)
@@ -154,11 +156,13 @@ def _examples(context: StageContext, evaluation: Evaluation) -> Callable[[int], 
     return turns
 
 
-def _summary(context: StageContext, scored: Sequence[Scored], *, k: int) -> dict[str, float]:
+def _summary(
+    context: StageContext, scored: Sequence[Scored], *, k: int, domains: Sequence[str] = ()
+) -> dict[str, float]:
     """Means over all replicas' questions, with the standard error of the accuracy."""
     sums: dict[str, float] = defaultdict(float)
     for first in range(0, len(scored), k):
-        for name, value in _question(scored[first : first + k]).items():
+        for name, value in _question(scored[first : first + k], domains).items():
             sums[f"{name}/sum"] += value
             sums[f"{name}/square"] += value * value
             sums[f"{name}/count"] += 1
@@ -191,7 +195,7 @@ def _sum_of_all_keys(context: StageContext, sums: Mapping[str, float]) -> dict[s
     return replicas.sum({key: sums.get(key, 0.0) for key in keys})
 
 
-def _question(samples: Sequence[Scored]) -> dict[str, float]:
+def _question(samples: Sequence[Scored], domains: Sequence[str]) -> dict[str, float]:
     """One question's means. A sample whose reference can't be graded counts in no accuracy."""
     graded = [s for s in samples if s.parts["accuracy"].value is not None]
     found: dict[str, float] = {
@@ -210,6 +214,8 @@ def _question(samples: Sequence[Scored]) -> dict[str, float]:
     if graded:
         right = [float(s.parts["accuracy"].value == 1.0) for s in graded]
         found["eval/accuracy"] = found[f"eval/accuracy_{prompt.language}"] = _mean(right)
+        if prompt.source in domains:
+            found[f"eval/accuracy_on_{metric_word(prompt.source)}"] = found["eval/accuracy"]
         found["eval/pass_at_k"] = max(right)
         found["eval/cons"] = _consensus(graded)
         full = [r for r, s in zip(right, graded, strict=True) if _works_through(s)]

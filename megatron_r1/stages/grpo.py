@@ -20,6 +20,7 @@ from megatron_r1.rl.filters import Group, GroupFilter, collect_groups
 from megatron_r1.rl.loss import GrpoLoss
 from megatron_r1.rl.schedule import LengthSchedule, reference_is_due, split_updates
 from megatron_r1.stages.context import StageContext
+from megatron_r1.stages.domains import domains_of
 from megatron_r1.stages.evaluation import EvaluateEvery, Sources, evaluate
 from megatron_r1.stages.grpo_gates import Gates
 from megatron_r1.stages.grpo_metrics import Rollout, rollout_metrics, update_metrics
@@ -230,7 +231,13 @@ class _Training:
         )
         scored = [output for group in groups for output in group]
         return Rollout(
-            scored, counts, list(self.rewards), times["rollout"], times["reward"], int(times["tokens"])
+            scored=scored,
+            counts=counts,
+            rewards=list(self.rewards),
+            rollout_s=times["rollout"],
+            reward_s=times["reward"],
+            sampled_tokens=int(times["tokens"]),
+            domains=domains_of(self.stage.data),
         )
 
     def _score(self, completions: list[Completion]) -> list[Scored]:

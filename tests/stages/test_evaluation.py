@@ -101,6 +101,15 @@ def test_the_form_asked_for_is_what_counts(evaluation, context, ids):
         assert metrics["eval/format"] == share
 
 
+def test_accuracy_is_reported_by_domain_where_there_are_several(evaluation, context, ids):
+    (own,) = evaluation(2).data.values()
+    two = evaluation(2, data={"sums": own.model_dump(), "GSM-8k": own.model_dump()})
+    metrics, _ = evaluate(context(FakePolicy(map(ids, map(answered, [1, 9])))), two)
+    assert metrics["eval/accuracy_on_sums"] == 1
+    assert metrics["eval/accuracy_on_gsm_8k"] == 0
+    assert metrics["eval/accuracy"] == 1 / 2
+
+
 def test_one_sample_a_question_has_no_consensus(evaluation, context, ids):
     metrics, _ = evaluate(context(FakePolicy(map(ids, map(answered, [1, 9])))), evaluation(2))
     assert metrics["eval/accuracy"] == 1 / 2
