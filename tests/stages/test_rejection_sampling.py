@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 
 import pytest
 
@@ -9,6 +10,7 @@ from megatron_r1.data.sources.stage import StageOutput
 from megatron_r1.errors import DataError, Interrupted
 from megatron_r1.report.metrics import describe
 from megatron_r1.stages.rejection_sampling import RejectionSampling
+from megatron_r1.types import Score
 from tests.stages.conftest import FakeJournal
 from tests.stages.fake_policy import FakePolicy, together
 
@@ -171,3 +173,47 @@ def test_every_sample_has_draws_of_its_own(stage, context, ids, tmp_path):
     policy = FakePolicy(answers(ids))
     stage().run(context(policy, directory=tmp_path))
     assert len(set(policy.keys)) == 10
+
+
+class WaitingJudge:
+    """A grader that judges a shard only once the next one is being drawn, as often as there is a next one."""
+
+    def __init__(self, shards):
+        self.left, self.drawn = shards, threading.Semaphore(0)
+
+    def build(self):
+        return self
+
+    def score(self, completions):
+        self.left -= 1
+        assert not self.left or self.drawn.acquire(timeout=20), "the next shard waits for this verdict"
+        return [Score(1.0) for _ in completions]
+
+
+def test_a_shard_is_judged_while_the_next_one_is_drawn(stage, context, ids, tmp_path, monkeypatch):
+    judge_model = WaitingJudge(shards=3)
+    policy = FakePolicy(answers(ids))
+    draw, drawn_before = policy.generate, []
+
+    def generate(prompts, sampling, *, keys):
+        if drawn_before:
+            judge_model.drawn.release()
+        drawn_before.append(len(prompts))
+        return draw(prompts, sampling, keys=keys)
+
+    monkeypatch.setattr(policy, "generate", generate)
+    monkeypatch.setattr(RejectionSampling, "chosen_graders", lambda self: {"judge": judge_model})
+    stage().run(context(policy, directory=tmp_path))
+    assert drawn_before == [4, 4, 2]
+    assert card(tmp_path)["kept"] == 10
+
+
+def test_a_grader_that_fails_ends_the_stage(stage, context, ids, tmp_path, monkeypatch):
+    class Broken(WaitingJudge):
+        def score(self, completions):
+            raise DataError("the judge is gone")
+
+    monkeypatch.setattr(RejectionSampling, "chosen_graders", lambda self: {"judge": Broken(3)})
+    with pytest.raises(DataError, match="the judge is gone"):
+        stage().run(context(FakePolicy(answers(ids)), directory=tmp_path))
+    assert not (tmp_path / "candidates").exists()
