@@ -15,21 +15,26 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from megatron_r1.backend.checkpoint_files import describe, tensors_digest
 from megatron_r1.data.sources.stage import DATA, stage_outputs
 from megatron_r1.data.template import get_template
 from megatron_r1.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_r1.errors import ConfigError, Interrupted
+from megatron_r1.huggingface.source import fingerprint
 from megatron_r1.journal import CHECKPOINTS, StageJournal
 from megatron_r1.launch import heartbeat, signals, variables
 from megatron_r1.report.html import write_report
+from megatron_r1.report.transfer import Transfer
 from megatron_r1.run_config import HF, RunConfig, load_run
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.section import StageConfig
 from megatron_r1.stages.training import TrainingStage
-from megatron_r1.types import Artifact, Policy
+from megatron_r1.types import Artifact
+
+if TYPE_CHECKING:
+    from megatron_r1.backend.policy import MegatronPolicy
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +105,7 @@ class Chain:
         done = read_artifact(directory)
         if done is not None:
             self._require_same(name, done, decisive, inputs)
+            self._export(stage, directory, done.checkpoint, again=False)
             return
         if self.replicas.any_rank(signals.stop_requested()):  # not every kind of stage asks
             raise Interrupted(f"stage {name} has not begun; run the same command to continue")
@@ -119,7 +125,7 @@ class Chain:
             template=get_template(run.template),
             journal=journal,
             directory=directory,
-            weights="" if weights is None else tensors_digest(weights),
+            weights=_weights_digest(weights),
             start_step=journal.start,
             state=state,
         )
@@ -143,10 +149,11 @@ class Chain:
                 ),
             )
         self.replicas.barrier()  # the next stage reads it on every rank
+        self._export(stage, directory, checkpoint, again=True)
 
     def _policy(
-        self, name: str, run: RunConfig, tokenizer: Tokenizer, weights: Path | None
-    ) -> tuple[Policy, dict[str, Any]]:
+        self, name: str, run: RunConfig, tokenizer: Tokenizer, weights: Path | str | None
+    ) -> tuple["MegatronPolicy", dict[str, Any]]:
         """The model with the stage's weights, and the state of an earlier, interrupted start."""
         from megatron_r1.backend import checkpoint
         from megatron_r1.backend.model import default_options
@@ -164,7 +171,7 @@ class Chain:
         )
         resumed = checkpoint.latest(self.run_dir / name / CHECKPOINTS)
         if resumed is None and weights is not None:
-            policy.load(weights, weights_only=True)
+            self._start_from(policy, weights)
         if isinstance(stage, TrainingStage):
             policy.start_training(stage.optim.options())
         if resumed is not None:
@@ -172,12 +179,37 @@ class Chain:
         done = stage.done_before(self.run_dir / name)
         return policy, {"step": done} if done else {}
 
-    def _weights(self, init: str) -> Path:
-        """The checkpoint that a stage starts from: that of the stage itself, or what it was given in turn."""
+    def _start_from(self, policy: "MegatronPolicy", weights: Path | str) -> None:
+        if isinstance(weights, Path):
+            policy.load(weights, weights_only=True)
+            return
+        for text in policy.load_hugging_face(Path(weights.removeprefix(HF))):
+            if self.replicas.is_main:
+                log.warning(text)
+
+    def _export(self, stage: StageConfig, directory: Path, checkpoint: str | None, *, again: bool) -> None:
+        """A finished stage's result as Hugging Face's files, if it asks for them; the ranks share the work.
+
+        again: replace what an earlier export left. Without it, only what is missing is written.
+        """
+        export = stage.export if isinstance(stage, TrainingStage) else None
+        if export is None or checkpoint is None:
+            return
+        from megatron_r1.backend.hf_export import export_model, export_options
+
+        out = directory / "huggingface" if export.to is None else Path(export.to)
+        if self.replicas.any_rank(out.exists()) and not again:
+            return
+        options = export_options(dtype=export.dtype, fp8=export.fp8, max_shard_size=export.max_shard_size)
+        with Transfer("export", is_main=self.replicas.is_main) as transfer:
+            export_model(directory / checkpoint, out, options, progress=transfer.update, replace=True)
+        if self.replicas.is_main:
+            log.warning("exported to %s", out)
+
+    def _weights(self, init: str) -> Path | str:
+        """What a stage starts from: a checkpoint, hf:PATH, or what the named stage was given in turn."""
         if init.startswith(HF):
-            raise ConfigError(
-                f"init {init!r}: Hugging Face weights can't be imported yet; start from a stage"
-            )
+            return init
         done = read_artifact(self.run_dir / init)
         assert done is not None, f"stage {init} comes earlier in the chain"
         if done.checkpoint is not None:
@@ -215,8 +247,10 @@ class Chain:
         return tokenizer
 
     def _inputs(self, stage: StageConfig) -> dict[str, str]:
-        """The earlier stages that this one builds on, each with a hash of all that decided its result."""
+        """What this stage builds on, each with a hash of all that decided its result."""
         found = {}
+        if stage.init is not None and stage.init.startswith(HF):
+            found[stage.init] = _digest(fingerprint(Path(stage.init.removeprefix(HF))))
         for name in stage.inputs():
             done = read_artifact(self.run_dir / name)
             assert done is not None, f"stage {name} comes earlier in the chain"
@@ -242,13 +276,20 @@ class Chain:
 def _decisive(run: RunConfig, stage: StageConfig) -> dict[str, Any]:
     """All that decides a stage's result: its section, its model, the data's seed, the tokenizer."""
     return {
-        "stage": stage.model_dump(mode="json"),
+        "stage": stage.model_dump(mode="json", exclude={"export"}),
         "model": run.model.model_dump(mode="json"),
         "tokenizer": run.tokenizer.model_dump(mode="json"),
         "template": run.template,
         "seed": run.seed,
         "precision": run.precision,
     }
+
+
+def _weights_digest(weights: Path | str | None) -> str:
+    """SHA-256 that stands for what a stage starts from; "" for random weights."""
+    if isinstance(weights, str):
+        return _digest(fingerprint(Path(weights.removeprefix(HF))))
+    return "" if weights is None else tensors_digest(weights)
 
 
 def _outputs(directory: Path) -> dict[str, str]:

@@ -167,12 +167,6 @@ def _tensor_problems(layout: Layout, shape: ModelShape) -> list[str]:
             f"tensor={tensor} is neither a divisor nor a multiple of num_query_groups={groups}; "
             f"use {_divisors(groups, tensor)}"
         )
-    if shape.vocab_size % tensor:
-        rows = -(-shape.vocab_size // tensor) * tensor
-        found.append(
-            f"tensor={tensor} does not divide vocab_size={shape.vocab_size}; "
-            f"set the model's vocab_size to {rows} (rows that no token uses do no harm)"
-        )
     return found
 
 
