@@ -22,8 +22,8 @@ from megatron_r1.data.template import TEMPLATES
 from megatron_r1.errors import CheckpointError, ConfigError
 from megatron_r1.huggingface.source import Source
 from megatron_r1.launch.cores import crowding_warning, usable_cores
-from megatron_r1.models.shape import ModelShape
-from megatron_r1.run_config import HF, RunConfig, bad_inits, run_config_class
+from megatron_r1.models.shape import FamilyConfig, ModelShape
+from megatron_r1.run_config import HF, RunConfig, bad_references, run_config_class
 from megatron_r1.stages.section import StageConfig
 from megatron_r1.stages.training import TrainingStage
 
@@ -40,35 +40,43 @@ def check(config_path: Path, *, overrides: Sequence[str] = ()) -> str:
 def findings(loaded: Loaded[RunConfig]) -> Iterator[Finding]:
     """Everything that would stop the run."""
     run = loaded.value
-    yield from bad_inits(loaded)
+    bad = list(bad_references(loaded))
+    yield from bad
     yield from _unknown_names(loaded)
     missing = list(_missing_files(loaded))
     yield from missing
-    if not missing:
+    if not missing and not bad:
         yield from _unfit_weights(loaded)
-    for text in layouts.problems(run.layout, run.model.shape()):
-        yield _finding(loaded, (), text)
-    for text in layouts.rollout_problems(run.rollout_engine, run.model, run.layout):
-        yield _finding(loaded, (), text)
-    if run.model.megatron:
-        for text in _refused_by_megatron(run):
-            yield _finding(loaded, (), text)
-    if run.layout.data:
+    for owner, model in _models(run):
+        for text in layouts.problems(run.layout, model.shape()):
+            yield _finding(loaded, owner, text)
+        for text in layouts.rollout_problems(run.rollout_engine, model, run.layout):
+            yield _finding(loaded, owner, text)
+        if model.megatron:
+            for text in _refused_by_megatron(run, model):
+                yield _finding(loaded, owner, text)
+    if run.layout.data and not bad:
         for name, stage in run.stages.items():
-            for text in [*stage.problems(run), *_uneven_packs(run, stage)]:
+            own = run.for_stage(name)
+            for text in [*stage.problems(own), *_uneven_packs(own, stage)]:
                 yield _finding(loaded, ("stages", name), text)
+
+
+def _models(run: RunConfig) -> Iterator[tuple[KeyPath, FamilyConfig]]:
+    """Every model of the run, with the keys of what owns it."""
+    yield (), run.model
+    for name, named in run.models.items():
+        yield ("models", name), named.model
 
 
 def report(run: RunConfig) -> str:
     """Layout, chain, batches and warnings of a run without findings."""
     parts = [f"{run.name}: no problems found", _table("layout", _layout_rows(run))]
-    parts.append(
-        _table("stages", [(name, _origin(stage.kind, stage.init)) for name, stage in run.stages.items()])
-    )
+    parts.append(_table("stages", [(name, _origin(run, name)) for name in run.stages]))
     parts += [
         _table(f"batch of {name}", rows)
         for name, stage in run.stages.items()
-        if (rows := stage.batch_table(run))
+        if (rows := stage.batch_table(run.for_stage(name)))
     ]
     found = warnings(run)
     if found:
@@ -87,7 +95,7 @@ def warnings(run: RunConfig) -> list[str]:
                 f"precision: {run.precision} needs GPUs of the Hopper generation or newer, none here"
             )
     for name, stage in run.stages.items():
-        found += [f"stages.{name}: {text}" for text in stage.warnings(run)]
+        found += [f"stages.{name}: {text}" for text in stage.warnings(run.for_stage(name))]
     return found
 
 
@@ -112,26 +120,29 @@ def _uneven_packs(run: RunConfig, stage: StageConfig) -> Iterator[str]:
         )
 
 
-def _refused_by_megatron(run: RunConfig) -> Iterator[str]:
+def _refused_by_megatron(run: RunConfig, model: FamilyConfig) -> Iterator[str]:
     """What Megatron says to the fields that are handed to it as they are."""
     from megatron_r1.backend.model import default_options, transformer_config  # takes seconds
 
     try:
-        transformer_config(run.model, run.layout, default_options("fp32"))
+        transformer_config(model, run.layout, default_options("fp32"))
     except ConfigError as error:
         yield str(error)
     except (AssertionError, TypeError, ValueError) as error:
-        yield f"model.megatron: Megatron refuses the model with {run.model.megatron}: {error}"
+        yield f"model.megatron: Megatron refuses the model with {model.megatron}: {error}"
 
 
 def _unknown_names(loaded: Loaded[RunConfig]) -> Iterator[Finding]:
     run = loaded.value
-    if run.template not in TEMPLATES:
-        yield loaded.finding(("template",), _unknown("template", run.template, list(TEMPLATES)))
-    train = run.tokenizer.train
-    if train is not None and train.source not in registry.sources():
-        path = ("tokenizer", "train", "source")
-        yield loaded.finding(path, _unknown("data source", train.source, list(registry.sources())))
+    named = [(("models", name), model) for name, model in run.models.items()]
+    for owner, holder in [((), run), *named]:
+        if holder.template is not None and holder.template not in TEMPLATES:
+            path = (*owner, "template")
+            yield loaded.finding(path, _unknown("template", holder.template, list(TEMPLATES)))
+        train = holder.tokenizer.train if holder.tokenizer is not None else None
+        if train is not None and train.source not in registry.sources():
+            path = (*owner, "tokenizer", "train", "source")
+            yield loaded.finding(path, _unknown("data source", train.source, list(registry.sources())))
 
 
 def _unknown(what: str, name: str, names: list[str]) -> str:
@@ -156,7 +167,7 @@ def _unfit_weights(loaded: Loaded[RunConfig]) -> Iterator[Finding]:
         if stage.init is None or not stage.init.startswith(HF):
             continue
         try:
-            Source(Path(stage.init.removeprefix(HF))).plan(loaded.value.model)
+            Source(Path(stage.init.removeprefix(HF))).plan(loaded.value.for_stage(name).model)
         except (ConfigError, CheckpointError) as error:
             yield loaded.finding(("stages", name, "init"), str(error))
 
@@ -176,8 +187,12 @@ def _texts(value: object, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
             yield from _texts(inner, (*path, index))
 
 
-def _origin(kind: str, init: str | None) -> str:
-    return f"{kind}, from {init or 'random weights'}"
+def _origin(run: RunConfig, name: str) -> str:
+    stage, model = run.stages[name], run.model_name(name)
+    data = [source for source in stage.inputs() if source != stage.init]
+    text = f"{stage.kind}, from {stage.init or 'random weights'}"
+    text += f", on the data of {' and '.join(data)}" if data else ""
+    return f"{text}, model {model}" if model else text
 
 
 def _layout_rows(run: RunConfig) -> Rows:

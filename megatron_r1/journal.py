@@ -50,6 +50,9 @@ class StageJournal:
     def __exit__(self, *error: Any) -> None:
         self.progress.__exit__(*error)
 
+    def expect(self, steps: int) -> None:
+        self.progress.expect(steps)
+
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         self.last_step, self.last_metrics = step, dict(metrics)
         heartbeat.beat(self.name, step)
@@ -92,5 +95,7 @@ class StageJournal:
 
 def _headline(metrics: Mapping[str, float]) -> dict[str, float]:
     """The few numbers of the progress line."""
-    shown = ("train/reward", "train/loss", "rollout/length", "eval/accuracy", "eval/full_chain")
+    shown = (
+        "train/reward", "train/loss", "rollout/kept", "rollout/length", "eval/accuracy", "eval/full_chain",
+    )  # fmt: skip
     return {name.split("/")[1]: metrics[name] for name in shown if name in metrics}

@@ -17,6 +17,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from megatron_r1.backend.checkpoint_files import describe, tensors_digest
+from megatron_r1.data.sources.stage import DATA, stage_outputs
 from megatron_r1.data.template import get_template
 from megatron_r1.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_r1.errors import ConfigError, Interrupted
@@ -78,8 +80,7 @@ class Chain:
 
         self.run, self.run_dir = run, run_dir
         self.replicas = MegatronReplicas()
-        self.template = get_template(run.template)
-        self.tokenizer = self._tokenizer()
+        self._tokenizers: dict[str | None, Tokenizer] = {}  # by the model's name
 
     def forget_from(self, first: str | None) -> None:
         """Remove what stage `first` and those after it left, so that they run again."""
@@ -95,9 +96,12 @@ class Chain:
         """Run one stage, or skip it if it is done."""
         from megatron_r1.backend import memory
 
-        stage = self.run.stages[name]
+        run, stage = self.run.for_stage(name), self.run.stages[name]
         directory = self.run_dir / name
-        decisive, inputs = self._decisive(stage), self._inputs(stage)
+        for source in stage_outputs(stage):
+            source.find_in(self.run_dir)
+        tokenizer = self._tokenizer(run, self.run.model_name(name))
+        decisive, inputs = _decisive(run, stage), self._inputs(stage)
         done = read_artifact(directory)
         if done is not None:
             self._require_same(name, done, decisive, inputs)
@@ -110,15 +114,18 @@ class Chain:
             (directory / RESOLVED).write_bytes((self.run_dir / RESOLVED).read_bytes())
         heartbeat.beat(name, 0)
         memory.reset_peak()
-        policy, state = self._policy(name, stage)
+        weights = self._weights(stage.init) if stage.init is not None else None
+        policy, state = self._policy(name, run, tokenizer, weights)
         journal = StageJournal(name, directory, policy, stage=stage, state=state)
         context = StageContext(
             name=name,
-            seed=self.run.seed,
+            seed=run.seed,
             policy=policy,
-            tokenizer=self.tokenizer,
-            template=self.template,
+            tokenizer=tokenizer,
+            template=get_template(run.template),
             journal=journal,
+            directory=directory,
+            weights=_weights_digest(weights),
             start_step=journal.start,
             state=state,
         )
@@ -130,33 +137,47 @@ class Chain:
         if self.replicas.is_main:
             write_artifact(
                 directory,
-                Artifact(name, stage.kind, decisive, _digest(decisive), inputs, checkpoint, metrics),
+                Artifact(
+                    stage=name,
+                    kind=stage.kind,
+                    config=decisive,
+                    config_hash=_digest(decisive),
+                    inputs=inputs,
+                    checkpoint=checkpoint,
+                    metrics=metrics,
+                    outputs=_outputs(directory),
+                ),
             )
         self.replicas.barrier()  # the next stage reads it on every rank
         self._export(stage, directory, checkpoint, again=True)
 
-    def _policy(self, name: str, stage: StageConfig) -> tuple["MegatronPolicy", dict[str, Any]]:
+    def _policy(
+        self, name: str, run: RunConfig, tokenizer: Tokenizer, weights: Path | str | None
+    ) -> tuple["MegatronPolicy", dict[str, Any]]:
         """The model with the stage's weights, and the state of an earlier, interrupted start."""
         from megatron_r1.backend import checkpoint
         from megatron_r1.backend.model import default_options
         from megatron_r1.backend.policy import MegatronPolicy
 
-        run = self.run
+        stage = run.stages[name]
         policy = MegatronPolicy(
             run.model,
             run.layout,
             default_options(run.precision, recompute=run.recompute),
             seed=run.seed,
-            eos_id=self.tokenizer.eos_id,
+            eos_id=tokenizer.eos_id,
             rollout_engine=run.rollout_engine,
             tokens_per_pack=stage.tokens_per_pack if isinstance(stage, TrainingStage) else NO_PACKS,
         )
         resumed = checkpoint.latest(self.run_dir / name / CHECKPOINTS)
-        if resumed is None and stage.init is not None:
-            self._start_from(policy, self._weights(stage.init))
+        if resumed is None and weights is not None:
+            self._start_from(policy, weights)
         if isinstance(stage, TrainingStage):
             policy.start_training(stage.optim.options())
-        return policy, {} if resumed is None else policy.load(resumed)
+        if resumed is not None:
+            return policy, policy.load(resumed)
+        done = stage.done_before(self.run_dir / name)
+        return policy, {"step": done} if done else {}
 
     def _start_from(self, policy: "MegatronPolicy", weights: Path | str) -> None:
         if isinstance(weights, Path):
@@ -197,46 +218,44 @@ class Chain:
         assert before is not None, f"stage {init} has no weights"
         return self._weights(before)
 
-    def _tokenizer(self) -> Tokenizer:
+    def _tokenizer(self, run: RunConfig, model: str | None) -> Tokenizer:
         """Rank 0 trains it if it has to; the others read what it wrote."""
+        if model not in self._tokenizers:
+            self._tokenizers[model] = self._load_tokenizer(run, model)
+        return self._tokenizers[model]
+
+    def _load_tokenizer(self, run: RunConfig, model: str | None) -> Tokenizer:
+        shared = run.tokenizer == self.run.tokenizer
+        directory = self.run_dir if shared else self.run_dir / "tokenizers" / str(model)
 
         def load() -> Tokenizer:
-            return load_tokenizer(
-                self.run.tokenizer, required_pieces=self.template.required_pieces, directory=self.run_dir
-            )
+            pieces = get_template(run.template).required_pieces
+            return load_tokenizer(run.tokenizer, required_pieces=pieces, directory=directory)
 
         if self.replicas.is_main:
+            directory.mkdir(parents=True, exist_ok=True)
             load()
         self.replicas.barrier()
         tokenizer = load()
-        rows = self.run.model.shape().vocab_size
+        rows = run.model.shape().vocab_size
         if tokenizer.vocab_size > rows:
+            owner = "model" if model is None else f"models.{model}.model"
             raise ConfigError(
-                f"model.vocab_size: {rows} rows can't hold the tokenizer's {tokenizer.vocab_size} pieces; "
+                f"{owner}.vocab_size: {rows} rows can't hold the tokenizer's {tokenizer.vocab_size} pieces; "
                 f"set it to {tokenizer.vocab_size} or more"
             )
         return tokenizer
 
-    def _decisive(self, stage: StageConfig) -> dict[str, Any]:
-        """All that decides a stage's result: its section, the model, the data's seed, the tokenizer."""
-        run = self.run
-        return {
-            "stage": stage.model_dump(mode="json", exclude={"export"}),
-            "model": run.model.model_dump(mode="json"),
-            "tokenizer": run.tokenizer.model_dump(mode="json"),
-            "template": run.template,
-            "seed": run.seed,
-            "precision": run.precision,
-        }
-
     def _inputs(self, stage: StageConfig) -> dict[str, str]:
-        if stage.init is None:
-            return {}
-        if stage.init.startswith(HF):
-            return {stage.init: _digest(fingerprint(Path(stage.init.removeprefix(HF))))}
-        done = read_artifact(self.run_dir / stage.init)
-        assert done is not None
-        return {stage.init: _digest({"config": done.config_hash, "inputs": done.inputs})}
+        """What this stage builds on, each with a hash of all that decided its result."""
+        found = {}
+        if stage.init is not None and stage.init.startswith(HF):
+            found[stage.init] = _digest(fingerprint(Path(stage.init.removeprefix(HF))))
+        for name in stage.inputs():
+            done = read_artifact(self.run_dir / name)
+            assert done is not None, f"stage {name} comes earlier in the chain"
+            found[name] = _digest({"config": done.config_hash, "inputs": done.inputs})
+        return found
 
     def _require_same(
         self, name: str, done: Artifact, decisive: Mapping[str, Any], inputs: Mapping[str, str]
@@ -246,11 +265,37 @@ class Chain:
         changes = [_change(key, *pair, stage=name) for key, pair in _changed(done.config, decisive).items()]
         why = f"its configuration changed ({'; '.join(changes)})"
         if not changes:
-            why = "the stage that it starts from changed"
+            theirs = [one for one in inputs if done.inputs.get(one) != inputs[one]] or list(done.inputs)
+            why = f"{' and '.join(theirs)} changed"
         raise ConfigError(
             f"stage {name} is finished in {self.run_dir / name}, but {why} since; "
             f"use --from {name} to run it and what follows again, or another run name"
         )
+
+
+def _decisive(run: RunConfig, stage: StageConfig) -> dict[str, Any]:
+    """All that decides a stage's result: its section, its model, the data's seed, the tokenizer."""
+    return {
+        "stage": stage.model_dump(mode="json", exclude={"export"}),
+        "model": run.model.model_dump(mode="json"),
+        "tokenizer": run.tokenizer.model_dump(mode="json"),
+        "template": run.template,
+        "seed": run.seed,
+        "precision": run.precision,
+    }
+
+
+def _weights_digest(weights: Path | str | None) -> str:
+    """SHA-256 that stands for what a stage starts from; "" for random weights."""
+    if isinstance(weights, str):
+        return _digest(fingerprint(Path(weights.removeprefix(HF))))
+    return "" if weights is None else tensors_digest(weights)
+
+
+def _outputs(directory: Path) -> dict[str, str]:
+    """SHA-256 of the files that a stage made for later ones."""
+    files = sorted(path for path in (directory / DATA).rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): describe(path)["sha256"] for path in files}
 
 
 def read_artifact(directory: Path) -> Artifact | None:

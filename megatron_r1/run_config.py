@@ -17,6 +17,7 @@ from megatron_r1.backend.layout import Layout
 from megatron_r1.config.explain import near
 from megatron_r1.config.section import Section
 from megatron_r1.config.tree import Finding
+from megatron_r1.data.sources.stage import stage_outputs
 from megatron_r1.data.tokenizer import TokenizerConfig
 from megatron_r1.models.shape import FamilyConfig
 from megatron_r1.stages.section import StageConfig
@@ -32,6 +33,19 @@ def _plain(name: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_plain)]
+
+
+class NamedModel(Section):
+    """Another model of the run, such as a student to distil into."""
+
+    model: FamilyConfig
+    """The model, by family."""
+
+    tokenizer: TokenizerConfig | None = None
+    """Its tokenizer; null: the run's."""
+
+    template: str | None = None
+    """Its chat template; null: the run's."""
 
 
 class RunConfig(Section):
@@ -55,6 +69,9 @@ class RunConfig(Section):
     model: FamilyConfig
     """The model, by family."""
 
+    models: dict[Name, NamedModel] = Field(default_factory=dict)
+    """Other models by name, for the stages that say `model: NAME` and those that start from them."""
+
     layout: Layout = Layout()
     """How the ranks share the work."""
 
@@ -76,29 +93,63 @@ class RunConfig(Section):
     stages: Annotated[dict[Name, StageConfig], Field(min_length=1)]
     """The chain: stages by name, run from the first to the last."""
 
+    def model_name(self, stage: str) -> str | None:
+        """Which of `models` a stage has: its own, or that of the stage it starts from; None: `model`."""
+        config = self.stages[stage]
+        if config.model is None and config.init in self.stages:
+            return self.model_name(config.init)
+        return config.model
+
+    def for_stage(self, stage: str) -> "RunConfig":
+        """The run with the stage's own model, tokenizer and template."""
+        name = self.model_name(stage)
+        if name is None:
+            return self
+        own = self.models[name]
+        return self.model_copy(
+            update={
+                "model": own.model,
+                "tokenizer": own.tokenizer or self.tokenizer,
+                "template": own.template or self.template,
+            }
+        )
+
 
 @cache
 def run_config_class() -> type[RunConfig]:
     """RunConfig with the model families and stage kinds that are there."""
 
     def narrowed(name: str, annotation: Any) -> tuple[Any, Any]:
-        field = RunConfig.model_fields[name]
-        return annotation, Field(description=field.description)
+        return annotation, Field(description=_description(name))
 
     stages: Any = dict[Name, registry.union(registry.stages(), "kind")]
+    family: Any = registry.union(registry.families(), "family")
+    description = NamedModel.model_fields["model"].description
+    named: Any = create_model(
+        "NamedModel",
+        __base__=NamedModel,
+        __doc__=NamedModel.__doc__,
+        model=(family, Field(description=description)),
+    )
+    named_models: Any = dict[Name, named]
     return create_model(
         "RunConfig",
         __base__=RunConfig,
         __doc__=RunConfig.__doc__,
-        model=narrowed("model", registry.union(registry.families(), "family")),
+        model=narrowed("model", family),
+        models=(named_models, Field(default_factory=dict, description=_description("models"))),
         stages=narrowed("stages", Annotated[stages, Field(min_length=1)]),
     )
+
+
+def _description(name: str) -> str | None:
+    return RunConfig.model_fields[name].description
 
 
 def load_run(path: Path, *, overrides: Sequence[str] = ()) -> config.Loaded[RunConfig]:
     """Read and validate a run. ConfigError lists every finding, one a line."""
     loaded = config.load(path, run_config_class(), overrides=overrides)
-    config.refuse(bad_inits(loaded))
+    config.refuse(bad_references(loaded))
     return loaded
 
 
@@ -106,20 +157,55 @@ def json_schema() -> dict[str, Any]:
     return config.json_schema(run_config_class())
 
 
-def bad_inits(loaded: config.Loaded[Any]) -> Iterator[Finding]:
-    """Stages that start from what is not there by then."""
+def bad_references(loaded: config.Loaded[Any]) -> Iterator[Finding]:
+    """Stages that need weights, data or a model that are not there by then."""
+    found = [*_bad_inits(loaded), *_bad_sources(loaded)]
+    yield from found
+    if not found:  # models are found through inits
+        yield from _bad_models(loaded)
+
+
+def _bad_inits(loaded: config.Loaded[Any]) -> Iterator[Finding]:
     names = list(loaded.value.stages)
     for number, (name, stage) in enumerate(loaded.value.stages.items()):
         init, earlier = stage.init, names[:number]
         if init is None or init in earlier or (init.startswith(HF) and init != HF):
             continue
-        yield loaded.finding(("stages", name, "init"), _bad_init(init, earlier, later=names[number:]))
+        message = _not_earlier(init, earlier, later=names[number:])
+        hint = "" if init in names else " (or hf:PATH, or null for random weights)"
+        yield loaded.finding(("stages", name, "init"), message + hint)
 
 
-def _bad_init(init: str, earlier: list[str], *, later: list[str]) -> str:
-    if init in later:
-        own = init == later[0]
-        return f"{init!r} is {'this stage itself' if own else 'a later stage; move it before this one'}"
-    meant = near(init, earlier)
+def _bad_sources(loaded: config.Loaded[Any]) -> Iterator[Finding]:
+    names = list(loaded.value.stages)
+    for number, (name, stage) in enumerate(loaded.value.stages.items()):
+        for source in stage_outputs(stage):
+            if source.stage not in names[:number]:
+                message = _not_earlier(source.stage, names[:number], later=names[number:])
+                yield loaded.finding(("stages", name), f"a source of its data: {message}")
+
+
+def _bad_models(loaded: config.Loaded[Any]) -> Iterator[Finding]:
+    run: RunConfig = loaded.value
+    for name, stage in run.stages.items():
+        if stage.model is None:
+            continue
+        path = ("stages", name, "model")
+        if stage.model not in run.models:
+            meant = near(stage.model, list(run.models))
+            hint = f"did you mean {meant}?" if meant else f"there are {', '.join(run.models) or 'none'}"
+            yield loaded.finding(path, f"no {stage.model!r} in models; {hint}")
+        elif stage.init in run.stages and run.model_name(stage.init) != stage.model:
+            theirs = run.model_name(stage.init) or "the run's own"
+            yield loaded.finding(
+                path, f"{stage.model!r}, but stage {stage.init} has the model {theirs}; they must be the same"
+            )
+
+
+def _not_earlier(name: str, earlier: list[str], *, later: list[str]) -> str:
+    if name in later:
+        own = name == later[0]
+        return f"{name!r} is {'this stage itself' if own else 'a later stage; move it before this one'}"
+    meant = near(name, earlier)
     hint = f"did you mean {meant}?" if meant else f"earlier stages: {', '.join(earlier) or 'none'}"
-    return f"no earlier stage {init!r}; {hint} (or hf:PATH, or null for random weights)"
+    return f"no earlier stage {name!r}; {hint}"

@@ -29,6 +29,7 @@ class Prompt:
     id: hash of the content, the same in every run; it also decides the split.
     task: the name of the verifier that grades it ("integer", "math", "gym:chain_sum", ...).
     language: the language that the answer is to be written in ("en", "zh", ...).
+    source: the name of its source in the stage's data, which stands for its domain.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Prompt:
     task: str
     language: str = "en"
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
 
     @property
     def question(self) -> str:
@@ -202,6 +204,7 @@ class Artifact:
     inputs: dict[str, str]  # name of an input -> its hash
     checkpoint: str | None  # path relative to the stage's directory
     metrics: dict[str, float]
+    outputs: dict[str, str] = field(default_factory=dict)  # data files for later stages -> SHA-256
 
 
 class Replicas(Protocol):
@@ -213,6 +216,7 @@ class Replicas(Protocol):
     index: int  # of this copy, 0 .. count - 1
     count: int
     is_main: bool  # this rank writes files and logs
+    leads: bool  # this rank speaks for its copy: `share` calls `make` here
 
     def sum(self, values: Mapping[str, float]) -> dict[str, float]:
         """Add up over the copies; every rank gets the result. The keys must agree."""

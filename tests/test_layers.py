@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "megatron_r1"
 LAYERS = (
     {"__init__", "types", "errors", "config", "models", "registry"},
     {"rl", "rewards", "data", "huggingface"},
+    {"curation"},
     {"stages", "backend"},
     {"run_config", "journal", "pipeline", "convert", "launch", "plan", "report", "check", "doctor"},
     {"cli"},

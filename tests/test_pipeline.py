@@ -67,7 +67,7 @@ def test_finished_stages_are_skipped_refused_when_changed_and_done_again_on_dema
     assert again["measure"] > first["measure"]
 
     shutil.rmtree(folder / "base")
-    with pytest.raises(ConfigError, match=r"zero is finished .* the stage that it starts from changed"):
+    with pytest.raises(ConfigError, match=r"zero is finished .* but base changed since"):
         run_chain("stages.zero.optim.lr=2e-3", "stages.base.optim.lr=2e-3")
 
 

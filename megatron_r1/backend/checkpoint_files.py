@@ -24,6 +24,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 STATE = "state.json"
 NUMBERED = "step_"
+TENSORS = ".distcp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,12 @@ def read_manifest(directory: Path) -> Manifest:
             "use the version that wrote it"
         )
     return Manifest(**content)
+
+
+def tensors_digest(directory: Path) -> str:
+    """SHA-256 over the digests of the tensors' files: the same weights in the same layout give the same."""
+    files = read_manifest(directory).files
+    return _digest({name: file["sha256"] for name, file in files.items() if name.endswith(TENSORS)})
 
 
 def check_file(directory: Path, name: str, expected: Mapping[str, Any]) -> None:

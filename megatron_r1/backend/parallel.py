@@ -76,6 +76,7 @@ class MegatronReplicas:
         self._group = parallel_state.get_data_parallel_group()
         # the ranks of one replica: tensor, pipeline and context ranks together
         self._replica = _replica_group()
+        self.leads = self._replica is None or dist.get_rank(self._replica) == 0
 
     def sum(self, values: Mapping[str, float]) -> dict[str, float]:
         names = sorted(values)

@@ -5,6 +5,7 @@ mixture as a long one. Each source is walked in its own order; nothing has to be
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 
 from megatron_r1.data.source import Source, SourceConfig
@@ -38,7 +39,7 @@ class Mixture:
 
     def prompt(self, index: int) -> Prompt:
         name, inner = self.locate(index)
-        return self._sources[name].prompt(inner)
+        return replace(self._sources[name].prompt(inner), source=name)
 
     def document(self, index: int) -> Document:
         name, inner = self.locate(index)

@@ -75,18 +75,21 @@ def write_report(run_dir: Path) -> Path:
     """Write run_dir/report.html; what the run lacks is said to be not measured. Returns its path."""
     stages = read_run(run_dir)
     evaluations = [stage for stage in stages if stage.kind == "evaluate"]
+    headline = _headline(evaluations)
     trained = [stage for stage in stages if stage.kind in TRAINED]
     page = _template().render(
         name=run_dir.resolve().name,
         facts=_facts(stages),
-        tiles=_tiles(evaluations),
+        tiles=_tiles(headline),
         stages=stages,
         seconds=sum(stage.seconds or 0.0 for stage in stages),
         rl=[_rl_section(stage, stages) for stage in stages if stage.kind == "grpo"],
         losses=[chart for stage in trained for chart in _trained_charts(stage)],
         evaluations=evaluations,
-        rows=_rows(evaluations),
-        pairs=_pairs(evaluations),
+        rows=_rows(evaluations, headline),
+        ends=[stage.name for stage in (headline[:1] + headline[-1:])],
+        pairs=_pairs(headline),
+        cards=[(stage, stage.data_card) for stage in stages if stage.data_card],
     )
     path = run_dir / "report.html"
     path.write_text(page, encoding="utf-8")
@@ -127,6 +130,11 @@ def _is_notable(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 1
 
 
+def _headline(evaluations: Sequence[StageRecord]) -> list[StageRecord]:
+    """Those that can be compared with the first: the same model, asked in the same way."""
+    return [one for one in evaluations if one.model == evaluations[0].model and one.is_headline]
+
+
 def _tiles(evaluations: Sequence[StageRecord]) -> list[tuple[str, str, str]]:
     """(label, before, after) of the headline numbers; before is empty with a single evaluation."""
     tiles = []
@@ -139,9 +147,9 @@ def _tiles(evaluations: Sequence[StageRecord]) -> list[tuple[str, str, str]]:
 
 
 def _rl_section(stage: StageRecord, stages: Sequence[StageRecord]) -> RLSection:
-    at = stages.index(stage)
-    before = next((one for one in reversed(stages[:at]) if one.kind == "evaluate"), None)
-    after = next((one for one in stages[at + 1 :] if one.kind == "evaluate"), None)
+    measured = [one for one in stages if one.kind == "evaluate" and one.is_headline]
+    before = next((one for one in measured if one.inputs[:1] == stage.inputs[:1]), None)
+    after = next((one for one in measured if one.inputs[:1] == (stage.name,)), None)
     reflection = reflection_by_step(stage.samples())
     others = [*charts.rl_charts(stage), _reflection_chart(reflection)]
     return RLSection(
@@ -165,7 +173,7 @@ def _trained_charts(stage: StageRecord) -> Iterator[Chart]:
             yield chart
 
 
-def _rows(evaluations: Sequence[StageRecord]) -> list[Row]:
+def _rows(evaluations: Sequence[StageRecord], headline: Sequence[StageRecord]) -> list[Row]:
     """Every eval/ metric that an evaluation measured, in the table's order."""
     found = {
         name: None
@@ -176,17 +184,18 @@ def _rows(evaluations: Sequence[StageRecord]) -> list[Row]:
     order = {id(metric): i for i, metric in enumerate(METRICS.values())}
     unknown = METRICS[STDERR]  # of a name that a later version dropped: last
     return [
-        _row(name, evaluations)
+        _row(name, evaluations, headline)
         for name in sorted(found, key=lambda n: (order[id(describe(n) or unknown)], n))
     ]
 
 
-def _row(name: str, evaluations: Sequence[StageRecord]) -> Row:
+def _row(name: str, evaluations: Sequence[StageRecord], headline: Sequence[StageRecord]) -> Row:
+    """A cell an evaluation; the change is that of the headline ones."""
     metric = describe(name)
     unit = metric.unit if metric else ""
-    values = [stage.result(name) for stage in evaluations]
-    errors = [stage.result(f"{name}_stderr") for stage in evaluations]
-    cells = [_cell(value, error, unit) for value, error in zip(values, errors, strict=True)]
+    cells = [_cell(s.result(name), s.result(f"{name}_stderr"), unit) for s in evaluations]
+    values = [stage.result(name) for stage in headline]
+    errors = [stage.result(f"{name}_stderr") for stage in headline]
     first, last = values[0], values[-1]
     change, better = "", ""
     if len(values) > 1 and first is not None and last is not None:

@@ -34,6 +34,7 @@ METRICS: dict[str, Metric] = {
     "train/loss": Metric("loss that the optimizer sees", "nats", "down"),
     "train/mtp_loss": Metric("loss of the multi-token prediction head", "nats", "down"),
     "train/reward": Metric("mean combined reward of the step's samples", "points", "up"),
+    "train/reward_on_<domain>": Metric("mean combined reward on the questions of one source", "points", "up"),
     "train/reward_<part>": Metric("mean of one reward before its weight", "points", "up"),
     "train/zero_std_groups": Metric("groups with equal rewards: they give no gradient", "share", "down"),
     "train/dropped_groups": Metric("groups left out of the update (ungradable or filtered)", "share", "down"),
@@ -55,6 +56,7 @@ METRICS: dict[str, Metric] = {
     "train/margin": Metric("reward model: score of the chosen minus that of the rejected", "points", "up"),
     # Sampling
     "rollout/length": Metric("mean length of a response", "tokens"),
+    "rollout/length_on_<domain>": Metric("mean length on the questions of one source", "tokens"),
     "rollout/length_max": Metric("longest response of the step", "tokens"),
     "rollout/cut": Metric("responses cut at the maximum length", "share", "down"),
     "rollout/drift": Metric(
@@ -73,6 +75,7 @@ METRICS: dict[str, Metric] = {
     "memory/peak_gib": Metric("most memory of a rank: of its GPU, or resident on the CPU", "GiB", "down"),
     # Held-out questions
     "eval/accuracy": Metric("right answers, mean over samples and questions (pass@1)", "share", "up"),
+    "eval/accuracy_on_<domain>": Metric("pass@1 on the questions of one source", "share", "up"),
     "eval/accuracy_<language>": Metric("pass@1 on the questions in one language", "share", "up"),
     "eval/pass_at_k": Metric("questions with a right answer among k samples", "share", "up"),
     "eval/cons": Metric("questions whose majority answer of k samples is right (cons@k)", "share", "up"),

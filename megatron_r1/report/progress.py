@@ -54,6 +54,12 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
+    def expect(self, total: int) -> None:
+        """The steps are known now."""
+        self._total = total
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], total=total)
+
     def update(self, step: int, values: Mapping[str, float] | None = None) -> None:
         """`step` steps are done; shows the values and the time left at the pace so far."""
         if not self._is_main:

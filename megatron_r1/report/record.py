@@ -62,6 +62,27 @@ class StageRecord:
     def samples(self) -> Iterator[Sample]:
         return read_samples(self.directory / "samples.jsonl")
 
+    @property
+    def section(self) -> Mapping[str, Any]:
+        return stage_section(self.config, self.name)
+
+    @property
+    def model(self) -> str | None:
+        """Name of its model among the run's `models`; None: the run's own."""
+        return _model_name(self.config, self.name)
+
+    @property
+    def is_headline(self) -> bool:
+        """Whether an evaluation asks one question at a time without examples, as the paper does."""
+        how = self.section.get("evaluation") or {}
+        return not how.get("few_shot") and how.get("turns", 1) == 1
+
+    @property
+    def data_card(self) -> dict[str, Any] | None:
+        """What a stage says of the data that it made."""
+        path = self.directory / "data_card.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
 
 def read_run(run_dir: Path) -> list[StageRecord]:
     """The stages of a run, a stage after those that it starts from, else as configured or begun."""
@@ -102,6 +123,14 @@ def read_stage(directory: Path) -> StageRecord:
 def stage_section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """The stage's own part of its resolved configuration."""
     return config.get("stages", {}).get(name) or config.get("stage") or config
+
+
+def _model_name(config: Mapping[str, Any], name: str) -> str | None:
+    section = config.get("stages", {}).get(name, {})
+    init = section.get("init")
+    if section.get("model") is None and init in config.get("stages", {}):
+        return _model_name(config, init)
+    return section.get("model")
 
 
 def _artifact(path: Path) -> dict[str, Any]:

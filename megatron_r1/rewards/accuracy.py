@@ -8,12 +8,14 @@ The task of a prompt names its verifier:
     math              exact constants, then math-verify in a killable process
     gym:NAME          reasoning-gym's own scorer, right only at full marks; the entry is in
                       prompt.metadata["entry"]
+    json:TASK         any of these, where the answer is the "answer" of a JSON object
 
 The reference is judged first. One that can't be read, or a task that nobody knows, makes the item
 ungradable, never right and never wrong. No answer in a completion is wrong.
 """
 
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Annotated
 
@@ -22,6 +24,7 @@ from pydantic import Field
 from megatron_r1.rewards import mathematics, numerals
 from megatron_r1.rewards.answer import final_answer
 from megatron_r1.rewards.grading_pool import GradingPool
+from megatron_r1.rewards.json_answer import json_answer
 from megatron_r1.rewards.pooled import Item, PooledGrader
 from megatron_r1.rewards.section import RewardConfig
 from megatron_r1.types import Completion, Prompt, Score
@@ -36,6 +39,7 @@ READERS: dict[str, Reader] = {
     "exact": numerals.normal_text,
 }
 GYM_PREFIX = "gym:"
+JSON_PREFIX = "json:"
 
 
 class AccuracyReward:
@@ -50,7 +54,12 @@ class AccuracyReward:
         return [next(pooled) if isinstance(item, Item) else item for item in first]
 
     def _grade(self, completion: Completion) -> Score | Item:
-        prompt, answer = completion.prompt, final_answer(completion.text)
+        prompt = completion.prompt
+        if prompt.task.startswith(JSON_PREFIX):
+            prompt = replace(prompt, task=prompt.task.removeprefix(JSON_PREFIX))
+            answer = json_answer(completion.text)
+        else:
+            answer = final_answer(completion.text)
         if answer is not None and len(answer) > self._max_chars:
             answer = None  # longer than any answer: none
         if prompt.task in READERS:

@@ -1,18 +1,47 @@
 """Format reward: the output has the shape that the template asks for (DeepSeek-R1, section 2.2.2).
 
-1 when the text is <think>...</think><answer>...</answer> with white space at most between and around,
-each tag once, both parts non-empty, and the answer was finished; else 0.
+answer_tags, as R1-Zero: 1 when the text is <think>...</think><answer>...</answer> with white space at most
+between and around, each tag once, both parts non-empty, and the answer was finished; else 0.
+summary, as R1: the text is <think>...</think>, then a non-empty summary with at most one pair of answer tags.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from megatron_r1.data.template import ANSWER_CLOSE, ANSWER_OPEN, TAGS, THINK_CLOSE, THINK_OPEN
 from megatron_r1.rewards.section import RewardConfig
 from megatron_r1.types import Completion, Score
 
+Form = Literal["answer_tags", "summary"]
 
-def is_well_formed(text: str) -> bool:
+
+def is_well_formed(text: str, form: Form = "answer_tags") -> bool:
     """Whether the text is one non-empty chain of thought and one non-empty answer, and nothing else."""
+    return _is_summarised(text) if form == "summary" else _is_tagged(text)
+
+
+def _is_summarised(text: str) -> bool:
+    if text.count(THINK_OPEN) != 1 or text.count(THINK_CLOSE) != 1:
+        return False
+    before, _, rest = text.partition(THINK_OPEN)
+    chain, closed, summary = rest.partition(THINK_CLOSE)
+    if ANSWER_OPEN in chain or ANSWER_CLOSE in chain:
+        return False
+    return bool(closed) and not before.strip() and bool(chain.strip()) and _is_summary(summary)
+
+
+def _is_summary(text: str) -> bool:
+    """Not empty, and without answer tags or with one pair of them around something."""
+    if ANSWER_OPEN not in text and ANSWER_CLOSE not in text:
+        return bool(text.strip())
+    if text.count(ANSWER_OPEN) != 1 or text.count(ANSWER_CLOSE) != 1:
+        return False
+    answer, closed, _ = text.partition(ANSWER_OPEN)[2].partition(ANSWER_CLOSE)
+    return bool(closed) and bool(answer.strip())
+
+
+def _is_tagged(text: str) -> bool:
     if any(text.count(tag) != 1 for tag in TAGS):
         return False
     before, text = text.split(THINK_OPEN)
@@ -23,22 +52,36 @@ def is_well_formed(text: str) -> bool:
     return bool(closed) and not outside.strip() and bool(chain.strip()) and bool(answer.strip())
 
 
+_SHAPES: dict[Form, str] = {
+    "answer_tags": "<think>...<answer>...",
+    "summary": "<think>...</think> and a summary",
+}
+
+
+@dataclass(frozen=True, slots=True)
 class FormatReward:
+    form: Form = "answer_tags"
+
     def score(self, completions: Sequence[Completion]) -> list[Score]:
-        return [_score(completion) for completion in completions]
+        return [self._score(completion) for completion in completions]
 
-
-def _score(completion: Completion) -> Score:
-    if not completion.finished:
-        return Score(0.0, "cut before its end")
-    return Score(1.0) if is_well_formed(completion.text) else Score(0.0, "not <think>...<answer>...")
+    def _score(self, completion: Completion) -> Score:
+        if not completion.finished:
+            return Score(0.0, "cut before its end")
+        if is_well_formed(completion.text, self.form):
+            return Score(1.0)
+        return Score(0.0, f"not {_SHAPES[self.form]}")
 
 
 class Format(RewardConfig):
     """The tags of the template, each once and in order."""
 
+    form: Form = "answer_tags"
+    """answer_tags: reasoning, then the answer, each in its tags (R1-Zero). summary: reasoning in its tags,
+    then a summary (R1)."""
+
     def build(self) -> FormatReward:
-        return FormatReward()
+        return FormatReward(self.form)
 
 
 REWARD = Format

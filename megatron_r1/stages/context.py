@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from megatron_r1.data.template import ChatTemplate
@@ -11,6 +12,10 @@ from megatron_r1.types import Policy, Scored
 
 class Journal(Protocol):
     """The stage's directory: metrics, samples, checkpoints, and whether to stop."""
+
+    def expect(self, steps: int) -> None:
+        """How many steps the stage has, where its section does not say."""
+        ...
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Step `step` is done (they count from 1); its metrics are the same on every rank."""
@@ -39,6 +44,8 @@ class StageContext:
     tokenizer: Tokenizer
     template: ChatTemplate
     journal: Journal
+    directory: Path = Path()  # of the stage, shared by all ranks; the main rank writes
+    weights: str = ""  # SHA-256 of the weights that the stage starts from; "" for random ones
     total_steps: int = 0
     start_step: int = 0  # steps done before, when resumed
     state: Mapping[str, Any] = field(default_factory=dict)  # as the checkpoint had it

@@ -6,7 +6,8 @@ majority answer is. Standard errors are over questions, whose samples are not in
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import Field
@@ -19,14 +20,24 @@ from megatron_r1.errors import DataError
 from megatron_r1.rewards.accuracy import Accuracy
 from megatron_r1.rewards.answer import chain_of_thought, final_answer
 from megatron_r1.rewards.combine import combine
-from megatron_r1.rewards.format import Format
+from megatron_r1.rewards.format import Form, Format
 from megatron_r1.rewards.language import is_mixed, language_share
 from megatron_r1.rewards.section import Reward
 from megatron_r1.stages.context import StageContext
+from megatron_r1.stages.domains import domains_of, metric_word
 from megatron_r1.stages.sampling import draw_key, sample
-from megatron_r1.types import Sampling, Scored
+from megatron_r1.types import Completion, Message, Sampling, Scored
 
 Sources = dict[str, registry.union(registry.sources(), "source")]  # type: ignore[misc]
+
+
+class FewShot(Section):
+    """Solved examples before each question. The paper: they hurt R1, so it is evaluated zero-shot."""
+
+    data: Sources
+    """The sources of the examples, as documents."""
+    shots: int = Field(default=1, ge=1)
+    """Examples a question, as earlier turns of the conversation."""
 
 
 class Evaluation(Section):
@@ -46,8 +57,24 @@ class Evaluation(Section):
     """The longest answer; the paper: 32768."""
     force_think: bool = False
     """Begin every answer with <think>, as the paper's evaluation does."""
+    form: Form = "answer_tags"
+    """What counts as format: answer_tags as R1-Zero answers, summary as R1 does."""
+    few_shot: FewShot | None = None
+    """Solved examples before each question; null: none, as the paper evaluates."""
+    turns: int = Field(default=1, ge=1)
+    """Above 1: so many questions in one conversation, each after the model's own answers to those before; the
+    last answer is graded."""
     greedy: bool = False
     """Also measure the answers at temperature 0."""
+
+
+class EvaluateEvery(Section):
+    """Held-out questions during training."""
+
+    every: int = Field(default=10, ge=1)
+    """Steps between evaluations; the last step has one. RL has one before any update too."""
+    evaluation: Evaluation
+    """The questions and how to sample."""
 
 
 def held_out(evaluation: Evaluation, *, seed: int) -> Mixture:
@@ -58,7 +85,8 @@ def held_out(evaluation: Evaluation, *, seed: int) -> Mixture:
 def evaluate(context: StageContext, evaluation: Evaluation) -> tuple[dict[str, float], list[Scored]]:
     """Metrics over all replicas (eval/...), and this replica's samples, k in a row for each question."""
     scored = _sample_and_grade(context, evaluation, temperature=evaluation.temperature)
-    metrics = _summary(context, scored, k=evaluation.samples)
+    domains = domains_of(evaluation.data)
+    metrics = _summary(context, scored, k=evaluation.samples, domains=domains)
     if evaluation.greedy:
         single = evaluation.model_copy(update={"samples": 1})
         greedy = _sample_and_grade(context, single, temperature=0.0)
@@ -68,30 +96,73 @@ def evaluate(context: StageContext, evaluation: Evaluation) -> tuple[dict[str, f
 
 def _sample_and_grade(context: StageContext, evaluation: Evaluation, *, temperature: float) -> list[Scored]:
     replicas = context.policy.replicas
-    source = held_out(evaluation, seed=context.seed)
     indices = range(replicas.index, evaluation.questions, replicas.count)
     rows = [(index, k) for index in indices for k in range(evaluation.samples)]
-    completions = sample(
-        context,
-        [source.prompt(index) for index, _ in rows],
-        Sampling(
-            evaluation.max_new_tokens, temperature, evaluation.top_p if temperature else 1.0, context.seed
-        ),
-        keys=[draw_key("evaluate", index, k) for index, k in rows],
-        force_think=evaluation.force_think,
-    )
+    completions = _asked(context, evaluation, rows, temperature=temperature)
     rewards: Mapping[str, tuple[float, Reward]] = {
         "accuracy": (1.0, Accuracy().build()),
-        "format": (0.0, Format().build()),
+        "format": (0.0, Format(form=evaluation.form).build()),
     }
     return replicas.share(lambda: combine(completions, rewards))
 
 
-def _summary(context: StageContext, scored: Sequence[Scored], *, k: int) -> dict[str, float]:
+def _asked(
+    context: StageContext, evaluation: Evaluation, rows: Sequence[tuple[int, int]], *, temperature: float
+) -> list[Completion]:
+    """The completions of the last turn, one for each (question, sample)."""
+    source, examples = held_out(evaluation, seed=context.seed), _examples(context, evaluation)
+    top_p = evaluation.top_p if temperature else 1.0
+    sampling = Sampling(evaluation.max_new_tokens, temperature, top_p, context.seed)
+    history = [examples(index) for index, _ in rows]
+    for turn in reversed(range(evaluation.turns)):  # the last turn is the question itself
+        asked = [source.prompt(index + turn * evaluation.questions) for index, _ in rows]
+        completions = sample(
+            context,
+            [
+                replace(prompt, messages=(*before, *prompt.messages))
+                for prompt, before in zip(asked, history, strict=True)
+            ],
+            sampling,
+            keys=[draw_key("evaluate", index, k, *([turn] if turn else [])) for index, k in rows],
+            force_think=evaluation.force_think,
+        )
+        history = [
+            (*c.prompt.messages, Message("assistant", c.text)) if _can_be_quoted(context, c) else before
+            for c, before in zip(completions, history, strict=True)
+        ]
+    return completions
+
+
+def _can_be_quoted(context: StageContext, completion: Completion) -> bool:
+    """Whether an answer can stand in a conversation: a closed vocabulary can't spell a forged role mark."""
+    try:
+        context.template.response_ids(completion.text, context.tokenizer)
+    except DataError:
+        return False
+    return bool(completion.text)
+
+
+def _examples(context: StageContext, evaluation: Evaluation) -> Callable[[int], tuple[Message, ...]]:
+    """The solved examples before a question, by its index."""
+    few = evaluation.few_shot
+    if few is None:
+        return lambda index: ()
+    solved = build_mixture(few.data, seed=context.seed)
+
+    def turns(index: int) -> tuple[Message, ...]:
+        documents = [solved.document(index * few.shots + shot) for shot in range(few.shots)]
+        return tuple(m for d in documents for m in (*d.messages, Message("assistant", d.response)))
+
+    return turns
+
+
+def _summary(
+    context: StageContext, scored: Sequence[Scored], *, k: int, domains: Sequence[str] = ()
+) -> dict[str, float]:
     """Means over all replicas' questions, with the standard error of the accuracy."""
     sums: dict[str, float] = defaultdict(float)
     for first in range(0, len(scored), k):
-        for name, value in _question(scored[first : first + k]).items():
+        for name, value in _question(scored[first : first + k], domains).items():
             sums[f"{name}/sum"] += value
             sums[f"{name}/square"] += value * value
             sums[f"{name}/count"] += 1
@@ -124,7 +195,7 @@ def _sum_of_all_keys(context: StageContext, sums: Mapping[str, float]) -> dict[s
     return replicas.sum({key: sums.get(key, 0.0) for key in keys})
 
 
-def _question(samples: Sequence[Scored]) -> dict[str, float]:
+def _question(samples: Sequence[Scored], domains: Sequence[str]) -> dict[str, float]:
     """One question's means. A sample whose reference can't be graded counts in no accuracy."""
     graded = [s for s in samples if s.parts["accuracy"].value is not None]
     found: dict[str, float] = {
@@ -143,6 +214,8 @@ def _question(samples: Sequence[Scored]) -> dict[str, float]:
     if graded:
         right = [float(s.parts["accuracy"].value == 1.0) for s in graded]
         found["eval/accuracy"] = found[f"eval/accuracy_{prompt.language}"] = _mean(right)
+        if prompt.source in domains:
+            found[f"eval/accuracy_on_{metric_word(prompt.source)}"] = found["eval/accuracy"]
         found["eval/pass_at_k"] = max(right)
         found["eval/cons"] = _consensus(graded)
         full = [r for r, s in zip(right, graded, strict=True) if _works_through(s)]

@@ -11,7 +11,6 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from megatron_r1 import registry
-from megatron_r1.config.section import Section
 from megatron_r1.data.mixture import build_mixture
 from megatron_r1.rewards.combine import combine
 from megatron_r1.rewards.section import Reward
@@ -21,7 +20,8 @@ from megatron_r1.rl.filters import Group, GroupFilter, collect_groups
 from megatron_r1.rl.loss import GrpoLoss
 from megatron_r1.rl.schedule import LengthSchedule, reference_is_due, split_updates
 from megatron_r1.stages.context import StageContext
-from megatron_r1.stages.evaluation import Evaluation, Sources, evaluate
+from megatron_r1.stages.domains import domains_of
+from megatron_r1.stages.evaluation import EvaluateEvery, Sources, evaluate
 from megatron_r1.stages.grpo_gates import Gates
 from megatron_r1.stages.grpo_metrics import Rollout, rollout_metrics, update_metrics
 from megatron_r1.stages.grpo_sequences import graded_sequences, idle_sequence
@@ -31,15 +31,6 @@ from megatron_r1.stages.training import TrainingStage
 from megatron_r1.types import Completion, Sampling, Scored, StepStats, TrainSequence
 
 Rewards = registry.by_name(registry.rewards(), "Rewards")
-
-
-class EvaluateEvery(Section):
-    """Held-out questions during training."""
-
-    every: int = Field(default=10, ge=1)
-    """Steps between evaluations; the first comes before any update."""
-    evaluation: Evaluation
-    """The questions and how to sample."""
 
 
 class Grpo(TrainingStage):
@@ -240,7 +231,13 @@ class _Training:
         )
         scored = [output for group in groups for output in group]
         return Rollout(
-            scored, counts, list(self.rewards), times["rollout"], times["reward"], int(times["tokens"])
+            scored=scored,
+            counts=counts,
+            rewards=list(self.rewards),
+            rollout_s=times["rollout"],
+            reward_s=times["reward"],
+            sampled_tokens=int(times["tokens"]),
+            domains=domains_of(self.stage.data),
         )
 
     def _score(self, completions: list[Completion]) -> list[Scored]:

@@ -1,10 +1,11 @@
 """What a GRPO step reports of its rollout and of its updates (report/metrics.py defines the names)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from megatron_r1.rl.filters import GroupCounts
+from megatron_r1.stages.domains import metric_word
 from megatron_r1.types import Replicas, Scored, StepStats
 
 
@@ -18,6 +19,7 @@ class Rollout:
     rollout_s: float
     reward_s: float
     sampled_tokens: int
+    domains: tuple[str, ...] = ()  # names of the sources, where there are several
 
 
 def rollout_metrics(rollout: Rollout, replicas: Replicas, *, group_size: int) -> dict[str, float]:
@@ -38,7 +40,19 @@ def rollout_metrics(rollout: Rollout, replicas: Replicas, *, group_size: int) ->
             f"train/reward_{name}": total[f"part/{name}"] / max(1.0, total[f"graded/{name}"])
             for name in rollout.rewards
         },
+        **_by_domain(total, rollout.domains),
     }
+
+
+def _by_domain(total: Mapping[str, float], domains: Sequence[str]) -> dict[str, float]:
+    """Reward and length on each source's questions; nothing of a source without any in this step."""
+    found = {}
+    for domain in domains:
+        for metric, what in (("train/reward", "reward"), ("rollout/length", "length")):
+            count = total[f"{what}_count/{domain}"]
+            if count:
+                found[f"{metric}_on_{metric_word(domain)}"] = total[f"{what}/{domain}"] / count
+    return found
 
 
 def _sums(rollout: Rollout, lengths: Sequence[int], group_size: int) -> dict[str, float]:
@@ -59,6 +73,12 @@ def _sums(rollout: Rollout, lengths: Sequence[int], group_size: int) -> dict[str
         values = [s.parts[name].value for s in scored]
         sums[f"part/{name}"] = float(sum(v for v in values if v is not None))
         sums[f"graded/{name}"] = float(sum(v is not None for v in values))
+    for domain in rollout.domains:
+        own = [s for s in scored if s.completion.prompt.source == domain]
+        graded = [s.reward for s in own if s.reward is not None]
+        sums[f"reward/{domain}"], sums[f"reward_count/{domain}"] = float(sum(graded)), float(len(graded))
+        sums[f"length/{domain}"] = float(sum(len(s.completion.token_ids) for s in own))
+        sums[f"length_count/{domain}"] = float(len(own))
     return sums
 
 

@@ -1,10 +1,8 @@
 """The pretrain stage: next-token prediction on documents, with the MTP loss where the model has it."""
 
-import time
 from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from megatron_r1.config.section import Section
 from megatron_r1.data.mixture import build_mixture, replica_range
@@ -13,8 +11,9 @@ from megatron_r1.errors import GateError
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.evaluation import Evaluation, Sources, evaluate
 from megatron_r1.stages.section import too_long
+from megatron_r1.stages.supervised import supervised_update
 from megatron_r1.stages.training import TrainingStage
-from megatron_r1.types import PackedBatch, TrainSequence
+from megatron_r1.types import TrainSequence
 
 if TYPE_CHECKING:
     from megatron_r1.run_config import RunConfig
@@ -91,13 +90,6 @@ class Pretrain(TrainingStage):
 STAGE = Pretrain
 
 
-def next_token_loss(
-    logprobs: Tensor, entropy: Tensor | None, batch: PackedBatch
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """[T] cross entropy; the mean lies in the weights."""
-    return -logprobs, {}
-
-
 class _Pretraining:
     def __init__(self, stage: Pretrain, context: StageContext) -> None:
         self.stage, self.context = stage, context
@@ -118,30 +110,17 @@ class _Pretraining:
         return metrics
 
     def _step(self, step: int) -> dict[str, float]:
-        began = time.perf_counter()
-        stats = self.context.policy.train_step(
-            self._batch(step), next_token_loss, lr=self.stage.optim.lr_at(step, self.stage.steps), mtp=True
+        return supervised_update(
+            self.context, self._batch(step), lr=self.stage.optim.lr_at(step, self.stage.steps), mtp=True
         )
-        elapsed_s = time.perf_counter() - began
-        found = {
-            "train/loss": stats.loss,
-            "train/grad_norm": stats.grad_norm,
-            "train/lr": self.stage.optim.lr_at(step, self.stage.steps),
-            "train/tokens_per_s": stats.num_tokens / elapsed_s,
-            "time/step_s": elapsed_s,
-        }
-        return found | {f"train/{name}": value for name, value in stats.metrics.items()}
 
     def _batch(self, step: int) -> list[TrainSequence]:
-        """This replica's sequences of a step, their weights adding up to 1 over all replicas."""
+        """This replica's sequences of a step."""
         stage, replicas = self.stage, self.context.policy.replicas
         first = step * stage.documents
         mine = replica_range(first, stage.documents, index=replicas.index, num_replicas=replicas.count)
         sequences = [self._sequence(index) for index in mine]
-        if not stage.sample_mask:
-            sequences = windows(sequences, seq_length=stage.window)
-        total = replicas.sum({"weight": float(sum(s.weights.sum() for s in sequences))})["weight"]
-        return [TrainSequence(s.token_ids, s.weights / total) for s in sequences]
+        return sequences if stage.sample_mask else windows(sequences, seq_length=stage.window)
 
     def _sequence(self, index: int) -> TrainSequence:
         document = self.documents.document(index)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megatron_r1.config.section import Section
+from megatron_r1.data.sources.stage import stage_outputs
 
 if TYPE_CHECKING:
     from megatron_r1.run_config import RunConfig
@@ -20,9 +22,21 @@ class StageConfig(Section):
     init: str | None = None
     """The weights to start from: the name of an earlier stage, hf:PATH, or null for random ones."""
 
+    model: str | None = None
+    """Which of the run's `models`; null: the model of the stage that `init` names, else the run's `model`."""
+
     def run(self, context: StageContext) -> dict[str, float]:
         """Do the stage; returns the metrics of its artifact."""
         raise NotImplementedError(f"{type(self).__name__}.run")
+
+    def done_before(self, directory: Path) -> int:
+        """Steps of an earlier, interrupted start that the stage's files hold, where no checkpoint does."""
+        return 0
+
+    def inputs(self) -> list[str]:
+        """The earlier stages that this one needs: for its weights, and for its data."""
+        init = [] if self.init is None or self.init.startswith("hf:") else [self.init]
+        return list(dict.fromkeys([*init, *(source.stage for source in stage_outputs(self))]))
 
     def problems(self, run: RunConfig) -> list[str]:
         """What is wrong with this stage in this run, apart from its types; run.layout has a replica at least.

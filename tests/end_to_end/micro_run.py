@@ -11,14 +11,15 @@ from typing import Any
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = Path(__file__).with_name("micro.yaml")
+R1_CONFIG = Path(__file__).with_name("micro_r1.yaml")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
 TIMEOUT_S = 400.0  # a chain takes 10 s on an idle machine; several tests may share a busy one
 
 
-def start(run_dir: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+def start(run_dir: Path, *arguments: str, config: Path = CONFIG, **options: Any) -> subprocess.Popen[str]:
     """`megatron-r1 run` as a process; its output goes to launcher.log beside the run."""
     run_dir.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "megatron_r1", "run", str(CONFIG), "--run-dir", str(run_dir), *arguments]
+    command = [sys.executable, "-m", "megatron_r1", "run", str(config), "--run-dir", str(run_dir), *arguments]
     with log_of(run_dir).open("w") as log:
         return subprocess.Popen(
             command,

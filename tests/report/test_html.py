@@ -1,9 +1,11 @@
+import json
 import re
 import shutil
 import subprocess
 
 import pytest
 
+from megatron_r1.curation.card import Card
 from megatron_r1.report.html import pieces, write_report
 from megatron_r1.report.metrics import MetricsWriter
 from tests.report.made_run import finish, make_run
@@ -93,6 +95,49 @@ def test_a_change_within_two_standard_errors_has_no_colour(tmp_path):
     assert '<td class="">+4.0 points</td>' in write_report(tmp_path).read_text(encoding="utf-8")
     finish(tmp_path / "after", "evaluate", "before", {"eval/mixed": 0.24, "eval/mixed_stderr": 0.03})
     assert '<td class="worse">+14.0 points</td>' in write_report(tmp_path).read_text(encoding="utf-8")
+
+
+CHAIN = """\
+models: {student: {model: {family: qwen2}}}
+stages:
+  measure_base: {kind: evaluate, init: base}
+  zero: {kind: grpo, init: base}
+  measure_zero: {kind: evaluate, init: zero}
+  zero_one_shot: {kind: evaluate, init: zero, evaluation: {few_shot: {shots: 1}}}
+  distilled: {kind: sft, model: student}
+  measure_student: {kind: evaluate, init: distilled}
+"""
+
+
+def test_the_change_is_that_of_one_model_asked_in_one_way(tmp_path):
+    accuracies = {"measure_base": 0.1, "measure_zero": 0.7, "zero_one_shot": 0.5, "measure_student": 0.9}
+    for name, value in accuracies.items():
+        init = {"measure_base": "base", "measure_student": "distilled"}.get(name, "zero")
+        finish(tmp_path / name, "evaluate", init, {"eval/accuracy": value})
+        (tmp_path / name / "resolved.yaml").write_text(CHAIN)
+    finish(tmp_path / "zero", "grpo", "base", {"train/reward": 0.5})
+    (tmp_path / "zero" / "resolved.yaml").write_text(CHAIN)
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "from measure_base to measure_zero, " in page
+    assert ">+60.0 points</td>" in page
+    assert "pass@1 on held-out questions went from 10.0 % to 70.0 %." in page  # the RL stage's own two
+    for cell in ("50.0 %", "90.0 %"):
+        assert f"<td>{cell}</td>" in page
+
+
+def test_a_data_card_says_what_was_kept_and_why_the_rest_was_not(tmp_path):
+    card = Card()
+    kept = {"source": "maths", "tokens": 12, "id": "a", "language": "en"}
+    lines = [kept, *[{"source": "maths", "tokens": 3, "dropped": why} for why in ("wrong", "wrong", "mixed")]]
+    assert len(list(card.counting(lines))) == 4
+    about = {"init": "zero", "weights": "ab" * 32, "prompts": 1, "samples_a_prompt": 4, "temperature": 1.0}
+    finish(tmp_path / "rejection", "rejection_sampling", "zero", {"rollout/kept": 0.25})
+    (tmp_path / "rejection" / "data_card.json").write_text(json.dumps(card.content(**about)))
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "<h2>Data cards</h2>" in page
+    assert "<th>wrong</th><th>mixed</th>" in page
+    assert re.search(r"<td>maths</td><td>4</td><td>1</td>\s*<td>2</td><td>1</td>", page)
+    assert "1 prompts × 4 samples at T = 1.0" in page
 
 
 def test_text_is_cut_into_tags_thinking_answer_and_the_rest():

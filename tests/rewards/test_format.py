@@ -54,3 +54,43 @@ def test_a_megabyte_of_tags_takes_no_time():
     start = time.process_time()
     assert not is_well_formed("<think>" * 150_000)
     assert time.process_time() - start < 0.2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>a</think>b",
+        "<think>a</think>\n\nThe answer is \\boxed{15}.",
+        " <think> 7 plus 8 is 15 ; </think> the answer is <answer> 15 </answer>",
+        "<think>a</think><answer>b</answer>",
+    ],
+)
+def test_reasoning_and_a_summary_are_r1_s_form(text):
+    assert is_well_formed(text, "summary")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "the answer is 15",
+        "<think>a</think>",
+        "<think>a</think>  \n",
+        "<think> </think>b",
+        "well <think>a</think>b",
+        "<think>a</think>b<think>c</think>",
+        "<think>a<answer>b</answer></think>c",
+        "<think>a</think>b <answer> </answer>",
+        "<think>a</think>b <answer>c",
+        "<think>a</think><answer>b</answer><answer>c</answer>",
+        "</think>a<think>b",
+    ],
+)
+def test_any_other_text_is_not(text):
+    assert not is_well_formed(text, "summary")
+
+
+def test_the_reward_s_form_can_be_chosen():
+    sample = completion("<think>a</think>b")
+    assert Format(form="summary").build().score([sample])[0].value == 1
+    assert Format().build().score([sample])[0].value == 0

@@ -24,7 +24,11 @@ class FakeJournal:
         self.steps: list[tuple[int, dict[str, float]]] = []
         self.sampled: list[tuple[int, list[Scored]]] = []
         self.checkpoints: list[tuple[int, dict[str, Any]]] = []
+        self.expected: int | None = None
         self._stop_after = stop_after
+
+    def expect(self, steps: int) -> None:
+        self.expected = steps
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         unknown = [name for name in metrics if describe(name) is None]

@@ -35,6 +35,7 @@ class FakeReplicas:
 
     index: int = 0
     count: int = 1
+    leads: bool = True
     barrier_of_all: threading.Barrier = field(default_factory=lambda: threading.Barrier(1))
     board: dict[int, Any] = field(default_factory=dict)
 
@@ -175,7 +176,7 @@ def together[T](count: int, run: Callable[[FakeReplicas], T]) -> list[T]:
 
     def replica(index: int) -> None:
         try:
-            results[index] = run(FakeReplicas(index, count, barrier, board))
+            results[index] = run(FakeReplicas(index, count, barrier_of_all=barrier, board=board))
         except BaseException as error:
             errors.append(error)
             barrier.abort()

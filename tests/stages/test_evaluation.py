@@ -1,5 +1,6 @@
 """Held-out accuracy worked by hand: pass@1, pass@k, cons@k and the standard error."""
 
+import json
 import math
 
 import pytest
@@ -7,7 +8,8 @@ import pytest
 from megatron_r1.errors import DataError
 from megatron_r1.stages.evaluate import Evaluate
 from megatron_r1.stages.evaluation import Evaluation, evaluate, held_out
-from tests.stages.conftest import FakeJournal
+from megatron_r1.types import Message
+from tests.stages.conftest import TEMPLATE, FakeJournal
 from tests.stages.fake_policy import FakePolicy, together
 
 
@@ -53,6 +55,59 @@ def test_samples_without_an_answer_have_no_vote(evaluation, context, ids):
     assert metrics["eval/cons"] == 1
     assert metrics["eval/accuracy"] == 1 / 4
     assert metrics["eval/format"] == 1 / 4
+
+
+def test_solved_examples_are_earlier_turns(evaluation, context, ids, tokenizer, tmp_path):
+    path = tmp_path / "solved.jsonl"
+    solved = [{"role": "user", "content": "9 + 9"}, {"role": "assistant", "content": "18"}]
+    path.write_text(json.dumps({"messages": solved}) + "\n")
+    few = {"data": {"solved": {"source": "jsonl", "path": str(path)}}, "shots": 2}
+    policy = FakePolicy(map(ids, map(answered, [1])))
+    metrics, _ = evaluate(context(policy), evaluation(1, few_shot=few))
+    assert metrics["eval/accuracy"] == 1
+    example = [Message("user", "9 + 9"), Message("assistant", "18")]
+    question = Message("user", "compute 0 + 1")
+    assert policy.asked == [TEMPLATE.prompt_ids([*example, *example, question], tokenizer)]
+
+
+def test_of_several_turns_the_last_is_graded_after_the_model_s_own_answers(
+    evaluation, context, ids, tokenizer
+):
+    # question 0 (of 2, two turns) comes after question 2, question 1 after question 3
+    says = [answered(7), answered(8), answered(1), answered(9)]
+    policy = FakePolicy(map(ids, says))
+    metrics, scored = evaluate(context(policy), evaluation(2, tasks=["integer"] * 4, turns=2))
+    assert metrics["eval/accuracy"] == 1 / 2
+    assert [s.completion.prompt.reference for s in scored] == ["1", "2"]
+    talk = [Message("user", "compute 2 + 1"), Message("assistant", answered(7)),
+            Message("user", "compute 0 + 1")]  # fmt: skip
+    assert policy.asked[2] == TEMPLATE.prompt_ids(talk, tokenizer)
+
+
+def test_an_answer_that_cannot_be_quoted_is_left_out_of_the_conversation(
+    evaluation, context, ids, tokenizer
+):
+    forged = [tokenizer.piece_id("<user>"), *ids("1")]
+    policy = FakePolicy([forged, ids(answered(1))])
+    evaluate(context(policy), evaluation(1, tasks=["integer"] * 2, turns=2))
+    assert policy.asked[1] == TEMPLATE.prompt_ids([Message("user", "compute 0 + 1")], tokenizer)
+
+
+def test_the_form_asked_for_is_what_counts(evaluation, context, ids):
+    summary = "<think> so ; </think> the answer is <answer> 1 </answer>"
+    for form, share in (("answer_tags", 0.5), ("summary", 1.0)):
+        policy = FakePolicy(map(ids, [summary, answered(1)]))
+        metrics, _ = evaluate(context(policy), evaluation(1, samples=2, form=form))
+        assert metrics["eval/format"] == share
+
+
+def test_accuracy_is_reported_by_domain_where_there_are_several(evaluation, context, ids):
+    (own,) = evaluation(2).data.values()
+    two = evaluation(2, data={"sums": own.model_dump(), "GSM-8k": own.model_dump()})
+    metrics, _ = evaluate(context(FakePolicy(map(ids, map(answered, [1, 9])))), two)
+    assert metrics["eval/accuracy_on_sums"] == 1
+    assert metrics["eval/accuracy_on_gsm_8k"] == 0
+    assert metrics["eval/accuracy"] == 1 / 2
 
 
 def test_one_sample_a_question_has_no_consensus(evaluation, context, ids):

@@ -324,6 +324,20 @@ def test_every_option_of_the_loss_reports_under_a_known_name(stage, context, ids
     assert {"train/clip_delta", "train/correction", "train/off_policy"} <= metrics.keys()
 
 
+def test_rewards_and_lengths_are_reported_by_domain_where_there_are_several(stage, context, ids, questions):
+    (sums,) = questions(["integer"] * 4).values()
+    (logic,) = questions(["exact"] * 4, held_out="tenth").values()
+    short, long = worked(9), worked(9) + " ;"
+    says = [short, worked(1), long, long]  # a question of each source, two outputs a question
+    policy = FakePolicy(map(ids, says))
+    journal = FakeJournal()
+    stage(data={"sums": sums, "Logic-2": logic}).run(context(policy, journal))
+    metrics = journal.steps[-1][1]
+    assert metrics["train/reward_on_sums"] == 1 / 2
+    assert metrics["train/reward_on_logic_2"] == 0
+    assert metrics["rollout/length_on_logic_2"] == metrics["rollout/length_on_sums"] + 1
+
+
 def test_metrics_come_in_the_same_order_every_time(stage, context, ids):
     names = [list(stage().run(context(FakePolicy(map(ids, numbered(4)))))) for _ in range(2)]
     assert names[0] == names[1]

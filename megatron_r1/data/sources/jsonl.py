@@ -11,6 +11,7 @@ epoch has its own order, given by the seed.
 import json
 import os
 from array import array
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -35,7 +36,7 @@ class Jsonl(Section):
     weight: float = Field(default=1.0, gt=0)
     """Share in a mixture, relative to the other sources."""
     path: str
-    """The file: UTF-8, one JSON object a line; blank lines are skipped."""
+    """The file: UTF-8, one JSON object a line; blank lines are skipped. A directory: all its .jsonl files."""
     task: str = "math"
     """Verifier of prompts whose line names none."""
     language: str = "en"
@@ -58,29 +59,41 @@ class JsonlSource:
     def __init__(self, config: Jsonl, *, seed: int, split: Split) -> None:
         self._config = config
         self._seed = seed
-        self._path = Path(config.path)
+        self._paths = _files(Path(config.path))
+        self._files: list[int] = []
+        self._owners = array("L")  # which file a line is in
         self._offsets = array("Q")
         self._numbers = array("Q")  # line numbers, for messages
         _check_side(config, split)
         self._scan(split if config.held_out == "tenth" else None)
         self.size: int = len(self._offsets)
         if not self.size:
-            raise DataError(f"{self._path}: no {split} line in it" if self._path.stat().st_size else
-                            f"{self._path}: the file is empty")  # fmt: skip
-        self._file = os.open(self._path, os.O_RDONLY)
+            empty = not any(path.stat().st_size for path in self._paths)
+            raise DataError(f"{config.path}: the file is empty" if empty else
+                            f"{config.path}: no {split} line in it")  # fmt: skip
+        self._files = [os.open(path, os.O_RDONLY) for path in self._paths]
         self._order = lru_cache(maxsize=2)(self._make_order)
 
     def __del__(self) -> None:
-        if "_file" in self.__dict__:
-            os.close(self._file)
+        for file in self.__dict__.get("_files", ()):
+            os.close(file)
 
     def prompt(self, index: int) -> Prompt:
-        number, line = self._line(index)
+        place, line = self._line(index)
         messages = _messages(line)
         if not messages or messages[-1].role != "user":
-            raise DataError(f"{self._path}:{number}: a document; prompts end with the user's message")
+            raise DataError(f"{place}: a document; prompts end with the user's message")
+        return self._prompt(place, line, messages)
+
+    def question(self, index: int) -> Prompt:
+        """The prompt of a line, without the answer that it may end with."""
+        place, line = self._line(index)
+        messages = _messages(line)
+        return self._prompt(place, line, _asked(messages))
+
+    def _prompt(self, place: str, line: dict[str, Any], messages: tuple[Message, ...]) -> Prompt:
         if "reference" not in line:
-            raise DataError(f'{self._path}:{number}: a prompt needs a "reference" to be graded against')
+            raise DataError(f'{place}: a prompt needs a "reference" to be graded against')
         return Prompt(
             id=_line_id(line),
             messages=messages,
@@ -91,51 +104,67 @@ class JsonlSource:
         )
 
     def document(self, index: int) -> Document:
-        number, line = self._line(index)
+        place, line = self._line(index)
         language = line.get("language", self._config.language)
         if "text" in line:
             return Document((), line["text"], language)
         messages = _messages(line)
         if messages[-1].role != "assistant":
-            raise DataError(f"{self._path}:{number}: a prompt; documents end with the assistant's message")
+            raise DataError(f"{place}: a prompt; documents end with the assistant's message")
         return Document(messages[:-1], messages[-1].content, language)
 
-    def _line(self, index: int) -> tuple[int, dict[str, Any]]:
+    def _line(self, index: int) -> tuple[str, dict[str, Any]]:
+        """A line with where it stands, for messages."""
         epoch, place = divmod(index, self.size)
         row = int(self._order(epoch)[place]) if self._config.shuffle else place
-        begin = self._offsets[row]
+        owner, begin = self._owners[row], self._offsets[row]
         raw = b""
         while not raw.endswith(b"\n"):
-            chunk = os.pread(self._file, 1 << 16, begin + len(raw))
+            chunk = os.pread(self._files[owner], 1 << 16, begin + len(raw))
             if not chunk:
                 break
             raw += chunk[: chunk.find(b"\n") + 1 or None]
-        return self._numbers[row], json.loads(raw)
+        return f"{self._paths[owner]}:{self._numbers[row]}", json.loads(raw)
 
     def _make_order(self, epoch: int) -> numpy.ndarray:
         return numpy.random.default_rng([self._seed, epoch]).permutation(self.size)
 
     def _scan(self, split: Split | None) -> None:
         """Check every line and note where those of the wanted side begin."""
-        if not self._path.is_file():
-            raise DataError(f"{self._path}: no such file")
         problems: list[str] = []
-        num_bad = offset = 0
-        with self._path.open("rb") as lines:
-            for number, raw in enumerate(lines, start=1):
-                begin, offset = offset, offset + len(raw)
-                if not raw.strip():
-                    continue
+        num_bad = 0
+        for owner, path in enumerate(self._paths):
+            for number, begin, raw in _numbered_lines(path):
                 line, problem = _parse(raw)
                 if problem:
                     num_bad += 1
-                    problems += [f"{self._path}:{number}: {problem}"][: MAX_REPORTED - len(problems)]
+                    problems += [f"{path}:{number}: {problem}"][: MAX_REPORTED - len(problems)]
                 elif split is None or split_of(_line_id(line)) == split:
+                    self._owners.append(owner)
                     self._offsets.append(begin)
                     self._numbers.append(number)
         if num_bad:
             more = f"\n... {num_bad} bad lines in all" if num_bad > len(problems) else ""
             raise DataError("\n".join(problems) + more)
+
+
+def _files(path: Path) -> list[Path]:
+    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    if not files:
+        raise DataError(f"{path}: no .jsonl file in this directory")
+    if not files[0].is_file():
+        raise DataError(f"{path}: no such file")
+    return files
+
+
+def _numbered_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
+    """(number, offset, line) of the lines that are not blank."""
+    offset = 0
+    with path.open("rb") as lines:
+        for number, raw in enumerate(lines, start=1):
+            begin, offset = offset, offset + len(raw)
+            if raw.strip():
+                yield number, begin, raw
 
 
 def _check_side(config: Jsonl, split: Split) -> None:
@@ -158,6 +187,11 @@ def _line_id(line: dict[str, Any]) -> str:
 
 def _messages(line: dict[str, Any]) -> tuple[Message, ...]:
     return tuple(Message(m["role"], m["content"]) for m in line.get("messages", ()))
+
+
+def _asked(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    answered = bool(messages) and messages[-1].role == "assistant"
+    return messages[:-1] if answered else messages
 
 
 def _parse(raw: bytes) -> tuple[dict[str, Any], str | None]:

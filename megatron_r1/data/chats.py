@@ -1,0 +1,52 @@
+"""From a chat to sequences to learn from: which tokens are answers, and after what they are learnt.
+
+Every answer is learnt after exactly what the model is given when it answers. Where the template shows earlier
+answers as they were learnt, a chat is one sequence; where it drops their reasoning (DeepSeek's own does), an
+earlier answer learnt in place would be one without reasoning, so each answer becomes a sequence of its own.
+"""
+
+from typing import Literal
+
+import torch
+
+from megatron_r1.data.template import ChatTemplate
+from megatron_r1.data.tokenizer import Tokenizer
+from megatron_r1.types import Document, TrainSequence
+
+LearntAnswers = Literal["every", "last"]
+
+
+def chat_sequences(
+    document: Document, template: ChatTemplate, tokenizer: Tokenizer, *, answers: LearntAnswers = "last"
+) -> list[TrainSequence]:
+    """Sequences with weight 1 on every token of a learnt answer, its EOS included, and 0 elsewhere."""
+    chats = [document]
+    if answers == "every":
+        turns = document.messages
+        earlier = [i for i, message in enumerate(turns) if message.role == "assistant"]
+        chats = [*(Document(turns[:i], turns[i].content, document.language) for i in earlier), document]
+    merged: list[_Chat] = []
+    for chat in chats:
+        given, learnt = template.document_ids(chat, tokenizer)
+        if not (merged and merged[-1].goes_on(given, learnt)):
+            merged.append(_Chat([*given, *learnt], [False] * len(given) + [True] * len(learnt)))
+    return [chat.sequence() for chat in merged]
+
+
+class _Chat:
+    def __init__(self, ids: list[int], learnt: list[bool]) -> None:
+        self.ids, self.learnt = ids, learnt
+
+    def goes_on(self, given: list[int], learnt: list[int]) -> bool:
+        """Take in the next answer, if what is given before it begins with this chat."""
+        length = len(self.ids)
+        if given[:length] != self.ids:
+            return False
+        self.ids = [*given, *learnt]
+        self.learnt += [False] * (len(given) - length) + [True] * len(learnt)
+        return True
+
+    def sequence(self) -> TrainSequence:
+        weights = torch.tensor(self.learnt, dtype=torch.float32)
+        weights[0] = 0.0  # nothing predicts the first token
+        return TrainSequence(torch.tensor(self.ids, dtype=torch.long), weights)

@@ -1,0 +1,75 @@
+"""What an earlier stage of the run wrote: `{source: stage, stage: rejection}`.
+
+The lines are those of jsonl.py, so that the same files serve another run as `source: jsonl`. As documents
+they are question and answer; as prompts (for another round of sampling or of RL) the answer is left off.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, PrivateAttr
+
+from megatron_r1.config.section import Section
+from megatron_r1.data.source import Source
+from megatron_r1.data.sources.jsonl import Jsonl, JsonlSource
+from megatron_r1.data.split import Split
+from megatron_r1.errors import DataError
+from megatron_r1.types import Document, Prompt
+
+DATA = "data"  # the folder of a stage's directory with the files for later stages
+
+
+class StageOutput(Section):
+    """The data that an earlier stage made."""
+
+    source: Literal["stage"] = "stage"
+    weight: float = Field(default=1.0, gt=0)
+    """Share in a mixture, relative to the other sources."""
+    stage: str
+    """The earlier stage's name; one that makes data, such as rejection_sampling."""
+    shuffle: bool = True
+    """Walk the lines in another order every epoch."""
+
+    _run_dir: Path | None = PrivateAttr(default=None)
+
+    def find_in(self, run_dir: Path) -> None:
+        """Where the run's stages lie; the chain says so before a stage begins."""
+        self._run_dir = run_dir
+
+    def build(self, seed: int, *, split: Split = "train") -> Source:
+        assert self._run_dir is not None, "the chain calls find_in first"
+        folder = self._run_dir / self.stage / DATA
+        if not folder.is_dir():
+            raise DataError(f"{folder}: stage {self.stage} made no data; name one that does")
+        lines = Jsonl(path=str(folder), shuffle=self.shuffle)
+        return StageSource(JsonlSource(lines, seed=seed, split=split))
+
+
+SOURCE = StageOutput
+
+
+class StageSource:
+    """The lines of an earlier stage's files."""
+
+    def __init__(self, lines: JsonlSource) -> None:
+        self._lines = lines
+        self.size = lines.size
+
+    def prompt(self, index: int) -> Prompt:
+        return self._lines.question(index)
+
+    def document(self, index: int) -> Document:
+        return self._lines.document(index)
+
+
+def stage_outputs(value: Any) -> Iterator[StageOutput]:
+    """Every such source in a section, however deep."""
+    if isinstance(value, StageOutput):
+        yield value
+    elif isinstance(value, BaseModel):
+        for _, inner in value:
+            yield from stage_outputs(inner)
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from stage_outputs(inner)

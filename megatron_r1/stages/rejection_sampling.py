@@ -1,0 +1,294 @@
+"""The rejection_sampling stage: many samples a prompt, of which those that are right and read well are kept.
+
+DeepSeek-R1, section 2.3.3, and section 2.3.1 for the cold start. Samples come in shards; while one is drawn,
+the one before is judged in a thread. What the samples of a shard decide by themselves is decided there
+(verdict, filters, decontamination); duplicates and quotas are decided over all shards at the end.
+
+    candidates/shard_00000.jsonl   a line a sample; an interrupted stage goes on after the last whole shard
+    data/shard_00000.jsonl         what was kept, for `{source: stage}` or `{source: jsonl}`
+    data_card.json                 counts, lengths, and why samples were dropped
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from megatron_r1 import registry
+from megatron_r1.config.section import Section
+from megatron_r1.curation.candidate import Provenance, Screen, published
+from megatron_r1.curation.card import Card
+from megatron_r1.curation.contamination import NGRAM, EvaluationText
+from megatron_r1.curation.duplicates import Duplicates
+from megatron_r1.curation.filters import Filters
+from megatron_r1.curation.rewrite import Rewrite
+from megatron_r1.curation.selection import Selection, select
+from megatron_r1.curation.shards import num_whole, read_lines, shard, write_lines
+from megatron_r1.curation.verdict import judge
+from megatron_r1.data.mixture import build_mixture, replica_range
+from megatron_r1.data.sources.stage import DATA
+from megatron_r1.data.template import TAGS
+from megatron_r1.errors import DataError, Interrupted
+from megatron_r1.stages.context import StageContext
+from megatron_r1.stages.evaluation import Sources
+from megatron_r1.stages.sampling import draw_key, sample
+from megatron_r1.stages.section import StageConfig, too_long
+from megatron_r1.types import Completion, Sampling, Scored
+
+if TYPE_CHECKING:
+    from megatron_r1.run_config import RunConfig
+
+CANDIDATES = "candidates"
+CARD = "data_card.json"
+LINES_A_FILE = 10_000
+
+Graders = registry.by_name(registry.rewards(), "Graders")
+
+
+class Decontaminate(Section):
+    """Which evaluation questions must not be learnt."""
+
+    data: Sources
+    """The sources of the evaluations; their held-out side is read."""
+    questions: int = Field(ge=1)
+    """How many of them: at least as many as the evaluations ask."""
+    ngram: int = Field(default=NGRAM, ge=2)
+    """Words in a row that may not be shared. R1: 10."""
+
+
+class RejectionSampling(StageConfig):
+    """Sample, judge, filter, and keep what is worth learning from."""
+
+    kind: Literal["rejection_sampling"]
+    data: Sources
+    """The sources of the prompts by domain; their weights are their shares."""
+    prompts: int = Field(ge=1)
+    """Prompts in all."""
+    samples: int = Field(ge=1)
+    """Samples a prompt."""
+    prompts_a_shard: int = Field(default=256, ge=1)
+    """Prompts sampled together, over all replicas; an interruption costs one or two shards."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Of sampling; the paper's cold start: 1."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Of sampling."""
+    max_new_tokens: int = Field(default=32768, ge=1)
+    """The longest response."""
+    graders: Graders = Graders.model_validate({"accuracy": {}})  # type: ignore[valid-type]
+    """What says whether a sample is right, in this order: the first that can grade it decides."""
+    at_least: float = 1.0
+    """The score from which on a sample is right."""
+    filters: Filters = Filters()
+    """What is left out though it is right."""
+    decontaminate: Decontaminate | None = None
+    """Leave out what shares ten words in a row with an evaluation question; null: nothing."""
+    duplicates: Duplicates | None = Duplicates()
+    """When two responses count as one; null: never."""
+    per_prompt: int | None = Field(default=None, ge=1)
+    """Most samples of one prompt that are kept; null: all."""
+    quotas: dict[str, int] = Field(default_factory=dict)
+    """Most samples kept of a domain, by the name of its source."""
+    rewrite: Rewrite | None = None
+    """Write what is kept in another form; null: as it was sampled."""
+    samples_every: int = Field(default=1, ge=1)
+    """Shards between those whose samples are shown in samples.jsonl."""
+
+    @property
+    def num_shards(self) -> int:
+        return -(-self.prompts // self.prompts_a_shard)
+
+    def done_before(self, directory: Path) -> int:
+        return min(num_whole(directory / CANDIDATES), self.num_shards)
+
+    def problems(self, run: "RunConfig") -> list[str]:
+        found = too_long("max_new_tokens", self.max_new_tokens, run)
+        if self.init is None:
+            found.append("init: random weights have nothing to keep; name a stage or hf:PATH")
+        if not self.chosen_graders():
+            found.append("graders: none is set; give at least one, such as accuracy: {}")
+        unknown = [name for name in self.quotas if name not in self.data]
+        if unknown:
+            found.append(f"quotas: no source {', '.join(unknown)} in data; there are {', '.join(self.data)}")
+        return found
+
+    def batch_table(self, run: "RunConfig") -> list[tuple[str, str]]:
+        copies, total = run.layout.data, self.prompts * self.samples
+        each = self.prompts_a_shard * self.samples
+        return [
+            ("samples", f"{self.prompts} prompts x {self.samples} samples = {total}"),
+            ("shards", f"{self.prompts} / {self.prompts_a_shard} prompts = {self.num_shards}"),
+            ("samples a replica", f"{each} / {copies} replicas = {-(-each // copies)} at once"),
+        ]
+
+    def chosen_graders(self) -> dict[str, Any]:
+        return {name: config for name, config in self.graders if config is not None}
+
+    def run(self, context: StageContext) -> dict[str, float]:
+        return _Sampling(self, context).run()
+
+
+STAGE = RejectionSampling
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A sample with its line of the shard; index, sample: which it is."""
+
+    index: int
+    sample: int
+    scored: Scored
+    line: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    number: int
+    verdicts: Future[list[Judged]] | None  # of the rank that speaks for its replica
+    num_tokens: int
+    rollout_s: float
+
+
+class _Sampling:
+    def __init__(self, stage: RejectionSampling, context: StageContext) -> None:
+        self.stage, self.context = stage, context
+        self.replicas, self.directory = context.policy.replicas, context.directory
+        self.prompts = build_mixture(stage.data, seed=context.seed)
+        self.graders = {name: config.build() for name, config in stage.chosen_graders().items()}
+        marks = [piece for piece in context.template.required_pieces if piece not in TAGS]
+        self.screen = Screen(stage.filters, self._evaluation_text(), stage.rewrite, marks)
+        self.origin = Provenance(
+            context.name, stage.init, context.weights, stage.temperature, stage.top_p,
+            stage.max_new_tokens, context.seed,
+        )  # fmt: skip
+
+    def run(self) -> dict[str, float]:
+        stage, journal = self.stage, self.context.journal
+        journal.expect(stage.num_shards)
+        drawn: _Shard | None = None
+        with ThreadPoolExecutor(1) as thread:
+            for number in range(self.context.start_step, stage.num_shards):
+                following = self._draw(number, thread)
+                if drawn is not None:
+                    self._finish(drawn)
+                drawn = following
+                if journal.stop_here():
+                    self._finish(drawn)
+                    raise Interrupted(
+                        f"stage {self.context.name}: {number + 1} of {stage.num_shards} shards are written; "
+                        "run the same command to continue"
+                    )
+            if drawn is not None:
+                self._finish(drawn)
+        return self._select()
+
+    # ---- a shard: drawn, judged, written
+
+    def _draw(self, number: int, thread: ThreadPoolExecutor) -> _Shard:
+        stage, name = self.stage, self.context.name
+        began = time.perf_counter()
+        rows = [(index, k) for index in self._indices(number) for k in range(stage.samples)]
+        completions = sample(
+            self.context,
+            [self.prompts.prompt(index) for index, _ in rows],
+            Sampling(stage.max_new_tokens, stage.temperature, stage.top_p, seed=self.context.seed),
+            keys=[draw_key(name, index, k) for index, k in rows],
+        )
+        verdicts = thread.submit(self._judge, rows, completions) if self.replicas.leads else None
+        num_tokens = sum(len(c.token_ids) for c in completions)
+        return _Shard(number, verdicts, num_tokens, time.perf_counter() - began)
+
+    def _indices(self, number: int) -> range:
+        stage = self.stage
+        first = number * stage.prompts_a_shard
+        count = min(stage.prompts_a_shard, stage.prompts - first)
+        return replica_range(first, count, index=self.replicas.index, num_replicas=self.replicas.count)
+
+    def _judge(self, rows: list[tuple[int, int]], completions: list[Completion]) -> list[Judged]:
+        """In a thread: no collective here, and nothing of the policy."""
+        verdicts = judge(completions, self.graders, at_least=self.stage.at_least)
+        judged = []
+        for (index, k), completion, verdict in zip(rows, completions, verdicts, strict=True):
+            scored = Scored(
+                completion, None if verdict.right is None else float(verdict.right), verdict.scores
+            )
+            line = self.screen.line(completion, verdict, index=index, sample=k, origin=self.origin)
+            judged.append(Judged(index, k, scored, line))
+        return judged
+
+    def _finish(self, drawn: _Shard) -> None:
+        mine: list[Judged] = self.replicas.share(lambda: drawn.verdicts.result() if drawn.verdicts else [])
+        if (drawn.number + 1) % self.stage.samples_every == 0:
+            self.context.journal.samples(drawn.number + 1, [judged.scored for judged in mine])
+        lines = self.replicas.gather([(judged.index, judged.sample, judged.line) for judged in mine])
+        lines.sort(key=lambda row: row[:2])
+        metrics = self._metrics(drawn, [line for _, _, line in lines])
+        if self.replicas.is_main:
+            write_lines(shard(self.directory / CANDIDATES, drawn.number), (line for _, _, line in lines))
+        self.context.journal.step(drawn.number + 1, metrics)
+
+    def _metrics(self, drawn: _Shard, lines: list[dict[str, Any]]) -> dict[str, float]:
+        card = Card()
+        for line in lines:
+            card.count(line)
+        tokens = self.replicas.sum({"tokens": float(drawn.num_tokens)})["tokens"]
+        return {
+            **_shares(card.content()),
+            "rollout/length": tokens / len(lines),
+            "rollout/tokens_per_s": tokens / drawn.rollout_s,
+            "time/step_s": drawn.rollout_s,
+        }
+
+    # ---- the choice over all shards
+
+    def _select(self) -> dict[str, float]:
+        if self.replicas.is_main:
+            self._write_data()
+        self.replicas.barrier()
+        card = json.loads((self.directory / CARD).read_text(encoding="utf-8"))
+        if not card["kept"]:
+            raise DataError(
+                f"stage {self.context.name}: none of {card['sampled']} samples was kept: "
+                f"{', '.join(f'{count} {why}' for why, count in card['dropped'].items())}; see "
+                f"{self.directory / CARD}"
+            )
+        return _shares(card) | {"rollout/length": card["tokens"]["mean"]}
+
+    def _write_data(self) -> None:
+        stage, card = self.stage, Card()
+        selection = Selection(duplicates=stage.duplicates, per_prompt=stage.per_prompt, quotas=stage.quotas)
+        new = self.directory / f"{DATA}.new"
+        shutil.rmtree(new, ignore_errors=True)  # of an interrupted start
+        new.mkdir()
+        lines = card.counting(select(self._candidates(), selection))
+        kept = (line for line in lines if "dropped" not in line)
+        for number, first in enumerate(kept):
+            of_file = chain([first], islice(kept, LINES_A_FILE - 1))
+            write_lines(shard(new, number), map(published, of_file))
+        shutil.rmtree(self.directory / DATA, ignore_errors=True)
+        new.rename(self.directory / DATA)
+        about = {**asdict(self.origin), "prompts": stage.prompts, "samples_a_prompt": stage.samples}
+        write_lines(self.directory / CARD, [card.content(**about, quotas=stage.quotas)])
+
+    def _candidates(self) -> Iterator[dict[str, Any]]:
+        for number in range(self.stage.num_shards):
+            yield from read_lines(shard(self.directory / CANDIDATES, number))
+
+    def _evaluation_text(self) -> EvaluationText | None:
+        options = self.stage.decontaminate
+        if options is None:
+            return None
+        held_out = build_mixture(options.data, seed=self.context.seed, split="held_out")
+        return EvaluationText((held_out.prompt(i) for i in range(options.questions)), n=options.ngram)
+
+
+def _shares(card: dict[str, Any]) -> dict[str, float]:
+    """Of all samples: those kept, and those dropped by reason."""
+    dropped = {f"rollout/dropped_{why}": count / card["sampled"] for why, count in card["dropped"].items()}
+    return {"rollout/kept": card["kept"] / card["sampled"], **dropped}
