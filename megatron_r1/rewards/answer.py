@@ -24,11 +24,11 @@ def chain_of_thought(text: str) -> str:
 
 def final_answer(text: str) -> str | None:
     """The answer of a completion, stripped; None if there is none."""
-    response = _after_thinking(text)
+    response = after_thinking(text)
     if response is None:
         return None
     if ANSWER_OPEN in response:
-        inside = _last_tagged(response)
+        inside = last_tagged(response)
         return None if inside is None else unboxed(inside)
     return last_boxed(response)
 
@@ -57,14 +57,16 @@ def last_boxed(text: str) -> str | None:
     return None if last is None else text[slice(*last)].strip()
 
 
-def _after_thinking(text: str) -> str | None:
+def after_thinking(text: str) -> str | None:
+    """What follows the chain of thought: all of a text without one, None where it never ends."""
     end = text.rfind(THINK_CLOSE)
     if end >= 0:
         return text[end + len(THINK_CLOSE) :]
     return None if THINK_OPEN in text else text  # still thinking, or never thought
 
 
-def _last_tagged(text: str) -> str | None:
+def last_tagged(text: str) -> str | None:
+    """The content of the last complete pair of answer tags; None if there is none."""
     last_close = text.rfind(ANSWER_CLOSE)
     start = text.rfind(ANSWER_OPEN, 0, max(last_close, 0))
     if start < 0:

@@ -142,7 +142,7 @@ class _Training:
         self.stage, self.context, self.policy = stage, context, context.policy
         self.questions = build_mixture(stage.data, seed=context.seed)
         self.rewards: dict[str, tuple[float, Reward]] = {
-            name: (config.weight, config.build()) for name, config in stage._rewards().items()
+            name: (config.weight, config.scorer()) for name, config in stage._rewards().items()
         }
         self.updates_done = int(context.state.get("updates_done", 0))
         self.questions_asked = int(context.state.get("questions_asked", 0))
