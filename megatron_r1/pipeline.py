@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from megatron_r1.backend.checkpoint_files import describe, tensors_digest
 from megatron_r1.data.sources.stage import DATA, stage_outputs
@@ -28,8 +28,12 @@ from megatron_r1.report.html import write_report
 from megatron_r1.run_config import HF, RunConfig, load_run
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.section import StageConfig
+from megatron_r1.stages.text_scorer import TextScorer
 from megatron_r1.stages.training import TrainingStage
-from megatron_r1.types import Artifact, Policy
+from megatron_r1.types import Artifact
+
+if TYPE_CHECKING:
+    from megatron_r1.backend.policy import MegatronPolicy
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +94,7 @@ class Chain:
     def run_stage(self, name: str) -> None:
         """Run one stage, or skip it if it is done."""
         from megatron_r1.backend import memory
+        from megatron_r1.backend.scorer import MegatronScorer
 
         run, stage = self.run.for_stage(name), self.run.stages[name]
         directory = self.run_dir / name
@@ -120,6 +125,8 @@ class Chain:
             journal=journal,
             directory=directory,
             weights="" if weights is None else tensors_digest(weights),
+            scorer=MegatronScorer(policy) if stage.trains_scores else None,
+            reward_models=self._reward_model,
             start_step=journal.start,
             state=state,
         )
@@ -146,7 +153,7 @@ class Chain:
 
     def _policy(
         self, name: str, run: RunConfig, tokenizer: Tokenizer, weights: Path | None
-    ) -> tuple[Policy, dict[str, Any]]:
+    ) -> tuple["MegatronPolicy", dict[str, Any]]:
         """The model with the stage's weights, and the state of an earlier, interrupted start."""
         from megatron_r1.backend import checkpoint
         from megatron_r1.backend.model import default_options
@@ -161,6 +168,7 @@ class Chain:
             eos_id=tokenizer.eos_id,
             rollout_engine=run.rollout_engine,
             tokens_per_pack=stage.tokens_per_pack if isinstance(stage, TrainingStage) else NO_PACKS,
+            score_head=stage.trains_scores,
         )
         resumed = checkpoint.latest(self.run_dir / name / CHECKPOINTS)
         if resumed is None and weights is not None:
@@ -171,6 +179,27 @@ class Chain:
             return policy, policy.load(resumed)
         done = stage.done_before(self.run_dir / name)
         return policy, {"step": done} if done else {}
+
+    def _reward_model(self, name: str) -> TextScorer:
+        """What an earlier reward_model stage made, beside the policy on these ranks; without an optimizer."""
+        from megatron_r1.backend.model import default_options
+        from megatron_r1.backend.policy import MegatronPolicy
+        from megatron_r1.backend.scorer import MegatronScorer
+
+        run, stage = self.run.for_stage(name), self.run.stages[name]
+        assert isinstance(stage, TrainingStage), f"stage {name} trains nothing"
+        tokenizer = self._tokenizer(run, self.run.model_name(name))
+        model = MegatronPolicy(
+            run.model,
+            run.layout,
+            default_options(run.precision),
+            seed=run.seed,
+            eos_id=tokenizer.eos_id,
+            tokens_per_pack=stage.tokens_per_pack,
+            score_head=True,
+        )
+        model.load(self._weights(name), weights_only=True)
+        return TextScorer(MegatronScorer(model), get_template(run.template), tokenizer)
 
     def _weights(self, init: str) -> Path:
         """The checkpoint that a stage starts from: that of the stage itself, or what it was given in turn."""

@@ -52,6 +52,9 @@ METRICS: dict[str, Metric] = {
     "train/expert_load": Metric("tokens of the busiest expert over the mean of its layer", "ratio", "down"),
     "train/tokens_per_s": Metric("tokens trained on, all ranks", "tokens/s", "up"),
     "train/pair_accuracy": Metric("pairs that the reward model orders as labelled", "share", "up"),
+    "train/point_accuracy": Metric(
+        "responses that the reward model calls good or bad as labelled", "share", "up"
+    ),
     "train/margin": Metric("reward model: score of the chosen minus that of the rejected", "points", "up"),
     # Sampling
     "rollout/length": Metric("mean length of a response", "tokens"),
@@ -86,6 +89,12 @@ METRICS: dict[str, Metric] = {
     "eval/length": Metric("mean length of a response", "tokens"),
     "eval/cut": Metric("responses cut at the maximum length", "share", "down"),
     "eval/loss": Metric("loss on held-out documents", "nats/token", "down"),
+    "eval/preference_accuracy": Metric(
+        "held-out preferences that the reward model agrees with", "share", "up"
+    ),
+    "eval/preference_loss": Metric("loss of the reward model on them", "nats", "down"),
+    "eval/preference_calibration": Metric("its mean gap of confidence and accuracy", "share", "down"),
+    "eval/preference_length_bias": Metric("correlation of its scores with lengths", "correlation"),
     "eval/<metric>_stderr": Metric("standard error of that metric over the questions", "as the metric"),
 }
 

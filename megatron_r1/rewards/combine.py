@@ -19,13 +19,22 @@ def combine(completions: Sequence[Completion], rewards: Mapping[str, tuple[float
     Same order as the completions. GateError if a scorer returns too few or too many scores, or one that
     is not finite.
     """
-    columns = {
-        name: _checked(name, reward.score(completions), completions) for name, (_, reward) in rewards.items()
-    }
-    weights = {name: weight for name, (weight, _) in rewards.items()}
+    columns = columns_of(completions, {name: reward for name, (_, reward) in rewards.items()})
+    return weigh(completions, columns, {name: weight for name, (weight, _) in rewards.items()})
+
+
+def columns_of(completions: Sequence[Completion], rewards: Mapping[str, Reward]) -> dict[str, list[Score]]:
+    """Each reward's scores of all completions."""
+    return {name: _checked(name, reward.score(completions), completions) for name, reward in rewards.items()}
+
+
+def weigh(
+    completions: Sequence[Completion], columns: Mapping[str, list[Score]], weights: Mapping[str, float]
+) -> list[Scored]:
+    """The weighted sum of each completion's scores, with its parts."""
     scored = []
     for i, completion in enumerate(completions):
-        parts = {name: column[i] for name, column in columns.items() if column[i] is not ELSEWHERE}
+        parts = {name: column[i] for name, column in columns.items() if column[i] != ELSEWHERE}
         scored.append(Scored(completion=completion, reward=_weighted_sum(parts, weights), parts=parts))
     return scored
 

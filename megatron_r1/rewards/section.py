@@ -21,7 +21,7 @@ class Reward(Protocol):
     def score(self, completions: Sequence[Completion]) -> list[Score]: ...
 
 
-ELSEWHERE = Score(None, "of another task")  # told apart by identity: no part of the sample's reward
+ELSEWHERE = Score(None, "of another task")  # no part of the sample's reward
 
 
 class OfTasks:
