@@ -5,7 +5,8 @@ model is that of an earlier reward_model stage and lies beside the policy on the
 rules, these rewards are asked on all ranks together, and `grpo` hands them their model.
 
 A response without a summary, because its reasoning never ends, gets the lowest score of its prompt's
-responses: left out, it would escape; and an empty text has whatever score the model makes of nothing.
+responses: left out, it would escape; and an empty text has whatever score the model makes of nothing. So
+does one that the tokenizer can't read back.
 """
 
 import math
@@ -22,12 +23,15 @@ from megatron_r1.types import Completion, Document, Score
 
 TASK = "general"
 NO_SUMMARY = "no summary: the lowest of its prompt's scores"
+UNREADABLE = "unreadable: the lowest of its prompt's scores"
 
 
 class TextScorer(Protocol):
     """A reward model that reads text. Collective: every rank of every replica asks at the same time."""
 
-    def score(self, documents: Sequence[Document]) -> list[float]: ...
+    def score(self, documents: Sequence[Document]) -> list[float | None]:
+        """One number a document, None for what it can't read."""
+        ...
 
 
 def summary_of(text: str) -> str | None:
@@ -60,13 +64,14 @@ class PreferenceReward:
         ]
         found = iter(self.model.score(asked))
         values = [None if text is None else self._scaled(next(found)) for text in texts]
+        notes = [NO_SUMMARY if text is None else UNREADABLE for text in texts]
         return [
-            Score(_lowest(completion, completions, values), NO_SUMMARY) if value is None else Score(value)
-            for completion, value in zip(completions, values, strict=True)
+            Score(_lowest(completion, completions, values), note) if value is None else Score(value)
+            for completion, value, note in zip(completions, values, notes, strict=True)
         ]
 
-    def _scaled(self, score: float) -> float:
-        if self.scale == "score":
+    def _scaled(self, score: float | None) -> float | None:
+        if score is None or self.scale == "score":
             return score
         return 1 / (1 + math.exp(-score)) if score > 0 else math.exp(score) / (1 + math.exp(score))
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from megatron_r1.data.template import ChatTemplate
 from megatron_r1.data.tokenizer import Tokenizer
+from megatron_r1.errors import DataError
 from megatron_r1.rewards.preference import summary_of, whole_of
 from megatron_r1.types import Document, Message, Scorer
 
@@ -30,6 +31,14 @@ class TextScorer:
         given, answer = self.template.document_ids(Document(tuple(messages), text), self.tokenizer)
         return given + answer
 
-    def score(self, documents: Sequence[Document]) -> list[float]:
-        """One number a document; collective, none included."""
-        return self.scorer.score([self.ids(d.messages, d.response) for d in documents])
+    def score(self, documents: Sequence[Document]) -> list[float | None]:
+        """One number a document, None where its text has no tokens; collective, no document included."""
+        sequences = [self._readable(document) for document in documents]
+        found = iter(self.scorer.score([ids for ids in sequences if ids is not None]))
+        return [None if ids is None else next(found) for ids in sequences]
+
+    def _readable(self, document: Document) -> list[int] | None:
+        try:
+            return self.ids(document.messages, document.response)
+        except DataError:  # a closed vocabulary decodes what no text encodes to
+            return None
