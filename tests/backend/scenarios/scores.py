@@ -10,6 +10,7 @@ from megatron_r1.backend.layout import Layout
 from megatron_r1.backend.model import ModelOptions
 from megatron_r1.backend.policy import MegatronPolicy
 from megatron_r1.backend.scorer import MegatronScorer
+from megatron_r1.rl.preference import pair_loss
 from tests.backend.scenarios import models
 
 
@@ -31,10 +32,8 @@ def pairs(step: int) -> list[list[int]]:
 
 
 def bradley_terry(scores: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    margins = scores[0::2] - scores[1::2]
-    loss = -torch.nn.functional.logsigmoid(margins).sum() / 4
-    right = (margins > 0).float()
-    return loss, {"pair_accuracy": torch.stack([right.sum(), torch.tensor(float(len(right)))])}
+    """As the stage has it, over the four pairs of a step."""
+    return pair_loss(scores, num_pairs=4)
 
 
 def mine(sequences: list[list[int]], replicas: Any) -> list[list[int]]:
