@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from megatron_r1.backend.checkpoint_files import describe, tensors_digest
 from megatron_r1.data.sources.stage import DATA, stage_outputs
-from megatron_r1.data.template import get_template
+from megatron_r1.data.template import ChatTemplate, get_template
 from megatron_r1.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_r1.errors import ConfigError, Interrupted
 from megatron_r1.journal import CHECKPOINTS, StageJournal
@@ -127,6 +127,7 @@ class Chain:
             weights="" if weights is None else tensors_digest(weights),
             scorer=MegatronScorer(policy) if stage.trains_scores else None,
             reward_models=self._reward_model,
+            policies=self._beside,
             start_step=journal.start,
             state=state,
         )
@@ -181,13 +182,18 @@ class Chain:
         return policy, {"step": done} if done else {}
 
     def _reward_model(self, name: str) -> TextScorer:
-        """What an earlier reward_model stage made, beside the policy on these ranks; without an optimizer."""
-        from megatron_r1.backend.model import default_options
-        from megatron_r1.backend.policy import MegatronPolicy
+        """What an earlier reward_model stage made."""
         from megatron_r1.backend.scorer import MegatronScorer
 
+        model, template, tokenizer = self._beside(name)
+        return TextScorer(MegatronScorer(model), template, tokenizer)
+
+    def _beside(self, name: str) -> tuple["MegatronPolicy", ChatTemplate, Tokenizer]:
+        """The model of an earlier stage, beside this stage's on the same ranks; without an optimizer."""
+        from megatron_r1.backend.model import default_options
+        from megatron_r1.backend.policy import MegatronPolicy
+
         run, stage = self.run.for_stage(name), self.run.stages[name]
-        assert isinstance(stage, TrainingStage), f"stage {name} trains nothing"
         tokenizer = self._tokenizer(run, self.run.model_name(name))
         model = MegatronPolicy(
             run.model,
@@ -195,11 +201,12 @@ class Chain:
             default_options(run.precision),
             seed=run.seed,
             eos_id=tokenizer.eos_id,
-            tokens_per_pack=stage.tokens_per_pack,
-            score_head=True,
+            rollout_engine=run.rollout_engine,
+            tokens_per_pack=stage.tokens_per_pack if isinstance(stage, TrainingStage) else NO_PACKS,
+            score_head=stage.trains_scores,
         )
         model.load(self._weights(name), weights_only=True)
-        return TextScorer(MegatronScorer(model), get_template(run.template), tokenizer)
+        return model, get_template(run.template), tokenizer
 
     def _weights(self, init: str) -> Path:
         """The checkpoint that a stage starts from: that of the stage itself, or what it was given in turn."""

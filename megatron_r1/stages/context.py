@@ -10,6 +10,8 @@ from megatron_r1.data.tokenizer import Tokenizer
 from megatron_r1.stages.text_scorer import TextScorer
 from megatron_r1.types import Policy, Scored, Scorer
 
+Speaker = tuple[Policy, ChatTemplate, Tokenizer]  # a model with what turns text into its tokens
+
 
 class Journal(Protocol):
     """The stage's directory: metrics, samples, checkpoints, and whether to stop."""
@@ -39,6 +41,10 @@ def no_reward_models(stage: str) -> TextScorer:
     raise AssertionError(f"no reward model {stage} here")
 
 
+def no_policies(stage: str) -> Speaker:
+    raise AssertionError(f"no policy {stage} here")
+
+
 @dataclass(frozen=True, slots=True)
 class StageContext:
     """The model and the surroundings of one stage."""
@@ -55,6 +61,7 @@ class StageContext:
     reward_models: Callable[[str], TextScorer] = (
         no_reward_models  # by the stage that trained them; collective
     )
+    policies: Callable[[str], Speaker] = no_policies  # the language model of an earlier stage; collective
     total_steps: int = 0
     start_step: int = 0  # steps done before, when resumed
     state: Mapping[str, Any] = field(default_factory=dict)  # as the checkpoint had it
