@@ -1,7 +1,7 @@
 """Which pairs of responses become preferences: clearly judged, of balanced lengths (DeepSeek-R1, 2.3.4).
 
-The judge is asked several times with the two in changing order; the mean difference decides. Without a balance
-of lengths, a reward model would learn that longer is better.
+The judge is asked several times with the two in changing order; the mean difference decides. Without a
+balance of lengths, a reward model would learn that longer is better.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class Judged:
 
 
 def orders(asks: int, *, key: int) -> list[bool]:
-    """For each time the judge is asked, whether the two are swapped: half of the times, which ones by the key."""
+    """For each time the judge is asked, whether the two are swapped: half of the times, by the key."""
     swapped = [i % 2 == 1 for i in range(asks)]
     for i in range(asks - 1, 0, -1):  # Fisher-Yates by the digits of the key
         key, j = divmod(key, i + 1)
@@ -48,15 +48,14 @@ def unbalanced(gaps: Sequence[int], lengths: Sequence[int], *, tolerance: float 
     """Which pairs to leave out so that chosen and rejected have the same mean length, within the tolerance.
 
     gaps: length of the chosen minus that of the rejected response. lengths: of both together. The widest gaps
-    on the side that prevails go first, as long as that brings the two means nearer.
+    on the side that prevails go first, unless the other side would then prevail.
     """
     total, size = sum(gaps), sum(lengths)
     dropped: set[int] = set()
     for index in sorted(range(len(gaps)), key=lambda i: (-abs(gaps[i]), i)):
         if abs(total) <= tolerance * size / 2:
             break
-        left = total - gaps[index]
-        if gaps[index] * total > 0 and abs(left) < abs(total):
+        if gaps[index] * total > 0 and abs(gaps[index]) <= abs(total):  # else the other side would prevail
             dropped.add(index)
-            total, size = left, size - lengths[index]
+            total, size = total - gaps[index], size - lengths[index]
     return dropped
