@@ -14,6 +14,7 @@ import shutil
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,8 +127,8 @@ class Chain:
             directory=directory,
             weights="" if weights is None else tensors_digest(weights),
             scorer=MegatronScorer(policy) if stage.trains_scores else None,
-            reward_models=self._reward_model,
-            policies=self._beside,
+            reward_models=cache(self._reward_model),  # gone with the stage
+            policies=cache(self._beside),
             start_step=journal.start,
             state=state,
         )

@@ -95,6 +95,12 @@ METRICS: dict[str, Metric] = {
     "eval/preference_loss": Metric("loss of the reward model on them", "nats", "down"),
     "eval/preference_calibration": Metric("its mean gap of confidence and accuracy", "share", "down"),
     "eval/preference_length_bias": Metric("correlation of its scores with lengths", "correlation"),
+    # Reward hacking, on held-out general prompts
+    "watch/score_<model>": Metric("score of a reward model: in training, or kept out of it", "points", "up"),
+    "watch/length_bias_<model>": Metric("correlation of its scores with the lengths", "correlation"),
+    "watch/judged": Metric("summaries that the judge calls right", "share", "up"),
+    "watch/length": Metric("mean length of a response", "tokens"),
+    "watch/summary": Metric("responses that end in a summary", "share", "up"),
     "eval/<metric>_stderr": Metric("standard error of that metric over the questions", "as the metric"),
 }
 

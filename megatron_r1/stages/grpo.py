@@ -30,6 +30,7 @@ from megatron_r1.stages.grpo_phases import (
     reward_models,
 )
 from megatron_r1.stages.grpo_sequences import graded_sequences, idle_sequence
+from megatron_r1.stages.grpo_watch import Watch, look
 from megatron_r1.stages.sampling import draw_key, sample
 from megatron_r1.stages.section import too_long
 from megatron_r1.stages.training import TrainingStage
@@ -79,6 +80,8 @@ class Grpo(TrainingStage):
     """Updates after which the reference becomes the policy. R1: 400; null: never."""
     evaluate: EvaluateEvery | None = None
     """Held-out questions during training; null: none."""
+    watch: Watch | None = None
+    """Reward models, a judge and lengths on held-out general prompts, against reward hacking; null: none."""
     gates: Gates = Gates()
     """What must hold, or the run stops."""
     samples_every: int = Field(default=1, ge=1)
@@ -139,8 +142,9 @@ class Grpo(TrainingStage):
 
     def inputs(self) -> list[str]:
         """Reward models decide the result as well."""
-        models = (config.model for config in reward_models(self).values())
-        return list(dict.fromkeys([*super().inputs(), *models]))
+        models = [config.model for config in reward_models(self).values()]
+        watched = [] if self.watch is None else self.watch.stages()
+        return list(dict.fromkeys([*super().inputs(), *models, *watched]))
 
 
 STAGE = Grpo
@@ -164,9 +168,10 @@ class _Training:
         for step in range(context.start_step, stage.steps):
             self._enter_phase(step)
             metrics = self._step(step)
-            if stage.evaluate is not None and (
-                (step + 1) % stage.evaluate.every == 0 or step + 1 == stage.steps
-            ):
+            last = step + 1 == stage.steps
+            if stage.watch is not None and (last or (step + 1) % stage.watch.every == 0):
+                metrics |= look(context, stage.watch)
+            if stage.evaluate is not None and (last or (step + 1) % stage.evaluate.every == 0):
                 metrics |= evaluate(context, stage.evaluate.evaluation)[0]
             context.journal.step(step + 1, metrics)
             if context.journal.stop_here() or (step + 1) % stage.checkpoint_every == 0:
@@ -189,12 +194,16 @@ class _Training:
         self.phase = final_phase(self.stage, self.context, start=self.final_from)
 
     def _check_base(self) -> None:
-        if self.stage.evaluate is None:
-            return
-        metrics, scored = evaluate(self.context, self.stage.evaluate.evaluation)
-        self.context.journal.samples(0, scored)
-        self.context.journal.step(0, metrics)
-        self.stage.gates.require_base(self.context.name, metrics)
+        """What the policy is before any update."""
+        stage, context = self.stage, self.context
+        metrics = {} if stage.watch is None else look(context, stage.watch)
+        if stage.evaluate is not None:
+            found, scored = evaluate(context, stage.evaluate.evaluation)
+            metrics |= found
+            context.journal.samples(0, scored)
+        if metrics:
+            context.journal.step(0, metrics)
+            stage.gates.require_base(context.name, metrics)
 
     def _step(self, step: int) -> dict[str, float]:
         began = time.perf_counter()

@@ -68,6 +68,9 @@ def phase_problems(stage: "Grpo", run: "RunConfig") -> list[str]:
         )
     names = [name for name, one in run.stages.items() if one is stage]
     earlier = list(run.stages)[: list(run.stages).index(names[0])] if names else []
+    for name in [] if stage.watch is None else stage.watch.stages():
+        if name not in earlier:
+            found.append(f"watch: {name!r} is no earlier stage; there are {', '.join(earlier) or 'none'}")
     for key, config in reward_models(stage).items():
         if config.model not in earlier or run.stages[config.model].kind != "reward_model":
             models = [name for name in earlier if run.stages[name].kind == "reward_model"]

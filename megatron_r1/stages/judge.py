@@ -1,19 +1,22 @@
 """A generative judge: any policy, asked for verdicts that are parsed strictly (rewards/judging.py)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 
 from pydantic import Field
 
 from megatron_r1.config.section import Section
 from megatron_r1.curation.pairs import ASKS, Judged, judged, orders
 from megatron_r1.errors import DataError
+from megatron_r1.rewards.answer import after_thinking
 from megatron_r1.rewards.judging import comparison_messages, read_comparison, read_verdict, verdict_messages
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.sampling import draw_key, sample
 from megatron_r1.types import Completion, Message, Prompt, Sampling, Score
 
 UNPARSEABLE = "the judge's answer is no verdict"
+NOT_JUDGED = "not one of the judge's tasks"
 UNASKED = "not asked: too long for the judge, or not to be spelled by its tokenizer"
 
 
@@ -83,6 +86,33 @@ class Judge:
         except DataError:  # a closed vocabulary
             return False
         return len(ids) <= self.options.max_prompt_tokens
+
+
+class Opinions:
+    """curation.verdict.Grader of completions that a judge has seen; None for all others."""
+
+    def __init__(self, scores: Mapping[int, Score]) -> None:
+        """scores: by the identity of the completion."""
+        self._scores = dict(scores)
+
+    def score(self, completions: Sequence[Completion]) -> list[Score]:
+        return [self._scores.get(id(completion), Score(None, NOT_JUDGED)) for completion in completions]
+
+
+def ask(
+    judge: Judge, completions: Sequence[Completion], *, keys: Sequence[int], tasks: Sequence[str]
+) -> Opinions:
+    """The judge's verdicts on the answers of the prompts of these tasks; collective."""
+    mine = [i for i, c in enumerate(completions) if any(fnmatchcase(c.prompt.task, task) for task in tasks)]
+    answers = {i: (after_thinking(completions[i].text) or "").strip() for i in mine}
+    asked = [i for i in mine if answers[i]]
+    found = judge.verdicts(
+        [completions[i] for i in asked],
+        keys=[keys[i] for i in asked],
+        answers=[answers[i] for i in asked],
+    )
+    scores = {i: Score(0.0, "no answer") for i in mine} | dict(zip(asked, found, strict=True))
+    return Opinions({id(completions[i]): score for i, score in scores.items()})
 
 
 def _score(reply: str | None) -> Score:

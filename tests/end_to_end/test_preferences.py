@@ -20,6 +20,7 @@ SOURCES = {
     "stages.harmless.data.points": "points",
     "stages.harmless.evaluate.data.points": "points",
     "stages.all.final.data.general": "general",
+    "stages.all.watch.data.general": "general",
 }
 LAYOUTS = {"ep2": ["layout.ranks=2", "layout.expert=2"], "tp2": ["layout.ranks=2", "layout.tensor=2"]}
 
@@ -49,7 +50,7 @@ def test_a_reward_model_learns_what_is_preferred(one: Path) -> None:
 
 
 def test_general_prompts_and_preference_rewards_come_in_the_last_updates_only(one: Path) -> None:
-    found = metrics(one / "all")
+    found = [line for line in metrics(one / "all") if line["step"] > 0]
     paid = {"train/reward_helpful", "train/reward_harmless"}
     assert [paid <= line.keys() for line in found] == [False, False, True, True]
     tasks = [
@@ -57,6 +58,14 @@ def test_general_prompts_and_preference_rewards_come_in_the_last_updates_only(on
     ]
     assert tasks[:2] == [{"integer"}] * 2
     assert set.union(*tasks[2:]) == {"integer", "general"}
+
+
+def test_the_reward_models_are_watched_on_held_out_prompts(one: Path) -> None:
+    found = [line for line in metrics(one / "all") if "watch/length" in line]
+    assert [line["step"] for line in found] == [0, 2, 4]
+    for line in found:
+        assert 0 <= line["watch/summary"] <= 1
+        assert "watch/judged" not in line or line["watch/judged"] == 0  # a tiny model has no verdict
 
 
 def test_each_prompt_is_paid_by_the_rewards_of_its_task(one: Path) -> None:
