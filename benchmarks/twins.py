@@ -70,12 +70,12 @@ def transformers_twin(shape: dict[str, Any], policy: Any) -> Any:
         bos_token_id=None,
     )
     twin = Qwen2ForCausalLM(config).eval()
-    weights = _renamed(policy.chunks[0].state_dict(), shape)
+    weights = renamed(policy.chunks[0].state_dict(), shape)
     twin.load_state_dict(weights)
     return twin
 
 
-def _renamed(ours: dict[str, torch.Tensor], shape: dict[str, Any]) -> dict[str, torch.Tensor]:
+def renamed(ours: dict[str, torch.Tensor], shape: dict[str, Any]) -> dict[str, torch.Tensor]:
     found = {
         "model.embed_tokens.weight": ours["embedding.word_embeddings.weight"],
         "model.norm.weight": ours["decoder.final_layernorm.weight"],

@@ -14,12 +14,13 @@ import shutil
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron_r1.backend.checkpoint_files import describe, tensors_digest
 from megatron_r1.data.sources.stage import DATA, stage_outputs
-from megatron_r1.data.template import get_template
+from megatron_r1.data.template import ChatTemplate, get_template
 from megatron_r1.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_r1.errors import ConfigError, Interrupted
 from megatron_r1.huggingface.source import fingerprint
@@ -30,6 +31,7 @@ from megatron_r1.report.transfer import Transfer
 from megatron_r1.run_config import HF, RunConfig, load_run
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.section import StageConfig
+from megatron_r1.stages.text_scorer import TextScorer
 from megatron_r1.stages.training import TrainingStage
 from megatron_r1.types import Artifact
 
@@ -95,6 +97,7 @@ class Chain:
     def run_stage(self, name: str) -> None:
         """Run one stage, or skip it if it is done."""
         from megatron_r1.backend import memory
+        from megatron_r1.backend.scorer import MegatronScorer
 
         run, stage = self.run.for_stage(name), self.run.stages[name]
         directory = self.run_dir / name
@@ -126,6 +129,9 @@ class Chain:
             journal=journal,
             directory=directory,
             weights=_weights_digest(weights),
+            scorer=MegatronScorer(policy) if stage.trains_scores else None,
+            reward_models=cache(self._reward_model),  # gone with the stage
+            policies=cache(self._beside),
             start_step=journal.start,
             state=state,
         )
@@ -168,6 +174,7 @@ class Chain:
             eos_id=tokenizer.eos_id,
             rollout_engine=run.rollout_engine,
             tokens_per_pack=stage.tokens_per_pack if isinstance(stage, TrainingStage) else NO_PACKS,
+            score_head=stage.trains_scores,
         )
         resumed = checkpoint.latest(self.run_dir / name / CHECKPOINTS)
         if resumed is None and weights is not None:
@@ -186,6 +193,33 @@ class Chain:
         for text in policy.load_hugging_face(Path(weights.removeprefix(HF))):
             if self.replicas.is_main:
                 log.warning(text)
+
+    def _reward_model(self, name: str) -> TextScorer:
+        """What an earlier reward_model stage made."""
+        from megatron_r1.backend.scorer import MegatronScorer
+
+        model, template, tokenizer = self._beside(name)
+        return TextScorer(MegatronScorer(model), template, tokenizer)
+
+    def _beside(self, name: str) -> tuple["MegatronPolicy", ChatTemplate, Tokenizer]:
+        """The model of an earlier stage, beside this stage's on the same ranks; without an optimizer."""
+        from megatron_r1.backend.model import default_options
+        from megatron_r1.backend.policy import MegatronPolicy
+
+        run, stage = self.run.for_stage(name), self.run.stages[name]
+        tokenizer = self._tokenizer(run, self.run.model_name(name))
+        model = MegatronPolicy(
+            run.model,
+            run.layout,
+            default_options(run.precision),
+            seed=run.seed,
+            eos_id=tokenizer.eos_id,
+            rollout_engine=run.rollout_engine,
+            tokens_per_pack=stage.tokens_per_pack if isinstance(stage, TrainingStage) else NO_PACKS,
+            score_head=stage.trains_scores,
+        )
+        self._start_from(model, self._weights(name))
+        return model, get_template(run.template), tokenizer
 
     def _export(self, stage: StageConfig, directory: Path, checkpoint: str | None, *, again: bool) -> None:
         """A finished stage's result as Hugging Face's files, if it asks for them; the ranks share the work.

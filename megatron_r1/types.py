@@ -172,6 +172,11 @@ class PackedBatch:
 LossFunction = Callable[[Tensor, Tensor | None, PackedBatch], tuple[Tensor, dict[str, Tensor]]]
 
 
+# loss(scores [N] of this copy's sequences) -> (this copy's share of the loss [], sums of metrics by name as
+# above); the shares of all copies add up
+ScoreLoss = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
+
+
 @dataclass(frozen=True, slots=True)
 class OptimizerOptions:
     """AdamW's constants; the learning rate comes with every update. Defaults: DeepSeek-V3, section 4.2."""
@@ -294,4 +299,21 @@ class Policy(Protocol):
 
     def load(self, directory: Path, *, weights_only: bool = False) -> dict[str, Any]:
         """Read a checkpoint of any layout; returns the stage's `state`."""
+        ...
+
+
+class Scorer(Protocol):
+    """A model that gives a whole sequence one number: a reward model as stages and rewards see it."""
+
+    @property
+    def replicas(self) -> Replicas:
+        """The copies of the model."""
+        ...
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[float]:
+        """One number for each of this copy's sequences of token ids; collective, none included."""
+        ...
+
+    def train_step(self, sequences: Sequence[Sequence[int]], loss: ScoreLoss, *, lr: float) -> StepStats:
+        """One optimizer update on this copy's sequences (one at least); gradients are summed over copies."""
         ...

@@ -40,6 +40,7 @@ from torch.futures import Future
 
 from megatron_r1.backend import checkpoint_files as files
 from megatron_r1.backend import optimizer_state
+from megatron_r1.backend import score_head as heads
 from megatron_r1.backend.agreement import gather, on_all_ranks, on_first_rank, share
 from megatron_r1.backend.checkpoint_files import Manifest, latest, prune
 from megatron_r1.backend.optimizer import finish_parameter_gather
@@ -56,6 +57,7 @@ __all__ = ["latest", "load", "prune", "save", "save_numbered"]
 REFERENCE = "reference."  # before the name of every tensor of the reference
 NOT_WEIGHTS = (REFERENCE, optimizer_state.PREFIX)
 VOCABULARY = ("embedding.word_embeddings.", "output_layer.")
+SCORE_HEAD = f"{heads.NAME}.weight"
 MOST_NAMED = 8  # differences that an error lists
 
 
@@ -144,10 +146,21 @@ def _manifest(policy: "MegatronPolicy", described: dict[str, dict[str, Any]]) ->
 
 
 def _load_weights(directory: Path, policy: "MegatronPolicy") -> None:
-    loaded = _read_tensors(directory, {"weights": _weights(policy)})
-    _set_weights(policy, loaded["weights"])
+    _set_weights(policy, _read_weights(directory, policy))
     if policy.optimizer is not None:
         policy.optimizer.reload_model_params()  # the fp32 masters
+
+
+def _read_weights(directory: Path, policy: "MegatronPolicy") -> dict[str, Any]:
+    """The weights; a reward model that begins from a language model keeps the head that it has."""
+    wanted = _weights(policy)
+    kept: dict[str, dict[str, Any]] = {number: {} for number in wanted}
+    if policy.score_head and SCORE_HEAD not in dist_checkpointing.load_tensors_metadata(str(directory)):
+        for number, chunk in wanted.items():
+            names = [name for name, part in chunk.items() if getattr(part, "key", "") == SCORE_HEAD]
+            kept[number] = {name: chunk.pop(name).data for name in names}
+    loaded = _read_tensors(directory, {"weights": wanted})["weights"]
+    return {number: {**loaded[number], **kept[number]} for number in wanted}
 
 
 def _load_everything(
@@ -271,6 +284,9 @@ def _check_model(directory: Path, manifest: Manifest, policy: "MegatronPolicy") 
     stored = dist_checkpointing.load_tensors_metadata(str(directory))
     found = {key: tuple(t.global_shape) for key, t in stored.items() if not key.startswith(NOT_WEIGHTS)}
     here = {key: shape for part in gather(_shapes(policy)) for key, shape in part.items()}
+    if policy.score_head and SCORE_HEAD not in found:  # it begins from a language model
+        found = {key: shape for key, shape in found.items() if not key.startswith(heads.LANGUAGE_ONLY)}
+        here.pop(SCORE_HEAD)
     if found == here or _same_but_padding(found, here, manifest.model.get("vocab_size"), policy):
         return
     fields = _differences(manifest.model, policy.family.model_dump(mode="json"))

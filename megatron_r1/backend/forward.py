@@ -24,6 +24,7 @@ from megatron_r1.backend.attention import Pack, describe_pack
 from megatron_r1.backend.logprobs import token_entropy, token_logprobs
 from megatron_r1.backend.nucleus import pairs, truncate
 from megatron_r1.backend.router import counting_of, shard
+from megatron_r1.backend.score_head import ScoreHead
 from megatron_r1.types import PackedBatch
 
 
@@ -31,7 +32,7 @@ from megatron_r1.types import PackedBatch
 class Output:
     """Of one pack on the last pipeline stage, for this context rank's tokens. mtp_loss: summed, weighted."""
 
-    logprobs: Tensor  # [T / cp]
+    logprobs: Tensor  # [T / cp]; of a reward model, the value at each input
     entropy: Tensor | None  # [T / cp]
     mtp_loss: Tensor | None  # []
 
@@ -67,6 +68,8 @@ def forward(model: torch.nn.Module, batch: PackedBatch, options: ForwardOptions)
     def head(
         *, hidden_states: Tensor, output_layer: Any, output_weight: Tensor | None, **rest: Any
     ) -> Output:
+        if isinstance(output_layer, ScoreHead):
+            return Output(output_layer(hidden_states), None, None)
         return _head(chunk, inputs, hidden_states, _Projection(output_layer, output_weight), options)
 
     with _own_mtp(chunk):

@@ -11,6 +11,7 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from megatron_r1.backend import checkpoint, rollout, router, routes
+from megatron_r1.backend import score_head as heads
 from megatron_r1.backend.context_padding import pad_for_context
 from megatron_r1.backend.expert_load import ExpertLoad
 from megatron_r1.backend.finite import require_finite_gradient, require_finite_loss
@@ -54,14 +55,20 @@ class MegatronPolicy:
         eos_id: int,
         tokens_per_pack: int,
         rollout_engine: rollout.Engine = "megatron",
+        score_head: bool = False,
     ) -> None:
-        """tokens_per_pack: the most tokens of one micro-batch on a rank."""
+        """tokens_per_pack: the most tokens of one micro-batch on a rank. score_head: for a MegatronScorer."""
+        self.score_head = score_head
+        if score_head:
+            family = heads.without_language_head(family)
         self.family, self.layout, self.options = family, layout, options
         self.eos_id, self.tokens_per_pack = eos_id, tokens_per_pack
         self.rollout_engine: rollout.Engine = rollout_engine
         self.version = 0
         self.replicas = MegatronReplicas()
         self.chunks = build_model(family, layout, options)
+        if score_head:
+            heads.attach(self.chunks)
         router.attach(self.chunks)
         routes.attach(self.chunks)
         set_initial_weights(self.chunks, seed=seed, vocab_size=family.shape().vocab_size)
@@ -74,6 +81,7 @@ class MegatronPolicy:
     def generate(
         self, prompts: Sequence[list[int]], sampling: Sampling, *, keys: Sequence[int]
     ) -> list[Sampled]:
+        assert not self.score_head, "a reward model says nothing"
         if sampling.keep_routes:
             routes.require_replay(self.chunks[0].config)
         longest = max(map(len, prompts), default=0)

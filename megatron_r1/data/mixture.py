@@ -16,11 +16,19 @@ from megatron_r1.types import Document, Prompt
 class Mixture:
     """A source made of sources, in proportion to their weights."""
 
-    def __init__(self, sources: Mapping[str, Source], weights: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        sources: Mapping[str, Source],
+        weights: Mapping[str, float],
+        *,
+        starts: Mapping[str, int] | None = None,
+    ) -> None:
+        """starts: the item that a source begins with, where another mixture took those before it."""
         assert sources, "a mixture needs a source"
         assert sources.keys() == weights.keys(), "a mixture needs one weight a source"
         self._sources = dict(sources)
         self._shares = _nested_shares(weights)
+        self._starts = dict(starts or {})
 
     @property
     def size(self) -> int | None:
@@ -37,22 +45,39 @@ class Mixture:
             index -= before
         raise AssertionError("the last share is 1")
 
+    def counts(self, count: int) -> dict[str, int]:
+        """How many of the first `count` items each source has had."""
+        taken = {}
+        for name, share in self._shares:
+            taken[name] = _rounded(share, count)
+            count -= taken[name]
+        return taken
+
     def prompt(self, index: int) -> Prompt:
         name, inner = self.locate(index)
-        return replace(self._sources[name].prompt(inner), source=name)
+        return replace(self._sources[name].prompt(self._from(name, inner)), source=name)
 
     def document(self, index: int) -> Document:
         name, inner = self.locate(index)
-        return self._sources[name].document(inner)
+        return self._sources[name].document(self._from(name, inner))
+
+    def _from(self, name: str, inner: int) -> int:
+        return self._starts.get(name, 0) + inner
 
 
-def build_mixture(configs: Mapping[str, SourceConfig], *, seed: int, split: Split = "train") -> Mixture:
+def build_mixture(
+    configs: Mapping[str, SourceConfig],
+    *,
+    seed: int,
+    split: Split = "train",
+    starts: Mapping[str, int] | None = None,
+) -> Mixture:
     """The stream that a mapping of sources by name asks for; each gets a seed of its own."""
     sources = {
         name: config.build(int(content_id(f"{seed}/{name}")[:8], 16), split=split)
         for name, config in configs.items()
     }
-    return Mixture(sources, {name: config.weight for name, config in configs.items()})
+    return Mixture(sources, {name: config.weight for name, config in configs.items()}, starts=starts)
 
 
 def _nested_shares(weights: Mapping[str, float]) -> list[tuple[str, Fraction]]:

@@ -7,9 +7,12 @@ from pathlib import Path
 
 from megatron_r1.doctor.finding import Finding, Status
 from megatron_r1.doctor.packages import torch_facts
+from megatron_r1.errors import R1Error
 from megatron_r1.launch.cores import usable_cores
+from megatron_r1.rewards.sandbox import proof
 
 GIB = 2**30
+UTIL_LINUX = "apt-get install util-linux mount python3-minimal"
 MIB = 2**20
 
 
@@ -88,7 +91,7 @@ def bubblewrap() -> Finding:
     sandbox = ["bwrap", "--unshare-all", "--ro-bind", "/", "/", "true"]
     trial = subprocess.run(sandbox, capture_output=True, text=True, timeout=30, check=False)
     if trial.returncode == 0:
-        return Finding(version.removeprefix("bubblewrap "), used_for)
+        return _whole_sandbox(version.removeprefix("bubblewrap "), used_for)
     return Finding(
         f"{version.removeprefix('bubblewrap ')}, refused by the kernel",
         used_for,
@@ -97,6 +100,17 @@ def bubblewrap() -> Finding:
         note=f"An empty sandbox does not start: {trial.stderr.strip()}\nUser namespaces are switched off: by "
         "this sysctl, by kernel.apparmor_restrict_unprivileged_userns=1, or by the container's seccomp.",
     )
+
+
+def _whole_sandbox(version: str, used_for: str) -> Finding:
+    """bubblewrap works; the rest of what stands around a program may not."""
+    try:
+        found = proof.fault()
+    except R1Error as error:  # a tool is missing
+        return Finding(f"{version}, incomplete", used_for, Status.BROKEN, UTIL_LINUX, note=str(error))
+    if found is None:
+        return Finding(version, used_for)
+    return Finding(f"{version}, leaks", used_for, Status.BROKEN, note=f"In the whole sandbox, {found}.")
 
 
 def slurm() -> Finding:

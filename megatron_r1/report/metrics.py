@@ -53,6 +53,9 @@ METRICS: dict[str, Metric] = {
     "train/expert_load": Metric("tokens of the busiest expert over the mean of its layer", "ratio", "down"),
     "train/tokens_per_s": Metric("tokens trained on, all ranks", "tokens/s", "up"),
     "train/pair_accuracy": Metric("pairs that the reward model orders as labelled", "share", "up"),
+    "train/point_accuracy": Metric(
+        "responses that the reward model calls good or bad as labelled", "share", "up"
+    ),
     "train/margin": Metric("reward model: score of the chosen minus that of the rejected", "points", "up"),
     # Sampling
     "rollout/length": Metric("mean length of a response", "tokens"),
@@ -89,6 +92,18 @@ METRICS: dict[str, Metric] = {
     "eval/length": Metric("mean length of a response", "tokens"),
     "eval/cut": Metric("responses cut at the maximum length", "share", "down"),
     "eval/loss": Metric("loss on held-out documents", "nats/token", "down"),
+    "eval/preference_accuracy": Metric(
+        "held-out preferences that the reward model agrees with", "share", "up"
+    ),
+    "eval/preference_loss": Metric("loss of the reward model on them", "nats", "down"),
+    "eval/preference_calibration": Metric("its mean gap of confidence and accuracy", "share", "down"),
+    "eval/preference_length_bias": Metric("correlation of its scores with lengths", "correlation"),
+    # Reward hacking, on held-out general prompts
+    "watch/score_<model>": Metric("score of a reward model: in training, or kept out of it", "points", "up"),
+    "watch/length_bias_<model>": Metric("correlation of its scores with the lengths", "correlation"),
+    "watch/judged": Metric("summaries that the judge calls right", "share", "up"),
+    "watch/length": Metric("mean length of a response", "tokens"),
+    "watch/summary": Metric("responses that end in a summary", "share", "up"),
     "eval/<metric>_stderr": Metric("standard error of that metric over the questions", "as the metric"),
 }
 

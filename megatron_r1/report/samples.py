@@ -54,10 +54,11 @@ class Sample:
 
     @property
     def verdict(self) -> str:
-        """right, wrong, ungradable, or not graded: by the accuracy part."""
-        if "accuracy" not in self.parts:
+        """right, wrong, ungradable, or not graded: by the accuracy or the code part."""
+        graded = [self.parts[name] for name in ("accuracy", "code") if name in self.parts]
+        if not graded:
             return "not graded"
-        value = self.parts["accuracy"]["value"]
+        value = graded[0]["value"]
         if value is None:
             return "ungradable"
         return "right" if float(value) >= 1 else "wrong"

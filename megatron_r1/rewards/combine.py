@@ -1,15 +1,15 @@
 """The weighted sum of several rewards, with the parts kept.
 
 R1 adds its rule rewards up (DeepSeek-R1, section 2.2.2). A part that can't be graded makes the whole
-reward None, so that the sample is left out of its group: a default score here is how unparseable
-references came to earn 1.0 elsewhere (open-r1 issues 159 and 293).
+reward None, so that the sample is left out of its group; so does a prompt that no reward judges. A default
+score here is how unparseable references came to earn 1.0 elsewhere (open-r1 issues 159 and 293).
 """
 
 import math
 from collections.abc import Mapping, Sequence
 
 from megatron_r1.errors import GateError
-from megatron_r1.rewards.section import Reward
+from megatron_r1.rewards.section import ELSEWHERE, Reward
 from megatron_r1.types import Completion, Score, Scored
 
 
@@ -19,18 +19,29 @@ def combine(completions: Sequence[Completion], rewards: Mapping[str, tuple[float
     Same order as the completions. GateError if a scorer returns too few or too many scores, or one that
     is not finite.
     """
-    columns = {
-        name: _checked(name, reward.score(completions), completions) for name, (_, reward) in rewards.items()
-    }
-    weights = {name: weight for name, (weight, _) in rewards.items()}
+    columns = columns_of(completions, {name: reward for name, (_, reward) in rewards.items()})
+    return weigh(completions, columns, {name: weight for name, (weight, _) in rewards.items()})
+
+
+def columns_of(completions: Sequence[Completion], rewards: Mapping[str, Reward]) -> dict[str, list[Score]]:
+    """Each reward's scores of all completions."""
+    return {name: _checked(name, reward.score(completions), completions) for name, reward in rewards.items()}
+
+
+def weigh(
+    completions: Sequence[Completion], columns: Mapping[str, list[Score]], weights: Mapping[str, float]
+) -> list[Scored]:
+    """The weighted sum of each completion's scores, with its parts."""
     scored = []
     for i, completion in enumerate(completions):
-        parts = {name: column[i] for name, column in columns.items()}
+        parts = {name: column[i] for name, column in columns.items() if column[i] != ELSEWHERE}
         scored.append(Scored(completion=completion, reward=_weighted_sum(parts, weights), parts=parts))
     return scored
 
 
 def _weighted_sum(parts: Mapping[str, Score], weights: Mapping[str, float]) -> float | None:
+    if not parts:
+        return None
     total = 0.0
     for name, score in parts.items():
         if score.value is None:

@@ -6,6 +6,7 @@ registry finds it by scanning.
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Annotated, Protocol
 
 from pydantic import Field
@@ -20,11 +21,34 @@ class Reward(Protocol):
     def score(self, completions: Sequence[Completion]) -> list[Score]: ...
 
 
+ELSEWHERE = Score(None, "of another task")  # no part of the sample's reward
+
+
+class OfTasks:
+    """A reward that judges some tasks and leaves the others alone."""
+
+    def __init__(self, reward: Reward, patterns: Sequence[str]) -> None:
+        self.reward, self._patterns = reward, tuple(patterns)
+
+    def score(self, completions: Sequence[Completion]) -> list[Score]:
+        mine = [any(fnmatchcase(c.prompt.task, p) for p in self._patterns) for c in completions]
+        found = iter(self.reward.score([c for c, judged in zip(completions, mine, strict=True) if judged]))
+        return [next(found) if judged else ELSEWHERE for judged in mine]
+
+
 class RewardConfig(Section):
     """One entry under `rewards:`."""
 
     weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
     """Factor of this reward in the weighted sum."""
+
+    tasks: list[str] | None = None
+    """The tasks of the prompts that this reward judges (patterns such as gym:*); null: all. To the reward of
+    another prompt it adds nothing; a prompt that no reward judges is left out."""
+
+    def scorer(self) -> Reward:
+        """`build`, for the prompts of `tasks` only."""
+        return self.build() if self.tasks is None else OfTasks(self.build(), self.tasks)
 
     @abstractmethod
     def build(self) -> Reward:

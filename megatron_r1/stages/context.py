@@ -1,13 +1,16 @@
 """What a stage is given to work with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from megatron_r1.data.template import ChatTemplate
 from megatron_r1.data.tokenizer import Tokenizer
-from megatron_r1.types import Policy, Scored
+from megatron_r1.stages.text_scorer import TextScorer
+from megatron_r1.types import Policy, Scored, Scorer
+
+Speaker = tuple[Policy, ChatTemplate, Tokenizer]  # a model with what turns text into its tokens
 
 
 class Journal(Protocol):
@@ -34,6 +37,14 @@ class Journal(Protocol):
         ...
 
 
+def no_reward_models(stage: str) -> TextScorer:
+    raise AssertionError(f"no reward model {stage} here")
+
+
+def no_policies(stage: str) -> Speaker:
+    raise AssertionError(f"no policy {stage} here")
+
+
 @dataclass(frozen=True, slots=True)
 class StageContext:
     """The model and the surroundings of one stage."""
@@ -46,6 +57,11 @@ class StageContext:
     journal: Journal
     directory: Path = Path()  # of the stage, shared by all ranks; the main rank writes
     weights: str = ""  # SHA-256 of the weights that the stage starts from; "" for random ones
+    scorer: Scorer | None = None  # the policy as a reward model, for a stage that trains one
+    reward_models: Callable[[str], TextScorer] = (
+        no_reward_models  # by the stage that trained them; collective
+    )
+    policies: Callable[[str], Speaker] = no_policies  # the language model of an earlier stage; collective
     total_steps: int = 0
     start_step: int = 0  # steps done before, when resumed
     state: Mapping[str, Any] = field(default_factory=dict)  # as the checkpoint had it

@@ -10,27 +10,31 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from megatron_r1 import registry
-from megatron_r1.data.mixture import build_mixture
-from megatron_r1.rewards.combine import combine
-from megatron_r1.rewards.section import Reward
 from megatron_r1.rl.advantage import Normalise
 from megatron_r1.rl.aggregate import Aggregation, token_weights
 from megatron_r1.rl.filters import Group, GroupFilter, collect_groups
 from megatron_r1.rl.loss import GrpoLoss
 from megatron_r1.rl.schedule import LengthSchedule, reference_is_due, split_updates
 from megatron_r1.stages.context import StageContext
-from megatron_r1.stages.domains import domains_of
 from megatron_r1.stages.evaluation import EvaluateEvery, Sources, evaluate
 from megatron_r1.stages.grpo_gates import Gates
 from megatron_r1.stages.grpo_metrics import Rollout, rollout_metrics, update_metrics
+from megatron_r1.stages.grpo_phases import (
+    FinalPhase,
+    Rewards,
+    chosen,
+    final_phase,
+    first_final_step,
+    opening_phase,
+    phase_problems,
+    reward_models,
+)
 from megatron_r1.stages.grpo_sequences import graded_sequences, idle_sequence
+from megatron_r1.stages.grpo_watch import Watch, look
 from megatron_r1.stages.sampling import draw_key, sample
 from megatron_r1.stages.section import too_long
 from megatron_r1.stages.training import TrainingStage
 from megatron_r1.types import Completion, Sampling, Scored, StepStats, TrainSequence
-
-Rewards = registry.by_name(registry.rewards(), "Rewards")
 
 
 class Grpo(TrainingStage):
@@ -41,6 +45,8 @@ class Grpo(TrainingStage):
     """The sources of the questions, by a name of your choice; their weights are their shares."""
     rewards: Rewards  # type: ignore[valid-type]
     """The rewards with their weights; the reward of an output is the weighted sum."""
+    final: FinalPhase | None = None
+    """What the last updates add: general prompts and preference rewards, as R1's last RL; null: nothing."""
     steps: int = Field(ge=1)
     """Rollouts; each makes `updates` updates."""
     questions: int = Field(ge=1)
@@ -74,6 +80,8 @@ class Grpo(TrainingStage):
     """Updates after which the reference becomes the policy. R1: 400; null: never."""
     evaluate: EvaluateEvery | None = None
     """Held-out questions during training; null: none."""
+    watch: Watch | None = None
+    """Reward models, a judge and lengths on held-out general prompts, against reward hacking; null: none."""
     gates: Gates = Gates()
     """What must hold, or the run stops."""
     samples_every: int = Field(default=1, ge=1)
@@ -105,7 +113,8 @@ class Grpo(TrainingStage):
             found.append("routing_replay: this model has no experts, so no routes; set it to false")
         if self.routing_replay and run.rollout_engine != "megatron":
             found.append(f"routing_replay: the {run.rollout_engine} engine keeps no routes; set it to false")
-        if not self._rewards():
+        found += phase_problems(self, run)
+        if not chosen(self.rewards):
             found.append("rewards: none is set; give at least one, such as accuracy: {weight: 1}")
         return found
 
@@ -131,8 +140,11 @@ class Grpo(TrainingStage):
     def run(self, context: StageContext) -> dict[str, float]:
         return _Training(self, context).run()
 
-    def _rewards(self) -> dict[str, Any]:
-        return {name: config for name, config in self.rewards if config is not None}
+    def inputs(self) -> list[str]:
+        """Reward models decide the result as well."""
+        models = [config.model for config in reward_models(self).values()]
+        watched = [] if self.watch is None else self.watch.stages()
+        return list(dict.fromkeys([*super().inputs(), *models, *watched]))
 
 
 STAGE = Grpo
@@ -141,10 +153,8 @@ STAGE = Grpo
 class _Training:
     def __init__(self, stage: Grpo, context: StageContext) -> None:
         self.stage, self.context, self.policy = stage, context, context.policy
-        self.questions = build_mixture(stage.data, seed=context.seed)
-        self.rewards: dict[str, tuple[float, Reward]] = {
-            name: (config.weight, config.build()) for name, config in stage._rewards().items()
-        }
+        self.phase = opening_phase(stage, context)
+        self.final_from: int | None = context.state.get("final_from")  # questions asked before the last phase
         self.updates_done = int(context.state.get("updates_done", 0))
         self.questions_asked = int(context.state.get("questions_asked", 0))
 
@@ -156,10 +166,12 @@ class _Training:
             self._check_base()
         metrics: dict[str, float] = {}
         for step in range(context.start_step, stage.steps):
+            self._enter_phase(step)
             metrics = self._step(step)
-            if stage.evaluate is not None and (
-                (step + 1) % stage.evaluate.every == 0 or step + 1 == stage.steps
-            ):
+            last = step + 1 == stage.steps
+            if stage.watch is not None and (last or (step + 1) % stage.watch.every == 0):
+                metrics |= look(context, stage.watch)
+            if stage.evaluate is not None and (last or (step + 1) % stage.evaluate.every == 0):
                 metrics |= evaluate(context, stage.evaluate.evaluation)[0]
             context.journal.step(step + 1, metrics)
             if context.journal.stop_here() or (step + 1) % stage.checkpoint_every == 0:
@@ -167,15 +179,31 @@ class _Training:
         return metrics
 
     def _state(self) -> dict[str, Any]:
-        return {"updates_done": self.updates_done, "questions_asked": self.questions_asked}
+        return {
+            "updates_done": self.updates_done,
+            "questions_asked": self.questions_asked,
+            "final_from": self.final_from,
+        }
+
+    def _enter_phase(self, step: int) -> None:
+        """The last updates have data and rewards of their own; a resumed stage finds its place in them."""
+        if step < first_final_step(self.stage) or self.phase.start:
+            return
+        if self.final_from is None:
+            self.final_from = self.questions_asked
+        self.phase = final_phase(self.stage, self.context, start=self.final_from)
 
     def _check_base(self) -> None:
-        if self.stage.evaluate is None:
-            return
-        metrics, scored = evaluate(self.context, self.stage.evaluate.evaluation)
-        self.context.journal.samples(0, scored)
-        self.context.journal.step(0, metrics)
-        self.stage.gates.require_base(self.context.name, metrics)
+        """What the policy is before any update."""
+        stage, context = self.stage, self.context
+        metrics = {} if stage.watch is None else look(context, stage.watch)
+        if stage.evaluate is not None:
+            found, scored = evaluate(context, stage.evaluate.evaluation)
+            metrics |= found
+            context.journal.samples(0, scored)
+        if metrics:
+            context.journal.step(0, metrics)
+            stage.gates.require_base(context.name, metrics)
 
     def _step(self, step: int) -> dict[str, float]:
         began = time.perf_counter()
@@ -233,17 +261,17 @@ class _Training:
         return Rollout(
             scored=scored,
             counts=counts,
-            rewards=list(self.rewards),
+            rewards=list(self.phase.weights),
             rollout_s=times["rollout"],
             reward_s=times["reward"],
             sampled_tokens=int(times["tokens"]),
-            domains=domains_of(self.stage.data),
+            domains=self.phase.domains,
         )
 
     def _score(self, completions: list[Completion]) -> list[Scored]:
         # every rank of the replica has the routes and nuclei already: they needn't travel with the scores
         plain = [replace(c, routes=None, nucleus=None) for c in completions]
-        scored = self.policy.replicas.share(lambda: combine(plain, self.rewards))
+        scored = self.phase.score(plain, self.policy.replicas)
         return [replace(s, completion=c) for s, c in zip(scored, completions, strict=True)]
 
     def _agree_on_max(self, missing: int) -> int:
@@ -252,7 +280,7 @@ class _Training:
     def _sample(self, indices: range) -> list[Completion]:
         stage = self.stage
         rows = [(index, output) for index in indices for output in range(stage.group_size)]
-        prompts = {index: self.questions.prompt(index) for index in indices}
+        prompts = {index: self.phase.prompt(index) for index in indices}
         return sample(
             self.context,
             [prompts[index] for index, _ in rows],
@@ -310,14 +338,14 @@ class _Training:
         counts = replicas.gather([len(sequences)])
         offset = sum(counts[: replicas.index])
         stats = []
-        for chosen in split_updates(
+        for members in split_updates(
             sum(counts),
             self.stage.updates,
             seed=self.context.seed,
             step=step,
             inner_epochs=self.stage.inner_epochs,
         ):
-            mine = [sequences[i - offset] for i in chosen if offset <= i < offset + len(sequences)]
+            mine = [sequences[i - offset] for i in members if offset <= i < offset + len(sequences)]
             stats.append(
                 self.policy.train_step(
                     self._weighted(mine),

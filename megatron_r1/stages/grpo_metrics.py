@@ -70,7 +70,7 @@ def _sums(rollout: Rollout, lengths: Sequence[int], group_size: int) -> dict[str
         "groups/trained": float(sum(any(s.reward is not None for s in group) for group in groups)),
     }
     for name in rollout.rewards:
-        values = [s.parts[name].value for s in scored]
+        values = [s.parts[name].value for s in scored if name in s.parts]
         sums[f"part/{name}"] = float(sum(v for v in values if v is not None))
         sums[f"graded/{name}"] = float(sum(v is not None for v in values))
     for domain in rollout.domains:

@@ -38,6 +38,7 @@ from megatron_r1.data.template import TAGS
 from megatron_r1.errors import DataError, Interrupted
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.evaluation import Sources
+from megatron_r1.stages.judge import Judge, JudgeOptions, Opinions, ask
 from megatron_r1.stages.sampling import draw_key, sample
 from megatron_r1.stages.section import StageConfig, too_long
 from megatron_r1.types import Completion, Sampling, Scored
@@ -83,6 +84,10 @@ class RejectionSampling(StageConfig):
     """The longest response."""
     graders: Graders = Graders.model_validate({"accuracy": {}})  # type: ignore[valid-type]
     """What says whether a sample is right, in this order: the first that can grade it decides."""
+    judge: JudgeOptions | None = None
+    """A generative judge with the reference in its prompt, for the tasks of `judged`; null: rules only."""
+    judged: list[str] = Field(default_factory=lambda: ["judged"])
+    """Tasks whose answers the judge decides on, before any rule (patterns such as gym:*)."""
     at_least: float = 1.0
     """The score from which on a sample is right."""
     filters: Filters = Filters()
@@ -111,7 +116,7 @@ class RejectionSampling(StageConfig):
         found = too_long("max_new_tokens", self.max_new_tokens, run)
         if self.init is None:
             found.append("init: random weights have nothing to keep; name a stage or hf:PATH")
-        if not self.chosen_graders():
+        if not self.chosen_graders() and self.judge is None:
             found.append("graders: none is set; give at least one, such as accuracy: {}")
         unknown = [name for name in self.quotas if name not in self.data]
         if unknown:
@@ -126,6 +131,11 @@ class RejectionSampling(StageConfig):
             ("shards", f"{self.prompts} / {self.prompts_a_shard} prompts = {self.num_shards}"),
             ("samples a replica", f"{each} / {copies} replicas = {-(-each // copies)} at once"),
         ]
+
+    def inputs(self) -> list[str]:
+        """The judge decides the result as well."""
+        judge = [] if self.judge is None or self.judge.model is None else [self.judge.model]
+        return list(dict.fromkeys([*super().inputs(), *judge]))
 
     def chosen_graders(self) -> dict[str, Any]:
         return {name: config for name, config in self.graders if config is not None}
@@ -161,6 +171,7 @@ class _Sampling:
         self.replicas, self.directory = context.policy.replicas, context.directory
         self.prompts = build_mixture(stage.data, seed=context.seed)
         self.graders = {name: config.build() for name, config in stage.chosen_graders().items()}
+        self.judge = None if stage.judge is None else Judge(stage.judge, context)
         marks = [piece for piece in context.template.required_pieces if piece not in TAGS]
         self.screen = Screen(stage.filters, self._evaluation_text(), stage.rewrite, marks)
         self.origin = Provenance(
@@ -200,7 +211,8 @@ class _Sampling:
             Sampling(stage.max_new_tokens, stage.temperature, stage.top_p, seed=self.context.seed),
             keys=[draw_key(name, index, k) for index, k in rows],
         )
-        verdicts = thread.submit(self._judge, rows, completions) if self.replicas.leads else None
+        opinions = self._opinions(rows, completions)
+        verdicts = thread.submit(self._judge, rows, completions, opinions) if self.replicas.leads else None
         num_tokens = sum(len(c.token_ids) for c in completions)
         return _Shard(number, verdicts, num_tokens, time.perf_counter() - began)
 
@@ -210,9 +222,19 @@ class _Sampling:
         count = min(stage.prompts_a_shard, stage.prompts - first)
         return replica_range(first, count, index=self.replicas.index, num_replicas=self.replicas.count)
 
-    def _judge(self, rows: list[tuple[int, int]], completions: list[Completion]) -> list[Judged]:
+    def _opinions(self, rows: list[tuple[int, int]], completions: list[Completion]) -> Opinions | None:
+        """What the judge says; collective, so not in the thread."""
+        if self.judge is None:
+            return None
+        keys = [draw_key(self.context.name, "judge", index, k) for index, k in rows]
+        return ask(self.judge, completions, keys=keys, tasks=self.stage.judged)
+
+    def _judge(
+        self, rows: list[tuple[int, int]], completions: list[Completion], opinions: Opinions | None
+    ) -> list[Judged]:
         """In a thread: no collective here, and nothing of the policy."""
-        verdicts = judge(completions, self.graders, at_least=self.stage.at_least)
+        graders = self.graders if opinions is None else {"judge": opinions, **self.graders}
+        verdicts = judge(completions, graders, at_least=self.stage.at_least)
         judged = []
         for (index, k), completion, verdict in zip(rows, completions, verdicts, strict=True):
             scored = Scored(

@@ -25,6 +25,11 @@ class StageConfig(Section):
     model: str | None = None
     """Which of the run's `models`; null: the model of the stage that `init` names, else the run's `model`."""
 
+    @property
+    def trains_scores(self) -> bool:
+        """Whether the stage's model has a scalar head instead of a vocabulary: it is then a Scorer."""
+        return False
+
     def run(self, context: StageContext) -> dict[str, float]:
         """Do the stage; returns the metrics of its artifact."""
         raise NotImplementedError(f"{type(self).__name__}.run")

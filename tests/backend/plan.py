@@ -3,7 +3,7 @@
 Order matters where one scenario reads what an earlier one wrote to the shared folder.
 """
 
-from tests.backend import replay_plan
+from tests.backend import replay_plan, score_plan
 from tests.backend.ranks import Scenario
 
 # Layouts by name, as they appear in the names of scenarios and tests.
@@ -99,6 +99,7 @@ ONE_RANK = [
     Scenario("mtp_by_hand", "logprobs.mtp"),
     Scenario("exception_inside_one", "rollouts.exception_inside", {}, {"family": "v3"}),
     *replay_plan.ONE_RANK,
+    *score_plan.ONE_RANK,
 ]
 
 TWO_RANKS = [
@@ -140,6 +141,7 @@ TWO_RANKS = [
     Scenario("damaged", "damage.damaged", TWO["ep2"]),
     Scenario("wrong_model", "damage.wrong_model", TWO["pp2"]),
     *replay_plan.TWO_RANKS,
+    *score_plan.TWO_RANKS,
 ]
 
 FOUR_RANKS = [

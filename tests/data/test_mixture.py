@@ -68,3 +68,21 @@ def test_replicas_take_every_item_once_whatever_the_start():
         ranges = [replica_range(first, 10, index=r, num_replicas=4) for r in range(4)]
         assert sorted(i for taken in ranges for i in taken) == list(range(first, first + 10))
         assert all(i % 4 == r for r, taken in enumerate(ranges) for i in taken)
+
+
+def test_what_each_source_has_had_is_counted():
+    mixed = mixture(WEIGHTS)
+    for count in (0, 1, 7, 100, 12_345):
+        taken = Counter(mixed.locate(i)[0] for i in range(count))
+        assert mixed.counts(count) == {name: taken[name] for name in WEIGHTS}
+
+
+def test_a_mixture_goes_on_where_another_stopped():
+    before = mixture({"a": 2.0, "b": 1.0})
+    after = Mixture(
+        {name: Numbered(name) for name in "abc"}, {"a": 1.0, "b": 1.0, "c": 1.0}, starts=before.counts(30)
+    )
+    ids = [before.prompt(i).id for i in range(30)] + [after.prompt(i).id for i in range(30)]
+    assert sorted(ids) == sorted(
+        [*(f"a{i}" for i in range(30)), *(f"b{i}" for i in range(20)), *(f"c{i}" for i in range(10))]
+    )

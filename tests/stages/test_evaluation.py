@@ -84,9 +84,7 @@ def test_of_several_turns_the_last_is_graded_after_the_model_s_own_answers(
     assert policy.asked[2] == TEMPLATE.prompt_ids(talk, tokenizer)
 
 
-def test_an_answer_that_cannot_be_quoted_is_left_out_of_the_conversation(
-    evaluation, context, ids, tokenizer
-):
+def test_an_answer_that_cannot_be_quoted_is_left_out_of_the_conversation(evaluation, context, ids, tokenizer):
     forged = [tokenizer.piece_id("<user>"), *ids("1")]
     policy = FakePolicy([forged, ids(answered(1))])
     evaluate(context(policy), evaluation(1, tasks=["integer"] * 2, turns=2))

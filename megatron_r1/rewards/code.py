@@ -1,0 +1,230 @@
+"""Code reward: a program earns 1 when it passes all tests of its problem (DeepSeek-R1, section 2.2.2).
+
+The program is the last fenced block of the answer, or the whole <answer> where it holds no block. It runs in
+a sandbox (rewards/sandbox), what it wrote is compared outside, and the note of the score says what became
+of it: "time-out: test 3 of 10". Without bubblewrap the reward refuses to run.
+
+The tests are judged first: some that can't be read, or that the problem's own reference program fails, make
+the item ungradable, never right and never wrong.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from queue import SimpleQueue
+from typing import Annotated
+
+from pydantic import Field
+
+from megatron_r1.rewards.answer import after_thinking, last_tagged
+from megatron_r1.rewards.code_problem import BadProblem, Problem, read_problem, same_output, same_value
+from megatron_r1.rewards.sandbox.limits import MIB, Limits
+from megatron_r1.rewards.sandbox.proof import require_sandbox
+from megatron_r1.rewards.sandbox.run import Fate, Ran, run_program
+from megatron_r1.rewards.section import RewardConfig
+from megatron_r1.types import Completion, Score
+
+TASK = "code"
+WRONG = "wrong output"
+DETAIL_CHARS = 160  # of the last line on standard error
+_FENCE = re.compile(r"^```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)^```[ \t]*$", re.DOTALL | re.MULTILINE)
+
+
+def final_program(text: str) -> str | None:
+    """The program of a completion; None if there is none."""
+    response = after_thinking(text)
+    if response is None:
+        return None
+    tagged = last_tagged(response)
+    blocks = _FENCE.findall(response if tagged is None else tagged)
+    if blocks:
+        return blocks[-1]
+    return None if tagged is None or not tagged.strip() else tagged.strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A program to be graded. key: equal for equal programs and problems."""
+
+    key: str
+    problem: Problem
+    reference: str
+    program: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What the tests of a problem make of a program. fate: of the first test that it failed."""
+
+    passed: int
+    total: int
+    fate: str = ""
+    detail: str = ""
+
+    @property
+    def note(self) -> str:
+        tests = f"{self.passed} of {self.total} tests"
+        return f"{self.fate}: {tests}{self.detail and f' ({self.detail})'}" if self.fate else tests
+
+
+class CodeReward:
+    """num_workers: sandboxes at a time. max_chars: a longer program counts as none."""
+
+    def __init__(self, *, limits: Limits, num_workers: int, partial_credit: bool, max_chars: int) -> None:
+        self.limits, self.partial_credit, self.max_chars = limits, partial_credit, max_chars
+        self._pool = ThreadPoolExecutor(num_workers, thread_name_prefix="sandbox")
+        self._slots: SimpleQueue[int] = SimpleQueue()
+        for slot in range(num_workers):
+            self._slots.put(slot)
+        self._faults: dict[str, str | None] = {}  # of a problem with its reference program
+
+    def score(self, completions: Sequence[Completion]) -> list[Score]:
+        """Equal programs for one problem run once."""
+        jobs = [self._job(completion) for completion in completions]
+        unique = {job.key: job for job in jobs if isinstance(job, Job)}
+        self._judge_references(unique.values())
+        results = dict(zip(unique, self._pool.map(self._grade, unique.values()), strict=True))
+        return [results[job.key] if isinstance(job, Job) else job for job in jobs]
+
+    def _job(self, completion: Completion) -> Score | Job:
+        prompt = completion.prompt
+        if prompt.task != TASK:
+            return Score(None, f"no tests for the task {prompt.task!r}; set tasks: [{TASK}]")
+        try:
+            problem = read_problem(prompt.metadata)
+        except BadProblem as error:
+            return Score(None, str(error))
+        program = final_program(completion.text)
+        if program is None or len(program) > self.max_chars:
+            return Score(0.0, "no program")
+        return Job(repr((problem, prompt.reference, program)), problem, prompt.reference, program)
+
+    def _judge_references(self, jobs: Iterable[Job]) -> None:
+        """A reference program that fails its own tests would say that the tests are wrong."""
+        unknown = {_problem_key(job): job for job in jobs if _problem_key(job) not in self._faults}
+        self._faults |= {key: None for key, job in unknown.items() if not job.reference}
+        asked = {key: job for key, job in unknown.items() if job.reference}
+        found = self._pool.map(lambda job: self._run_tests(job.problem, job.reference), asked.values())
+        for key, result in zip(asked, found, strict=True):
+            if result.fate != Fate.NOT_RUN:  # which says nothing of the reference: asked again next time
+                self._faults[key] = f"the reference program: {result.note}" if result.fate else None
+
+    def _grade(self, job: Job) -> Score:
+        fault = self._faults.get(_problem_key(job), str(Fate.NOT_RUN))
+        if fault is not None:
+            return Score(None, fault)
+        result = self._run_tests(job.problem, job.program)
+        if result.fate == Fate.NOT_RUN:
+            return Score(None, result.note)
+        value = result.passed / result.total if self.partial_credit else float(not result.fate)
+        return Score(value, result.note)
+
+    def _run_tests(self, problem: Problem, program: str) -> Result:
+        slot = self._slots.get()
+        try:
+            if problem.function:
+                return self._run_calls(problem, program, slot)
+            return self._run_inputs(problem, program, slot)
+        finally:
+            self._slots.put(slot)
+
+    def _run_inputs(self, problem: Problem, program: str, slot: int) -> Result:
+        """A sandbox a test; without partial credit the first failure ends it."""
+        total, passed, first = len(problem.given), 0, Result(0, 0)
+        for stdin, expected in zip(problem.given, problem.expected, strict=True):
+            ran = run_program(program, {"function": None}, stdin, limits=self.limits, slot=slot)
+            if ran.fate is Fate.DONE and same_output(expected, ran.stdout, tolerance=problem.tolerance):
+                passed += 1
+                continue
+            if not first.fate:
+                first = _failure(ran)
+            if not self.partial_credit or ran.fate in (Fate.COMPILE_ERROR, Fate.NOT_RUN):
+                break
+        return replace(first, passed=passed, total=total)
+
+    def _run_calls(self, problem: Problem, program: str, slot: int) -> Result:
+        """All calls in one sandbox, which the program's state outlives from call to call."""
+        request = {"function": problem.function, "calls": problem.given}
+        ran = run_program(program, request, "", limits=self.limits, slot=slot)
+        # a reply counts as soon as its line is whole, whatever became of the program later
+        replies = ran.stdout.split(b"\n")[:-1]
+        right = [
+            same_value(expected, reply, tolerance=problem.tolerance)
+            for expected, reply in zip(problem.expected, replies, strict=False)
+        ]
+        total = len(problem.expected)
+        if sum(right) == total and len(replies) == total:
+            return Result(total, total)
+        return replace(_failure(ran), passed=min(sum(right), total - 1), total=total)
+
+
+def _failure(ran: Ran) -> Result:
+    fate = WRONG if ran.fate is Fate.DONE else str(ran.fate)
+    last_line = (ran.stderr.strip().splitlines() or [""])[-1]
+    return Result(0, 0, fate, last_line[:DETAIL_CHARS] if ran.fate is not Fate.DONE else "")
+
+
+def _problem_key(job: Job) -> str:
+    return repr((job.problem, job.reference))
+
+
+class Code(RewardConfig):
+    """Whether the program in the answer passes the tests of the prompt, in a sandbox."""
+
+    tasks: list[str] | None = Field(default=[TASK])
+    """The tasks of the prompts that this reward judges (patterns such as gym:*); null: all."""
+
+    partial_credit: bool = False
+    """The share of the tests that pass instead of 1 for all and 0 otherwise; R1: false."""
+
+    cpu_s: Annotated[float, Field(gt=0, le=600)] = 4.0
+    """CPU seconds of a program on one test (of a function: on all), its processes together."""
+
+    wall_s: Annotated[float, Field(gt=0, le=3600)] = 20.0
+    """The same by the clock, for programs that sleep; far above cpu_s, for machines that are busy."""
+
+    memory_mib: Annotated[int, Field(ge=64)] = 512
+    """Memory of a program, its processes together."""
+
+    processes: Annotated[int, Field(ge=4, le=1024)] = 32
+    """Processes and threads of a program."""
+
+    disk_mib: Annotated[int, Field(ge=1)] = 32
+    """What it may write to its own /tmp."""
+
+    files: Annotated[int, Field(ge=16)] = 1024
+    """Files and directories in it."""
+
+    output_kib: Annotated[int, Field(ge=1)] = 1024
+    """Standard output and error."""
+
+    num_workers: Annotated[int, Field(ge=1, le=1024)] = 2
+    """Sandboxes at a time on this rank."""
+
+    max_chars: Annotated[int, Field(gt=0)] = 100_000
+    """A longer program counts as none."""
+
+    def build(self) -> CodeReward:
+        require_sandbox()
+        return CodeReward(
+            limits=self.limits(),
+            num_workers=self.num_workers,
+            partial_credit=self.partial_credit,
+            max_chars=self.max_chars,
+        )
+
+    def limits(self) -> Limits:
+        return Limits(
+            cpu_s=self.cpu_s,
+            wall_s=self.wall_s,
+            memory_bytes=self.memory_mib * MIB,
+            processes=self.processes,
+            disk_bytes=self.disk_mib * MIB,
+            file_bytes=self.disk_mib * MIB,
+            files=self.files,
+            output_bytes=self.output_kib << 10,
+        )
+
+
+REWARD = Code

@@ -1,0 +1,17 @@
+"""Harmless reward: the reward model's score of the whole response (DeepSeek-R1, section 2.3.4)."""
+
+from typing import Literal
+
+from megatron_r1.rewards.preference import PreferenceConfig, whole_of
+
+
+class Harmless(PreferenceConfig):
+    """How harmless the whole response is, by an earlier reward_model stage (points)."""
+
+    part = staticmethod(whole_of)
+
+    scale: Literal["score", "probability"] = "probability"
+    """What the model says, or its sigmoid."""
+
+
+REWARD = Harmless

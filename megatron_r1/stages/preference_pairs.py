@@ -1,0 +1,245 @@
+"""The preference_pairs stage: two responses a prompt, compared by a judge (DeepSeek-R1, section 2.3.4).
+
+The judge is asked four times with the order of the two shuffled; a pair is kept where the mean difference is
+above 1; lengths are balanced over all that is kept. Shards as in rejection_sampling:
+
+    candidates/shard_00000.jsonl   a line a pair; an interrupted stage goes on after the last whole shard
+    data/shard_00000.jsonl         preferences for reward_model: {source: stage, stage: NAME}
+    data_card.json                 counts, and the mean lengths of both sides
+"""
+
+import json
+import shutil
+import time
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from megatron_r1.curation.pairs import ASKS, MARGIN, TOLERANCE, Judged, unbalanced
+from megatron_r1.curation.shards import num_whole, read_lines, shard, write_lines
+from megatron_r1.data.mixture import build_mixture, replica_range
+from megatron_r1.data.sources.stage import DATA
+from megatron_r1.errors import DataError, Interrupted
+from megatron_r1.rewards.preference import summary_of
+from megatron_r1.stages.context import StageContext
+from megatron_r1.stages.evaluation import Sources
+from megatron_r1.stages.judge import Judge, JudgeOptions
+from megatron_r1.stages.sampling import draw_key, sample
+from megatron_r1.stages.section import StageConfig, too_long
+from megatron_r1.types import Completion, Sampling
+
+if TYPE_CHECKING:
+    from megatron_r1.run_config import RunConfig
+
+CANDIDATES = "candidates"
+CARD = "data_card.json"
+
+
+class PreferencePairs(StageConfig):
+    """Make pairs for a helpful reward model."""
+
+    kind: Literal["preference_pairs"]
+    data: Sources
+    """The sources of the general prompts; their weights are their shares."""
+    prompts: int = Field(ge=1)
+    """Prompts in all; each gives one pair at most. R1 kept 66,000."""
+    prompts_a_shard: int = Field(default=256, ge=1)
+    """Prompts sampled and judged together, over all replicas; an interruption costs one shard."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Of sampling."""
+    max_new_tokens: int = Field(default=8192, ge=1)
+    """The longest response."""
+    judge: JudgeOptions = JudgeOptions()
+    """Who compares the responses' summaries."""
+    asks: int = Field(default=ASKS, ge=2, multiple_of=2)
+    """How often a pair is judged, half of them in the other order. R1: 4."""
+    margin: float = Field(default=MARGIN, ge=0)
+    """Only a larger mean difference counts. R1: 1."""
+    length_tolerance: float = Field(default=TOLERANCE, gt=0)
+    """How far the mean lengths of chosen and rejected responses may differ, relative to them."""
+
+    @property
+    def num_shards(self) -> int:
+        return -(-self.prompts // self.prompts_a_shard)
+
+    def done_before(self, directory: Path) -> int:
+        return min(num_whole(directory / CANDIDATES), self.num_shards)
+
+    def inputs(self) -> list[str]:
+        """The judge decides the result as well."""
+        judge = [] if self.judge.model is None else [self.judge.model]
+        return list(dict.fromkeys([*super().inputs(), *judge]))
+
+    def problems(self, run: "RunConfig") -> list[str]:
+        found = too_long("max_new_tokens", self.max_new_tokens, run)
+        if self.init is None:
+            found.append("init: random weights have nothing to compare; name a stage or hf:PATH")
+        names = [name for name, one in run.stages.items() if one is self]
+        earlier = list(run.stages)[: list(run.stages).index(names[0])] if names else []
+        if self.judge.model is not None and self.judge.model not in earlier:
+            found.append(
+                f"judge.model: {self.judge.model!r} is no earlier stage; there are "
+                f"{', '.join(earlier) or 'none'}"
+            )
+        return found
+
+    def batch_table(self, run: "RunConfig") -> list[tuple[str, str]]:
+        total = 2 * self.prompts
+        return [
+            ("responses", f"{self.prompts} prompts x 2 = {total}"),
+            ("judgements", f"{self.prompts} pairs x {self.asks} = {self.prompts * self.asks}"),
+            ("shards", f"{self.prompts} / {self.prompts_a_shard} prompts = {self.num_shards}"),
+        ]
+
+    def run(self, context: StageContext) -> dict[str, float]:
+        return _Making(self, context).run()
+
+
+STAGE = PreferencePairs
+
+
+class _Making:
+    def __init__(self, stage: PreferencePairs, context: StageContext) -> None:
+        self.stage, self.context = stage, context
+        self.replicas, self.directory = context.policy.replicas, context.directory
+        self.prompts = build_mixture(stage.data, seed=context.seed)
+        self.judge = Judge(stage.judge, context)
+
+    def run(self) -> dict[str, float]:
+        stage, journal = self.stage, self.context.journal
+        journal.expect(stage.num_shards)
+        for number in range(self.context.start_step, stage.num_shards):
+            journal.step(number + 1, self._shard(number))
+            if journal.stop_here():
+                raise Interrupted(
+                    f"stage {self.context.name}: {number + 1} of {stage.num_shards} shards are written; "
+                    "run the same command to continue"
+                )
+        return self._select()
+
+    def _shard(self, number: int) -> dict[str, float]:
+        stage, name, began = self.stage, self.context.name, time.perf_counter()
+        first = number * stage.prompts_a_shard
+        count = min(stage.prompts_a_shard, stage.prompts - first)
+        indices = replica_range(first, count, index=self.replicas.index, num_replicas=self.replicas.count)
+        rows = [(index, k) for index in indices for k in range(2)]
+        completions = sample(
+            self.context,
+            [self.prompts.prompt(index) for index, _ in rows],
+            Sampling(stage.max_new_tokens, stage.temperature, seed=self.context.seed),
+            keys=[draw_key(name, index, k) for index, k in rows],
+        )
+        pairs = list(zip(completions[0::2], completions[1::2], strict=True))
+        reasons = [_reason(a, b) for a, b in pairs]
+        asked = [i for i, reason in enumerate(reasons) if reason is None]
+        verdicts = self.judge.compare(
+            [(pairs[i][0].prompt, summary_of(pairs[i][0].text) or "", summary_of(pairs[i][1].text) or "")
+             for i in asked],
+            keys=[draw_key(name, "order", indices[i]) for i in asked],
+            asks=stage.asks,
+        )  # fmt: skip
+        by_pair = dict(zip(asked, verdicts, strict=True))
+        mine = [(indices[i], self._line(pair, reasons[i], by_pair.get(i))) for i, pair in enumerate(pairs)]
+        lines = [line for _, line in sorted(self.replicas.gather(mine), key=lambda row: row[0])]
+        if self.replicas.is_main:
+            write_lines(shard(self.directory / CANDIDATES, number), lines)
+        return {**_shares(lines), "time/step_s": time.perf_counter() - began}
+
+    def _line(
+        self, pair: tuple[Completion, Completion], reason: str | None, verdict: Judged | None
+    ) -> dict[str, Any]:
+        """What reward_model reads, or why the pair is left out."""
+        if reason is None:
+            assert verdict is not None
+            if verdict.margin is None:
+                reason = "no_verdict"
+            elif abs(verdict.margin) <= self.stage.margin:
+                reason = "margin"
+        if reason is not None:
+            return {"dropped": reason}
+        assert verdict is not None
+        better, worse = pair if verdict.first_is_better else pair[::-1]
+        prompt = better.prompt
+        return {
+            "id": prompt.id,
+            "messages": [asdict(message) for message in prompt.messages],
+            "reference": "",
+            "task": prompt.task,
+            "language": prompt.language,
+            "metadata": {
+                "chosen": better.text,
+                "rejected": worse.text,
+                "margin": abs(verdict.margin or 0.0),
+                "tokens": [len(better.token_ids), len(worse.token_ids)],
+                "weights": self.context.weights,
+                "judge": self.stage.judge.model or self.context.name,
+            },
+        }
+
+    # ---- the choice over all shards
+
+    def _select(self) -> dict[str, float]:
+        if self.replicas.is_main:
+            self._write_data()
+        self.replicas.barrier()
+        card = json.loads((self.directory / CARD).read_text(encoding="utf-8"))
+        if not card["kept"]:
+            raise DataError(
+                f"stage {self.context.name}: none of {card['pairs']} pairs was kept: "
+                f"{', '.join(f'{count} {why}' for why, count in card['dropped'].items())}"
+            )
+        dropped = {f"rollout/dropped_{why}": count / card["pairs"] for why, count in card["dropped"].items()}
+        return {"rollout/kept": card["kept"] / card["pairs"], **dropped}
+
+    def _write_data(self) -> None:
+        lines = [
+            line
+            for number in range(self.stage.num_shards)
+            for line in read_lines(shard(self.directory / CANDIDATES, number))
+        ]
+        good = [line for line in lines if "dropped" not in line]
+        tokens = [line["metadata"]["tokens"] for line in good]
+        left_out = unbalanced(
+            [a - b for a, b in tokens], [a + b for a, b in tokens], tolerance=self.stage.length_tolerance
+        )
+        kept = [line for i, line in enumerate(good) if i not in left_out]
+        new = self.directory / f"{DATA}.new"
+        shutil.rmtree(new, ignore_errors=True)  # of an interrupted start
+        write_lines(shard(new, 0), kept)
+        shutil.rmtree(self.directory / DATA, ignore_errors=True)
+        new.rename(self.directory / DATA)
+        reasons = Counter(line["dropped"] for line in lines if "dropped" in line)
+        if left_out:
+            reasons["length"] = len(left_out)
+        card = {
+            "pairs": len(lines),
+            "kept": len(kept),
+            "dropped": dict(reasons.most_common()),
+            "mean_tokens_chosen": _mean([line["metadata"]["tokens"][0] for line in kept]),
+            "mean_tokens_rejected": _mean([line["metadata"]["tokens"][1] for line in kept]),
+            "weights": self.context.weights,
+            "judge": self.stage.judge.model_dump(mode="json"),
+        }
+        write_lines(self.directory / CARD, [card])
+
+
+def _reason(first: Completion, second: Completion) -> str | None:
+    """Why two responses can't be compared."""
+    if not (first.finished and second.finished):
+        return "cut"
+    if summary_of(first.text) is None or summary_of(second.text) is None:
+        return "no_summary"
+    return "same" if first.text == second.text else None
+
+
+def _shares(lines: list[dict[str, Any]]) -> dict[str, float]:
+    reasons = Counter(line.get("dropped", "") for line in lines)
+    dropped = {f"rollout/dropped_{why}": count / len(lines) for why, count in reasons.items() if why}
+    return {"rollout/kept": reasons[""] / len(lines), **dropped}
+
+
+def _mean(values: list[int]) -> float:
+    return sum(values) / len(values) if values else 0.0

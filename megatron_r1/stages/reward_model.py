@@ -1,0 +1,199 @@
+"""The reward_model stage: a scalar head on the policy's architecture, from preferences (DeepSeek-R1, 2.3.4).
+
+pairs: helpful, by Bradley-Terry, on the final summary only. points: harmless, each response by itself, whole.
+The paper: 66,000 pairs and 106,000 points, batch 256, learning rate 6e-6, one epoch, 8,192 tokens.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+
+from megatron_r1.config.section import Section
+from megatron_r1.data.mixture import Mixture, build_mixture, replica_range
+from megatron_r1.data.preferences import Pair, Point, read_pair, read_point
+from megatron_r1.errors import DataError
+from megatron_r1.rl.preference import Judgement, judged, pair_loss, point_loss
+from megatron_r1.stages.context import StageContext
+from megatron_r1.stages.evaluation import Sources
+from megatron_r1.stages.text_scorer import Part, TextScorer, scored_part
+from megatron_r1.stages.training import TrainingStage
+from megatron_r1.types import Prompt
+
+if TYPE_CHECKING:
+    from megatron_r1.run_config import RunConfig
+
+EVALUATION_BATCH = 256  # items that are scored at once, over all replicas
+
+
+class HeldOutPreferences(Section):
+    """Held-out preferences: accuracy, calibration and length bias."""
+
+    data: Sources
+    """The sources of the preferences; their held-out side."""
+    examples: int = Field(default=256, ge=2)
+    """How many."""
+    every: int = Field(default=100, ge=1)
+    """Steps between evaluations; the first comes before any update, the last at the end."""
+
+
+class RewardModel(TrainingStage):
+    """A model that scores responses, learnt from preferences."""
+
+    kind: Literal["reward_model"]
+    data: Sources
+    """The sources of the preferences, by a name of your choice; their weights are their shares."""
+    preferences: Literal["pairs", "points"]
+    """pairs: metadata with "chosen" and "rejected" (helpful); points: "response" and "label" (harmless)."""
+    part: Part
+    """What of a response is scored, here and as a reward. summary: what follows the reasoning (the paper's
+    helpful one). response: all of it (its harmless one)."""
+    examples: int = Field(ge=1)
+    """Pairs or points a step, over all replicas. R1: 256."""
+    epochs: float | None = Field(default=None, gt=0)
+    """How often the data is gone through. R1: 1. Give this or `steps`."""
+    steps: int = Field(default=0, ge=0)
+    """Steps of the stage; 0: as many as `epochs` takes."""
+    evaluate: HeldOutPreferences
+    """Held-out preferences; a reward that nobody measured is no reward."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.epochs is None) == (self.steps == 0):
+            raise ValueError("give exactly one of `epochs` and `steps`")
+        return self
+
+    @property
+    def trains_scores(self) -> bool:
+        return True
+
+    def problems(self, run: "RunConfig") -> list[str]:
+        copies, found = run.layout.data, []
+        if self.examples % copies:
+            found.append(f"examples: {self.examples} do not divide over {copies} replicas; use a multiple")
+        if self.init is None or self.init not in run.stages:
+            found.append("init: a reward model starts from a language model of this run; name its stage")
+        return found
+
+    def batch_table(self, run: "RunConfig") -> list[tuple[str, str]]:
+        copies = run.layout.data
+        responses = 2 if self.preferences == "pairs" else 1
+        length = f"{self.steps} steps" if self.epochs is None else f"{self.epochs:g} epochs"
+        return [
+            (f"{self.preferences} a step", f"{self.examples}, {length}, scored on the {self.part}"),
+            ("responses a replica", f"{self.examples} x {responses} / {copies} replicas = "
+                                    f"{self.examples * responses / copies:g}"),
+            ("tokens a rank", f"at most {self.tokens_per_pack} a micro-batch"),
+        ]  # fmt: skip
+
+    def run(self, context: StageContext) -> dict[str, float]:
+        return _Training(self, context).run()
+
+
+STAGE = RewardModel
+
+
+class _Training:
+    def __init__(self, stage: RewardModel, context: StageContext) -> None:
+        assert context.scorer is not None, "the chain gives this stage a scorer"
+        self.stage, self.context, self.scorer = stage, context, context.scorer
+        self.replicas = self.scorer.replicas
+        self.texts = TextScorer(self.scorer, context.template, context.tokenizer)
+        self.data = build_mixture(stage.data, seed=context.seed)
+        self.held_out = build_mixture(stage.evaluate.data, seed=context.seed, split="held_out")
+        self.steps = stage.steps or _steps_of(self.data, stage, context.name)
+
+    def run(self) -> dict[str, float]:
+        stage, journal = self.stage, self.context.journal
+        journal.expect(self.steps)
+        metrics: dict[str, float] = {}
+        if self.context.start_step == 0:
+            journal.step(0, self._evaluate())
+        for step in range(self.context.start_step, self.steps):
+            metrics = self._step(step)
+            if (step + 1) % stage.evaluate.every == 0 or step + 1 == self.steps:
+                metrics |= self._evaluate()
+            journal.step(step + 1, metrics)
+            if journal.stop_here() or (step + 1) % stage.checkpoint_every == 0:
+                journal.checkpoint(step + 1, {})
+        return metrics
+
+    def _step(self, step: int) -> dict[str, float]:
+        stage, began = self.stage, time.perf_counter()
+        mine = replica_range(
+            step * stage.examples, stage.examples, index=self.replicas.index, num_replicas=self.replicas.count
+        )
+        items = [self._read(self.data.prompt(index)) for index in mine]
+        lr = stage.optim.lr_at(step, self.steps)
+        stats = self.scorer.train_step(self._sequences(items), lambda s: self._loss(s, items), lr=lr)
+        elapsed_s = time.perf_counter() - began
+        return {
+            "train/loss": stats.loss,
+            "train/grad_norm": stats.grad_norm,
+            "train/lr": lr,
+            "train/tokens_per_s": stats.num_tokens / elapsed_s,
+            "time/step_s": elapsed_s,
+            **{f"train/{name}": value for name, value in stats.metrics.items()},
+        }
+
+    def _loss(
+        self, scores: torch.Tensor, items: Sequence[Pair | Point]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        if self.stage.preferences == "pairs":
+            return pair_loss(scores, num_pairs=self.stage.examples)
+        labels = torch.tensor([float(item.good) for item in items if isinstance(item, Point)])
+        return point_loss(scores, labels, num_points=self.stage.examples)
+
+    def _read(self, prompt: Prompt) -> Pair | Point:
+        return read_pair(prompt) if self.stage.preferences == "pairs" else read_point(prompt)
+
+    def _sequences(self, items: Sequence[Pair | Point]) -> list[list[int]]:
+        return [self._ids(item.prompt, response) for item in items for response in item.responses]
+
+    def _ids(self, prompt: Prompt, response: str) -> list[int]:
+        text = scored_part(response, self.stage.part)
+        if text is None:
+            raise DataError(
+                f"preference {prompt.id}: a response has no summary after its reasoning: {response[-60:]!r}; "
+                "set part: response, or remove the line"
+            )
+        return self.texts.ids(prompt.messages, text)
+
+    # ---- held-out preferences
+
+    def _evaluate(self) -> dict[str, float]:
+        total, batch = self.stage.evaluate.examples, EVALUATION_BATCH
+        mine = [j for first in range(0, total, batch) for j in self._judge(first, min(batch, total - first))]
+        judgements = self.replicas.gather(mine)
+        found = {f"eval/preference_{name}": value for name, value in judged(judgements).items()}
+        share = found["eval/preference_accuracy"]
+        found["eval/preference_accuracy_stderr"] = math.sqrt(
+            share * (1 - share) / max(1, len(judgements) - 1)
+        )
+        return found
+
+    def _judge(self, first: int, count: int) -> list[Judgement]:
+        indices = replica_range(first, count, index=self.replicas.index, num_replicas=self.replicas.count)
+        items = [self._read(self.held_out.prompt(index)) for index in indices]
+        sequences = self._sequences(items)
+        scores = self.scorer.score(sequences)
+        lengths = [float(len(sequence)) for sequence in sequences]
+        if self.stage.preferences == "pairs":
+            scores, lengths = (
+                [a - b for a, b in zip(v[0::2], v[1::2], strict=True)] for v in (scores, lengths)
+            )
+        labels = [float(item.good) if isinstance(item, Point) else 1.0 for item in items]
+        return [
+            Judgement(1 / (1 + math.exp(-max(-700.0, score))), label, score, length)
+            for score, label, length in zip(scores, labels, lengths, strict=True)
+        ]
+
+
+def _steps_of(data: Mixture, stage: RewardModel, name: str) -> int:
+    assert stage.epochs is not None
+    if data.size is None:
+        raise DataError(f"stage {name}: epochs: the data is endless, so it has no epoch; give `steps`")
+    return math.ceil(stage.epochs * data.size / stage.examples)

@@ -1,0 +1,68 @@
+"""A reward model: the same scores and updates in any layout, from a language model's weights or its own."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megatron_r1.backend.layout import Layout
+from megatron_r1.backend.model import ModelOptions
+from megatron_r1.backend.policy import MegatronPolicy
+from megatron_r1.backend.scorer import MegatronScorer
+from megatron_r1.rl.preference import pair_loss
+from tests.backend.scenarios import models
+
+
+def scorer(
+    family: str, layout: Layout, *, seed: int = 0, tokens_per_pack: int = models.LENGTH
+) -> MegatronScorer:
+    model = MegatronPolicy(
+        models.FAMILIES[family], layout, ModelOptions(), seed=seed, eos_id=models.EOS,
+        tokens_per_pack=tokens_per_pack, score_head=True,
+    )  # fmt: skip
+    return MegatronScorer(model)
+
+
+def pairs(step: int) -> list[list[int]]:
+    """Chosen and rejected in turn, of uneven lengths."""
+    generator = torch.Generator().manual_seed(3000 + step)
+    lengths = (13, 40, 22, 7, 31, 31, 18, 50)
+    return [torch.randint(2, models.VOCABULARY, (n,), generator=generator).tolist() for n in lengths]
+
+
+def bradley_terry(scores: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """As the stage has it, over the four pairs of a step."""
+    return pair_loss(scores, num_pairs=4)
+
+
+def mine(sequences: list[list[int]], replicas: Any) -> list[list[int]]:
+    """This replica's pairs, each whole."""
+    each = [sequences[i : i + 2] for i in range(0, len(sequences), 2)]
+    return [sequence for pair in each[replicas.index :: replicas.count] for sequence in pair]
+
+
+def trained(
+    layout: Layout, shared: Path, *, family: str, save_as: str = "", tokens_per_pack: int = models.LENGTH
+) -> dict[str, Any]:
+    """Three updates from the language model of train.write_start."""
+    model = scorer(family, layout, seed=4, tokens_per_pack=tokens_per_pack)
+    model.model.load(shared / f"start_{family}", weights_only=True)
+    model.model.start_training(models.OPTIMIZER)
+    found: dict[str, Any] = {"loss": [], "grad_norm": [], "accuracy": []}
+    for step in range(3):
+        stats = model.train_step(mine(pairs(step), model.replicas), bradley_terry, lr=1e-3)
+        found["loss"].append(stats.loss)
+        found["grad_norm"].append(stats.grad_norm)
+        found["accuracy"].append(stats.metrics["pair_accuracy"])
+    if save_as:
+        model.model.save(shared / save_as, {"step": 3})
+    found["scores"] = model.score(pairs(9))
+    return found
+
+
+def loaded(layout: Layout, shared: Path, *, family: str, source: str) -> list[float]:
+    """Scores of a saved reward model."""
+    model = scorer(family, layout, seed=5)
+    model.model.load(shared / source, weights_only=True)
+    return model.score(pairs(9))

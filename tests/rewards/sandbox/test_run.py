@@ -1,0 +1,152 @@
+"""What became of a program, in words; and that nothing runs without the sandbox."""
+
+import os
+import platform
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import psutil
+import pytest
+
+from megatron_r1.errors import R1Error
+from megatron_r1.rewards.code import Code
+from megatron_r1.rewards.sandbox import command, proof, seccomp
+from megatron_r1.rewards.sandbox.run import Fate, Ran, run_program
+from tests.rewards.sandbox.conftest import SMALL, needs_sandbox
+
+
+@needs_sandbox
+@pytest.mark.parametrize(
+    ("source", "fate"),
+    [
+        ("print(1)", Fate.DONE),
+        ("import sys; sys.exit(0)", Fate.DONE),
+        ("print(", Fate.COMPILE_ERROR),
+        ("\0", Fate.COMPILE_ERROR),
+        ("(" * 100_000, Fate.COMPILE_ERROR),
+        ("raise ValueError('no')", Fate.RUNTIME_ERROR),
+        ("import os; os.abort()", Fate.RUNTIME_ERROR),
+        ("import sys; sys.exit(3)", Fate.RUNTIME_ERROR),
+        ("x = [0] * 10**10", Fate.MEMORY),
+    ],
+)
+def test_the_fate_of_a_program_is_named(run: Callable[..., Ran], source: str, fate: Fate) -> None:
+    assert run(source).fate is fate
+
+
+@needs_sandbox
+def test_input_and_output_pass_as_they_are(run: Callable[..., Ran]) -> None:
+    ran = run("import sys; sys.stdout.write(sys.stdin.read())", stdin="3 4\n\n中文\r\n")
+    assert ran.stdout == "3 4\n\n中文\r\n".encode()
+
+
+@needs_sandbox
+def test_the_traceback_names_the_program(run: Callable[..., Ran]) -> None:
+    assert 'File "program.py", line 2' in run("x = 1\nraise ValueError('no')").stderr
+
+
+def call(source: str, calls: list, name: str = "f") -> Ran:
+    return run_program(source, {"function": name, "calls": calls}, "", limits=SMALL)
+
+
+@needs_sandbox
+def test_a_function_is_called_and_what_it_prints_is_no_reply() -> None:
+    ran = call("def f(a, b):\n    print('noise')\n    return [a + b]", [[1, 2], ["x", "y"]])
+    assert (ran.fate, ran.stdout) == (Fate.DONE, b'[3]\n["xy"]\n')
+
+
+@needs_sandbox
+def test_a_method_of_solution_serves_as_well() -> None:
+    assert call("class Solution:\n    def f(self, a): return a", [[7]]).stdout == b"7\n"
+
+
+@needs_sandbox
+def test_a_program_without_the_function_is_told_so() -> None:
+    assert call("def g(): pass", [[]]).fate is Fate.NO_FUNCTION
+    assert call("f = 3", [[]]).fate is Fate.NO_FUNCTION
+
+
+@needs_sandbox
+def test_replies_before_a_crash_are_kept() -> None:
+    ran = call("def f(a): return 1 // a", [[1], [0], [1]])
+    assert (ran.fate, ran.stdout) == (Fate.RUNTIME_ERROR, b"1\n")
+
+
+@needs_sandbox
+def test_the_sandbox_holds_here() -> None:
+    assert proof.fault() is None
+
+
+def test_without_bubblewrap_the_reward_refuses_and_names_the_remedy(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(R1Error, match=r"bwrap.* not found.*no code of a model is run; `megatron-r1 doctor"):
+        Code().build()
+
+
+@needs_sandbox
+def test_a_sandbox_that_leaks_is_refused_in_words(monkeypatch) -> None:
+    monkeypatch.setattr(proof, "PROBE", 'print(\'{"it has no network": false, "it is fine": true}\')')
+    proof.fault.cache_clear()
+    try:
+        with pytest.raises(R1Error, match=r"does not hold .* \(not true in it: it has no network\)"):
+            proof.require_sandbox()
+    finally:
+        proof.fault.cache_clear()
+
+
+@needs_sandbox
+def test_a_bubblewrap_that_the_kernel_refuses_is_no_verdict_on_the_program(monkeypatch) -> None:
+    monkeypatch.setattr(command, "_bubblewrap", lambda: ("/usr/bin/bwrap", "--no-such-option"))
+    ran = run_program("print(1)", {"function": None}, "", limits=SMALL)
+    assert (ran.fate, ran.stdout) == (Fate.NOT_RUN, b"")
+    assert "no-such-option" in ran.stderr
+
+
+@needs_sandbox
+def test_a_killed_parent_takes_its_sandboxes_along() -> None:
+    source = (
+        "from megatron_r1.rewards.sandbox.run import run_program\n"
+        "from megatron_r1.rewards.sandbox.limits import Limits\n"
+        "run_program('import time; time.sleep(600)', {'function': None}, '', limits=Limits(wall_s=600))"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", source])
+    inside: list[psutil.Process] = []
+    deadline = time.monotonic() + 60
+    while not inside and time.monotonic() < deadline:
+        children = psutil.Process(parent.pid).children(recursive=True)
+        inside = [p for p in children if p.name().startswith("python")]
+        time.sleep(0.02)
+    assert inside
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    assert not psutil.wait_procs(inside, timeout=10)[1]
+
+
+def test_a_system_call_is_refused_allowed_or_fatal_as_listed() -> None:
+    architecture, refused = seccomp.MACHINES[platform.machine()]
+    assert verdict(architecture, 0) == seccomp.ALLOW
+    assert {verdict(architecture, number) for number in refused.values()} == {seccomp.REFUSE}
+    neighbours = {n + d for n in refused.values() for d in (-1, 1)} - set(refused.values())
+    assert {verdict(architecture, number) for number in neighbours} == {seccomp.ALLOW}
+    assert verdict(architecture, seccomp.X32_BIT | 1) == seccomp.REFUSE
+    assert verdict(architecture ^ 1, 0) == seccomp.KILL
+
+
+def verdict(architecture: int, number: int) -> int:
+    """What the filter answers, by the kernel's rules for these four instructions."""
+    lines = list(struct.iter_unpack("=HBBI", seccomp.program()))
+    place = value = 0
+    while True:
+        code, if_true, if_false, constant = lines[place]
+        if code == seccomp.RETURN:
+            return constant
+        if code == seccomp.LOAD:
+            value = {seccomp.NUMBER: number, seccomp.ARCHITECTURE: architecture}[constant]
+        else:
+            holds = value == constant if code == seccomp.JUMP_EQUAL else value >= constant
+            place += if_true if holds else if_false
+        place += 1

@@ -1,0 +1,174 @@
+"""The preference_pairs stage over a fake policy that answers and judges."""
+
+import json
+
+import pytest
+
+from megatron_r1.errors import DataError, Interrupted
+from megatron_r1.report.metrics import describe
+from megatron_r1.stages.preference_pairs import PreferencePairs
+from tests.stages.conftest import FakeJournal
+from tests.stages.fake_policy import FakePolicy, together
+from tests.stages.spelling import SpellingTokenizer
+
+TOKENIZER = SpellingTokenizer()
+
+
+def spelled(text):
+    return [*TOKENIZER.encode(text), TOKENIZER.eos_id]
+
+
+class JudgingPolicy(FakePolicy):
+    """Answers in turn with a good and a bad summary; judges by what `opinion` says of A and B."""
+
+    def __init__(self, opinion, answers=("<think>x</think>good", "<think>x</think>bad!"), **options):
+        super().__init__(**options)
+        self.opinion, self.answers, self.judged = opinion, answers, []
+
+    def generate(self, prompts, sampling, *, keys):
+        self.keys += keys
+        texts = [self._reply(TOKENIZER.decode(ids), key) for ids, key in zip(prompts, keys, strict=True)]
+        self.says = iter([spelled(text) for text in texts])
+        return super().generate(prompts, sampling, keys=keys)
+
+    def _reply(self, prompt, key):
+        if "Response A" not in prompt:
+            self.count = getattr(self, "count", -1) + 1
+            return self.answers[self.count % len(self.answers)]
+        self.judged.append(prompt)
+        a, b = prompt.index("good"), prompt.index("bad!")
+        return self.opinion(a < b)
+
+
+def fair(good_first):
+    return '<think>hm</think>{"a": 8, "b": 3}' if good_first else '{"a": 3, "b": 8}'
+
+
+@pytest.fixture
+def stage(questions):
+    def make(num_prompts=5, **changes):
+        fields = {
+            "kind": "preference_pairs", "init": "zero", "data": questions(["general"] * num_prompts),
+            "prompts": num_prompts, "prompts_a_shard": 2, "max_new_tokens": 99,
+            "judge": {"max_new_tokens": 99},
+        }  # fmt: skip
+        return PreferencePairs.model_validate(fields | changes)
+
+    return make
+
+
+@pytest.fixture
+def run(stage, context, tmp_path):
+    def run_(policy, *, journal=None, directory=tmp_path, start=0, **changes):
+        where = context(policy, journal, directory=directory, weights="abc", start_step=start)
+        where = type(where)(**{**{f: getattr(where, f) for f in where.__slots__}, "tokenizer": TOKENIZER})
+        return stage(**changes).run(where)
+
+    return run_
+
+
+def data(directory):
+    return [json.loads(line) for line in (directory / "data" / "shard_00000.jsonl").read_text().splitlines()]
+
+
+def card(directory):
+    return json.loads((directory / "data_card.json").read_text())
+
+
+def test_clear_pairs_are_kept_with_the_better_response_as_chosen(run, tmp_path):
+    policy = JudgingPolicy(fair)
+    metrics = run(policy)
+    lines = data(tmp_path)
+    assert len(lines) == 5
+    for line in lines:
+        assert line["metadata"]["chosen"].endswith("good")
+        assert line["metadata"]["rejected"].endswith("bad!")
+        assert line["metadata"]["margin"] == 5
+        assert line["metadata"]["weights"] == "abc"
+    assert metrics == {"rollout/kept": 1.0}
+    assert len(policy.judged) == 5 * 4
+    # the judge reads summaries, not the reasoning, and each order twice
+    assert all("<think>" not in prompt for prompt in policy.judged)
+    firsts = [prompt.index("good") < prompt.index("bad!") for prompt in policy.judged]
+    assert [sum(firsts[i : i + 4]) for i in range(0, 20, 4)] == [2] * 5
+
+
+def test_what_is_kept_feeds_a_reward_model(run, tmp_path):
+    from megatron_r1.data.preferences import read_pair
+    from megatron_r1.data.sources.stage import StageOutput
+
+    directory = tmp_path / "pairs"
+    run(JudgingPolicy(fair), directory=directory)
+    source = StageOutput(stage="pairs", shuffle=False)
+    source.find_in(tmp_path)
+    pair = read_pair(source.build(seed=0).prompt(1))
+    assert (pair.chosen, pair.rejected) == ("<think>x</think>good", "<think>x</think>bad!")
+    assert pair.prompt.question == "compute 1 + 1"
+
+
+@pytest.mark.parametrize(
+    ("opinion", "why"),
+    [
+        (lambda good_first: '{"a": 9, "b": 2}', "margin"),  # it prefers whatever comes first
+        (
+            lambda good_first: '{"a": 6, "b": 5}' if good_first else '{"a": 5, "b": 6}',
+            "margin",
+        ),  # 1 is not above 1
+        (lambda good_first: "A is better", "no_verdict"),
+        (lambda good_first: fair(good_first) + " indeed", "no_verdict"),
+    ],
+)
+def test_unclear_or_unparseable_judgements_keep_nothing(run, tmp_path, opinion, why):
+    with pytest.raises(DataError, match=f"none of 5 pairs was kept: 5 {why}"):
+        run(JudgingPolicy(opinion))
+    assert data(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("answers", "why"),
+    [
+        (("<think>x</think>good bad!", "<think>x</think>good bad!"), "same"),
+        (("<think>x never ends good", "<think>x</think>bad!"), "no_summary"),
+        (("<think>x</think>good", "<think>x</think>bad!" + "!" * 99), "cut"),
+    ],
+)
+def test_responses_that_cannot_be_compared_are_not_judged(run, answers, why):
+    policy = JudgingPolicy(fair, answers)
+    with pytest.raises(DataError, match=f"none of 5 pairs was kept: 5 {why}"):
+        run(policy)
+    assert policy.judged == []
+
+
+def test_a_question_that_is_too_long_for_the_judge_has_no_verdict(run):
+    with pytest.raises(DataError, match="5 no_verdict"):
+        run(JudgingPolicy(fair), judge={"max_prompt_tokens": 50})
+
+
+def test_long_winners_are_left_out_until_lengths_balance(run, tmp_path):
+    answers = (
+        "<think>x</think>good" + "+" * 40,
+        "<think>x</think>bad!",
+        "<think>x</think>good",
+        "<think>x</think>bad!",
+    )
+    metrics = run(JudgingPolicy(fair, answers), num_prompts=4)
+    assert metrics == {"rollout/kept": 0.5, "rollout/dropped_length": 0.5}
+    assert card(tmp_path)["mean_tokens_chosen"] == card(tmp_path)["mean_tokens_rejected"]
+    assert all(describe(name) for name in metrics)
+
+
+def test_an_interrupted_stage_goes_on_after_its_last_shard(run, stage, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run(JudgingPolicy(fair), directory=whole)
+    with pytest.raises(Interrupted, match="1 of 3 shards"):
+        run(JudgingPolicy(fair), journal=FakeJournal(stop_after=1), directory=parts)
+    assert stage().done_before(parts) == 1
+    run(JudgingPolicy(fair), directory=parts, start=1)
+    assert data(parts) == data(whole)
+    assert card(parts) == card(whole)
+
+
+def test_two_replicas_write_what_one_does(run, tmp_path):
+    run(JudgingPolicy(fair), directory=tmp_path / "one")
+    together(2, lambda replicas: run(JudgingPolicy(fair, replicas=replicas), directory=tmp_path / "two"))
+    assert data(tmp_path / "two") == data(tmp_path / "one")
