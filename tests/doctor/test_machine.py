@@ -9,6 +9,7 @@ import pytest
 from megatron_r1.doctor import machine
 from megatron_r1.doctor.finding import Status
 from megatron_r1.doctor.packages import TorchFacts
+from megatron_r1.errors import R1Error
 
 Usage = namedtuple("Usage", ["total", "used", "free"])
 
@@ -45,8 +46,9 @@ def test_programs_that_are_here_show_their_version(program):
     assert machine.chromium().found == "Chromium 156.0.8078.79"
 
 
-def test_bubblewrap_counts_only_if_a_sandbox_starts(program):
+def test_bubblewrap_counts_only_if_a_sandbox_starts(program, monkeypatch):
     program("bwrap", 'if [ "$1" = --version ]; then echo bubblewrap 0.8.0; fi')
+    monkeypatch.setattr(machine.proof, "fault", lambda: None)
     assert (machine.bubblewrap().found, machine.bubblewrap().status) == ("0.8.0", Status.OK)
     program(
         "bwrap",
@@ -55,6 +57,18 @@ def test_bubblewrap_counts_only_if_a_sandbox_starts(program):
     finding = machine.bubblewrap()
     assert finding.status is Status.BROKEN
     assert "No permissions" in finding.note
+
+
+def test_a_sandbox_that_leaks_or_lacks_a_tool_is_broken(program, monkeypatch):
+    program("bwrap", 'if [ "$1" = --version ]; then echo bubblewrap 0.8.0; fi')
+    monkeypatch.setattr(machine.proof, "fault", lambda: "not true in it: it has no network")
+    assert (machine.bubblewrap().found, machine.bubblewrap().status) == ("0.8.0, leaks", Status.BROKEN)
+
+    def without_a_tool():
+        raise R1Error("no prlimit")
+
+    monkeypatch.setattr(machine.proof, "fault", without_a_tool)
+    assert (machine.bubblewrap().found, machine.bubblewrap().note) == ("0.8.0, incomplete", "no prlimit")
 
 
 def test_a_machine_without_a_driver_runs_on_the_cpu(program, monkeypatch):
