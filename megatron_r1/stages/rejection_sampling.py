@@ -4,6 +4,7 @@ DeepSeek-R1, section 2.3.3, and section 2.3.1 for the cold start. Samples come i
 the one before is judged in a thread. What the samples of a shard decide by themselves is decided there
 (verdict, filters, decontamination); duplicates and quotas are decided over all shards at the end.
 
+    candidates/settings.json       with what the shards beside it were made
     candidates/shard_00000.jsonl   a line a sample; an interrupted stage goes on after the last whole shard
     data/shard_00000.jsonl         what was kept, for `{source: stage}` or `{source: jsonl}`
     data_card.json                 counts, lengths, and why samples were dropped
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from megatron_r1.run_config import RunConfig
 
 CANDIDATES = "candidates"
+SETTINGS = "settings.json"
 CARD = "data_card.json"
 LINES_A_FILE = 10_000
 
@@ -182,6 +184,7 @@ class _Sampling:
     def run(self) -> dict[str, float]:
         stage, journal = self.stage, self.context.journal
         journal.expect(stage.num_shards)
+        self._require_same_settings()
         drawn: _Shard | None = None
         with ThreadPoolExecutor(1) as thread:
             for number in range(self.context.start_step, stage.num_shards):
@@ -198,6 +201,21 @@ class _Sampling:
             if drawn is not None:
                 self._finish(drawn)
         return self._select()
+
+    def _require_same_settings(self) -> None:
+        """An interrupted start's shards count only if this one would have made the same."""
+        path = self.directory / CANDIDATES / SETTINGS
+        ours = {**asdict(self.origin), "section": self.stage.model_dump(mode="json")}
+        if not self.context.start_step:
+            if self.replicas.is_main:
+                write_lines(path, [ours])
+            return
+        theirs = next(read_lines(path)) if path.is_file() else None
+        if theirs != ours:
+            raise DataError(
+                f"stage {self.context.name}: {path.parent} holds shards sampled with other settings; "
+                f"restore them, or begin anew with --from {self.context.name}"
+            )
 
     # ---- a shard: drawn, judged, written
 

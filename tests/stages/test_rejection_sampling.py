@@ -110,6 +110,19 @@ def test_an_interrupted_stage_goes_on_to_the_same_files(stage, context, ids, tmp
     assert files(parts) == files(tmp_path / "whole")
 
 
+def test_shards_of_other_settings_are_not_gone_on_with(stage, context, ids, tmp_path):
+    with pytest.raises(Interrupted):
+        stage().run(context(FakePolicy(answers(ids)), FakeJournal(stop_after=1), directory=tmp_path))
+    expected = r"candidates holds shards sampled with other settings; .* --from zero"
+    for changes, weights in (({"temperature": 0.5}, ""), ({}, "other")):
+        where = context(FakePolicy(), directory=tmp_path, start_step=2, weights=weights)
+        with pytest.raises(DataError, match=expected):
+            stage(**changes).run(where)
+    (tmp_path / "candidates" / "settings.json").unlink()
+    with pytest.raises(DataError, match=expected):
+        stage().run(context(FakePolicy(), directory=tmp_path, start_step=2))
+
+
 def test_a_stage_killed_before_its_last_choice_makes_it_again(stage, context, ids, tmp_path):
     stage().run(context(FakePolicy(answers(ids)), directory=tmp_path))
     before = files(tmp_path)
@@ -216,4 +229,4 @@ def test_a_grader_that_fails_ends_the_stage(stage, context, ids, tmp_path, monke
     monkeypatch.setattr(RejectionSampling, "chosen_graders", lambda self: {"judge": Broken(3)})
     with pytest.raises(DataError, match="the judge is gone"):
         stage().run(context(FakePolicy(answers(ids)), directory=tmp_path))
-    assert not (tmp_path / "candidates").exists()
+    assert not list(tmp_path.rglob("shard_*"))
