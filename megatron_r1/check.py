@@ -46,6 +46,8 @@ def findings(loaded: Loaded[RunConfig]) -> Iterator[Finding]:
         yield _finding(loaded, (), text)
     for text in layouts.rollout_problems(run.rollout_engine, run.model, run.layout):
         yield _finding(loaded, (), text)
+    for text in run.slurm.problems(ranks=run.layout.ranks, stages=list(run.stages)):
+        yield _finding(loaded, ("slurm",), text)
     if run.model.megatron:
         for text in _refused_by_megatron(run):
             yield _finding(loaded, (), text)

@@ -18,6 +18,7 @@ from megatron_r1.config.explain import near
 from megatron_r1.config.section import Section
 from megatron_r1.config.tree import Finding
 from megatron_r1.data.tokenizer import TokenizerConfig
+from megatron_r1.launch.slurm.section import Slurm
 from megatron_r1.models.shape import FamilyConfig
 from megatron_r1.stages.section import StageConfig
 
@@ -73,6 +74,9 @@ class RunConfig(Section):
     timeout_s: float = Field(default=1800.0, gt=0)
     """How long a rank waits for the others before it takes them for dead."""
 
+    slurm: Slurm = Slurm()
+    """How the run is submitted to a SLURM cluster."""
+
     stages: Annotated[dict[Name, StageConfig], Field(min_length=1)]
     """The chain: stages by name, run from the first to the last."""
 
@@ -95,9 +99,11 @@ def run_config_class() -> type[RunConfig]:
     )
 
 
-def load_run(path: Path, *, overrides: Sequence[str] = ()) -> config.Loaded[RunConfig]:
-    """Read and validate a run. ConfigError lists every finding, one a line."""
-    loaded = config.load(path, run_config_class(), overrides=overrides)
+def load_run(
+    path: Path, *, overrides: Sequence[str] = (), site: Path | None = None
+) -> config.Loaded[RunConfig]:
+    """Read and validate a run, over a site's profile. ConfigError lists every finding, one a line."""
+    loaded = config.load(path, run_config_class(), overrides=overrides, below=site)
     config.refuse(bad_inits(loaded))
     return loaded
 
