@@ -1,5 +1,7 @@
 """The micro chain on the private cluster: submitted with the command line, watched until it ends."""
 
+import getpass
+import json
 import subprocess
 import sys
 import time
@@ -8,10 +10,11 @@ from pathlib import Path
 
 from tests.end_to_end.micro_run import CONFIG, ENVIRONMENT, REPOSITORY
 
-LAYOUT = ("layout.ranks=4", "layout.expert=2")
+LAYOUT = ("layout.ranks=4", "layout.expert=2")  # two nodes with two ranks each
+SMALL = ("layout.ranks=2", "slurm.ranks_per_node=1")  # two nodes with one rank each
 CLUSTER = ("slurm.ranks_per_node=2", "slurm.gpus_per_node=0", "slurm.cpus_per_rank=1", "slurm.time=00:10:00",
            "slurm.warning_s=60")  # fmt: skip
-TIMEOUT_S = 300.0
+TIMEOUT_S = 900.0  # the chain takes 40 s on two idle cores, and many times that on busy ones
 
 
 class Cluster:
@@ -21,6 +24,7 @@ class Cluster:
         # GLOO_SOCKET_IFNAME: the two nodes are one machine, whose name may resolve to nothing
         self.env = {**ENVIRONMENT, "SLURM_CONF": str(conf), "GLOO_SOCKET_IFNAME": "lo"}
         self.env.pop("MEGATRON_R1_SITE", None)
+        self.watched: list[str] = []  # what `status` said while the runs of the `runs` fixture went on
 
     def call(self, *words: str, expect: int = 0) -> str:
         """`megatron-r1 WORDS`; asserts the exit code, returns what it printed."""
@@ -49,13 +53,39 @@ class Cluster:
         deadline = time.monotonic() + TIMEOUT_S
         while not condition():
             assert time.monotonic() < deadline, f"waited for {what}:\n{everything(run_dir)}"
-            time.sleep(0.1)
+            time.sleep(0.5)
+
+    def is_over(self, job: int) -> bool:
+        return self.state(job) in {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"}
 
     def wait_for_end(self, run_dir: Path, *jobs: int) -> list[str]:
         """The states that the jobs ended in."""
-        over = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"}
-        self.wait(lambda: all(self.state(job) in over for job in jobs), f"the end of {jobs}", run_dir=run_dir)
+        self.wait(lambda: all(map(self.is_over, jobs)), f"the end of {jobs}", run_dir=run_dir)
         return [self.state(job) for job in jobs]
+
+    def watch(self, run_dir: Path, *, until: Callable[[], bool]) -> list[str]:
+        """What `status` says, again and again, until the condition holds."""
+        seen: list[str] = []
+
+        def look() -> bool:
+            seen.append(self.call("status", str(run_dir)))
+            return until()
+
+        self.wait(look, "the runs", run_dir=run_dir)
+        return seen
+
+    def cancel_all(self) -> None:
+        """End what a failed test left in the queue, and wait for it to be gone."""
+        self.slurm("scancel", "--user", getpass.getuser())
+        deadline = time.monotonic() + 60
+        while self.slurm("squeue", "--noheader") and time.monotonic() < deadline:
+            time.sleep(0.2)
+
+
+def job_ids(run_dir: Path) -> dict[str, int]:
+    """The run's jobs by stage."""
+    entries = json.loads((run_dir / "slurm" / "jobs.json").read_text())
+    return {entry["stage"]: entry["job"] for entry in entries}
 
 
 def everything(run_dir: Path) -> str:

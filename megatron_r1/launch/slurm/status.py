@@ -38,7 +38,8 @@ def status(run_dir: Path) -> str:
     run = YAML(typ="safe").load(path)
     submitted = jobs.read(run_dir)
     known = queue.known(run_dir) if submitted and commands.available() else {}
-    rows, errors = [_HEADINGS], []
+    rows: list[tuple[str, ...]] = [_HEADINGS]
+    errors: list[str] = []
     for name, stage in run["stages"].items():
         job = submitted.get(name)
         state = _state(run_dir, name, None if job is None else known.get(job.job), submitted=job is not None)

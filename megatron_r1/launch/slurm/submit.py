@@ -24,6 +24,8 @@ from megatron_r1.run_config import RunConfig, load_run
 
 SITE_VARIABLE = "MEGATRON_R1_SITE"
 SITE_FILE = Path("~/.config/megatron_r1/site.yaml")
+# what changes no result, and the stages, of which only one's own part counts
+_UNDECISIVE = {"name", "run_dir", "layout", "recompute", "rollout_engine", "timeout_s", "slurm", "stages"}
 
 log = logging.getLogger(__name__)
 
@@ -105,9 +107,8 @@ def _is_done(run: RunConfig, directory: Path) -> bool:
         return False
     kept = YAML(typ="safe").load(directory / pipeline.RESOLVED)
     now = run.model_dump(mode="json")
-    return all(kept.get(key) == now[key] for key in now if key not in ("slurm", "run_dir", "stages")) and (
-        kept["stages"].get(directory.name) == now["stages"][directory.name]
-    )
+    same_run = all(kept.get(key) == value for key, value in now.items() if key not in _UNDECISIVE)
+    return same_run and kept["stages"].get(directory.name) == now["stages"][directory.name]
 
 
 def _scripts(run: RunConfig, run_dir: Path, stages: Sequence[str]) -> dict[str, StageScript]:
