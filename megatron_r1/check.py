@@ -22,6 +22,7 @@ from megatron_r1.data.template import TEMPLATES
 from megatron_r1.errors import ConfigError
 from megatron_r1.launch.cores import crowding_warning, usable_cores
 from megatron_r1.models.shape import ModelShape
+from megatron_r1.plan.plan import make_plan
 from megatron_r1.run_config import HF, RunConfig, bad_inits, run_config_class
 from megatron_r1.stages.section import StageConfig
 from megatron_r1.stages.training import TrainingStage
@@ -51,6 +52,7 @@ def findings(loaded: Loaded[RunConfig]) -> Iterator[Finding]:
     if run.model.megatron:
         for text in _refused_by_megatron(run):
             yield _finding(loaded, (), text)
+    yield from _misfits(loaded)
     if run.layout.data:
         for name, stage in run.stages.items():
             for text in [*stage.problems(run), *_uneven_packs(run, stage)]:
@@ -87,6 +89,15 @@ def warnings(run: RunConfig) -> list[str]:
     for name, stage in run.stages.items():
         found += [f"stages.{name}: {text}" for text in stage.warnings(run)]
     return found
+
+
+def _misfits(loaded: Loaded[RunConfig]) -> Iterator[Finding]:
+    """What does not fit into the memory of the GPUs that the run names, if it is to be refused."""
+    run = loaded.value
+    if run.plan.hardware is None or not run.plan.refuse or layouts.problems(run.layout, run.model.shape()):
+        return
+    for text in make_plan(run, run.plan.hardware).misfits():
+        yield _finding(loaded, (), f"{text}; or plan.refuse=false to start all the same")
 
 
 def _finding(loaded: Loaded[RunConfig], owner: KeyPath, text: str) -> Finding:

@@ -1,4 +1,4 @@
-"""The command line: `megatron-r1 run | check | submit | status | logs | cancel | schema | report | doctor`.
+"""The command line: `megatron-r1 run | check | plan | submit | status | ...`; `megatron-r1 --help` lists all.
 
 Each command imports what it needs when it runs, so that `--help` answers at once (torch alone takes
 seconds). An R1Error is printed without a traceback, and its exit_code becomes the command's.
@@ -32,6 +32,13 @@ def check(args: Namespace) -> int:
     from megatron_r1.check import check as check_config
 
     print(check_config(args.conf, overrides=args.overrides))
+    return 0
+
+
+def plan(args: Namespace) -> int:
+    from megatron_r1.plan.plan import plan as plan_run
+
+    print(plan_run(args.conf, overrides=args.overrides, hardware=args.hardware))
     return 0
 
 
@@ -144,6 +151,11 @@ def build_parser() -> ArgumentParser:
     command = add(check, "validate CONF and say what it would run, without running it",
                   example="conf/tiny_zero.yaml layout.tensor=2")  # fmt: skip
     _add_config(command)
+
+    command = add(plan, "say what CONF needs of its GPUs: memory by phase, links, FLOPs, hours",
+                  example="conf/r1_zero_671b.yaml --hardware h200")  # fmt: skip
+    _add_config(command)
+    command.add_argument("--hardware", metavar="NAME", help="a file in conf/hardware/ (else plan.hardware)")
 
     command = add(submit, "put CONF's stages into the queue of a SLURM cluster, one job a stage",
                   example="conf/my_run.yaml slurm.time=12:00:00 --dry-run")  # fmt: skip

@@ -20,6 +20,7 @@ from megatron_r1.config.tree import Finding
 from megatron_r1.data.tokenizer import TokenizerConfig
 from megatron_r1.launch.slurm.section import Slurm
 from megatron_r1.models.shape import FamilyConfig
+from megatron_r1.plan.section import PlanConfig
 from megatron_r1.stages.section import StageConfig
 
 HF = "hf:"  # marks the path of a Hugging Face checkpoint
@@ -73,6 +74,9 @@ class RunConfig(Section):
 
     timeout_s: float = Field(default=1800.0, gt=0)
     """How long a rank waits for the others before it takes them for dead."""
+
+    plan: PlanConfig = PlanConfig()
+    """What the run is planned for before it starts."""
 
     slurm: Slurm = Slurm()
     """How the run is submitted to a SLURM cluster."""

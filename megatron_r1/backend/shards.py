@@ -32,7 +32,7 @@ META = torch.device("meta")
 class Shard:
     """One rank of a pipeline stage.
 
-    parameters: elements that it holds, mtp_parameters those in MTP layers, expert_parameters in routed experts.
+    parameters: elements that it holds; mtp_parameters those in MTP layers, expert_parameters in experts.
     whole, whole_mtp: elements of the whole model that all ranks of the stage hold between them, each counted
     once; router biases included, copies of the embedding left out.
     parameter_bytes, gradient_bytes: of DDP's buffers, their padding included. other_bytes: of what is not
@@ -94,7 +94,7 @@ def _fake_ranks(layout: Layout, rank: int) -> Iterator[None]:
     dist.init_process_group("fake", rank=rank, world_size=layout.ranks, store=FakeStore())
     try:
         parallel.build_groups(layout, gloo=False)
-        on_meta = mock.patch.object(torch.cuda, "current_device", lambda: META)
+        on_meta = mock.patch.object(torch.cuda, "current_device", return_value=META)
         with on_meta, torch.device(META), parallel.pretend(META):
             yield
     finally:

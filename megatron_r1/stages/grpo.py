@@ -21,6 +21,7 @@ from megatron_r1.rl.filters import Group, GroupFilter, collect_groups
 from megatron_r1.rl.loss import GrpoLoss
 from megatron_r1.rl.schedule import LengthSchedule, reference_is_due, split_updates
 from megatron_r1.stages.context import StageContext
+from megatron_r1.stages.demand import Demand
 from megatron_r1.stages.evaluation import Evaluation, Sources, evaluate
 from megatron_r1.stages.grpo_gates import Gates
 from megatron_r1.stages.grpo_metrics import Rollout, rollout_metrics, update_metrics
@@ -130,6 +131,20 @@ class Grpo(TrainingStage):
             ("tokens a rank", f"at most {self.tokens_per_pack} a micro-batch"),
             ("micro-batches", self._micro_batches(outputs // copies)),
         ]
+
+    def demand(self, run: Any) -> Demand:
+        outputs, longest = self.questions * self.group_size, max(self.max_new_tokens.steps.values())
+        return Demand(
+            steps=self.steps,
+            updates=self.updates * self.inner_epochs,
+            trained_tokens=outputs * longest * self.inner_epochs,
+            scored_passes=1 + self.loss.needs_reference,
+            pack_tokens=self.tokens_per_pack,
+            reference=self.loss.needs_reference,
+            outputs=outputs,
+            output_tokens=longest,
+            checkpoints=self.steps // self.checkpoint_every + 1,
+        )
 
     def _micro_batches(self, outputs: int) -> str:
         """Of an update, were all of a replica's outputs the longest; prompts come on top."""

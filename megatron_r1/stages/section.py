@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from megatron_r1.config.section import Section
+from megatron_r1.stages.demand import Demand
 
 if TYPE_CHECKING:
     from megatron_r1.run_config import RunConfig
@@ -39,6 +40,10 @@ class StageConfig(Section):
     def batch_table(self, run: RunConfig) -> list[tuple[str, str]]:
         """The stage's batch as arithmetic: ("outputs a step", "32 questions x 16 outputs = 512")."""
         return []
+
+    def demand(self, run: RunConfig) -> Demand | None:
+        """What a step asks of the machine, for the plan; None: this kind can't be planned yet."""
+        return None
 
 
 def too_long(key: str, num_tokens: int, run: RunConfig) -> list[str]:

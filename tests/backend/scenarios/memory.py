@@ -35,10 +35,9 @@ def allocated(layout: Layout, shared: Path, *, family: str, precision: str) -> d
 
 def _in_buffers(parameter: torch.Tensor, buffers: list) -> bool:
     """Whether an fp32 parameter's part is a view into DDP's buffer and no copy of its own."""
+    kept = [buffer.param_data for buffer in buffers if buffer.param_data is not None]
     storage = parameter.untyped_storage().data_ptr()
-    return any(
-        b.param_data is not None and b.param_data.untyped_storage().data_ptr() == storage for b in buffers
-    )
+    return any(data.untyped_storage().data_ptr() == storage for data in kept)
 
 
 def _bytes(tensor: torch.Tensor) -> int:

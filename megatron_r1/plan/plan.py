@@ -1,0 +1,108 @@
+"""`megatron-r1 plan`: what each stage of a run needs of a machine, and whether that is there."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_r1.config import refuse
+from megatron_r1.errors import ConfigError
+from megatron_r1.plan.hardware import Hardware, load_hardware
+from megatron_r1.plan.memory import RankMemory, rank_memory
+from megatron_r1.plan.work import Work, work
+from megatron_r1.run_config import RunConfig, load_run
+
+GIB = 1024**3
+CHECKPOINT_BYTES = 12  # a trained weight: fp32 master and two moments; the weights come on top
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """One stage of the run. memory: by pipeline rank. checkpoint_bytes: of one checkpoint."""
+
+    name: str
+    memory: list[RankMemory]
+    work: Work
+    steps: int
+    checkpoint_bytes: float
+    checkpoints: int
+
+    @property
+    def fullest(self) -> RankMemory:
+        return max(self.memory, key=lambda rank: rank.peak)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A run on a kind of GPU. parameters: of the whole model without MTP, mtp_parameters in its layers."""
+
+    hardware_name: str
+    hardware: Hardware
+    parameters: int
+    mtp_parameters: int
+    stages: list[StagePlan]
+    unplanned: list[str]
+
+    def misfits(self) -> list[str]:
+        """Each stage that does not fit: the phase, the rank, and what would help."""
+        found = []
+        for stage in self.stages:
+            phase, needed = max(stage.fullest.phases().items(), key=lambda pair: pair[1])
+            if needed > self.hardware.usable_bytes:
+                have = f"{self.hardware.usable_bytes / GIB:.0f} GiB of a {self.hardware_name} are usable"
+                where = f"{phase} needs {needed / GIB:.0f} GiB on pipeline rank {stage.fullest.pipeline_rank}"
+                found.append(f"stages.{stage.name}: {where}, {have}; {_remedy(stage.fullest, phase)}")
+        return found
+
+
+def make_plan(run: RunConfig, hardware_name: str) -> Plan:
+    """Plan every stage that can be. The layout must have no problems (check.py says so first)."""
+    from megatron_r1.backend.model import ModelOptions
+    from megatron_r1.backend.shards import shards
+
+    hardware = load_hardware(hardware_name)
+    # FP8 changes how products are computed, not what is kept of the weights; building it would need a GPU
+    precision = run.precision if run.precision == "fp32" else "bf16"
+    found = shards(run.model, run.layout, ModelOptions(precision=precision))
+    total, mtp = sum(shard.whole for shard in found), sum(shard.whole_mtp for shard in found)
+    stages, unplanned = [], []
+    for name, stage in run.stages.items():
+        demand = stage.demand(run)
+        if demand is None:
+            unplanned.append(name)
+            continue
+        memory = rank_memory(run, demand, found)
+        weights = (total + mtp) * (2 if precision == "bf16" else 4)
+        size = weights + (total + mtp) * CHECKPOINT_BYTES if demand.updates else 0
+        steps = work(run, demand, found, memory, hardware)
+        stages.append(StagePlan(name, memory, steps, demand.steps, size, demand.checkpoints))
+    return Plan(hardware_name, hardware, total, mtp, stages, unplanned)
+
+
+def plan(config_path: Path, *, overrides: Sequence[str] = (), hardware: str | None = None) -> str:
+    """The report of a run's plan. ConfigError if the run is wrong or no hardware is named."""
+    from megatron_r1.check import findings
+    from megatron_r1.plan.text import report
+
+    named = [] if hardware is None else [f"plan.hardware={hardware}"]
+    loaded = load_run(config_path, overrides=[*overrides, *named, "plan.refuse=false"])
+    refuse(findings(loaded))
+    run = loaded.value
+    if run.plan.hardware is None:
+        raise ConfigError("plan.hardware: not set; name a GPU, such as --hardware h100")
+    return report(run, make_plan(run, run.plan.hardware))
+
+
+def _remedy(rank: RankMemory, phase: str) -> str:
+    """What takes most of the phase, and how it becomes less."""
+    parts = {
+        "rollout": (rank.kv_cache, "sample fewer outputs a replica, or shorter ones"),
+        "log-probs": (rank.forward + rank.logits, "lower tokens_per_pack or raise layout.context"),
+        "training": (
+            rank.activations + rank.logits,
+            "recompute=full, lower tokens_per_pack, or raise layout.context or layout.tensor",
+        ),
+    }
+    size, remedy = parts.get(phase, (0.0, ""))
+    if size > rank.resident:
+        return remedy
+    return "weights and optimizer take most: more ranks, or a higher layout.pipeline, expert or tensor"
