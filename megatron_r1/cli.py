@@ -24,7 +24,6 @@ def run(args: Namespace) -> int:
         overrides=args.overrides,
         from_stage=args.from_stage,
         run_dir=args.run_dir,
-        prepare_only=args.prepare_only,
     )
 
 
@@ -142,11 +141,6 @@ def build_parser() -> ArgumentParser:
     _add_config(command)
     command.add_argument("--from", dest="from_stage", metavar="STAGE", help="do STAGE and all after it again")
     command.add_argument("--run-dir", type=Path, metavar="DIR", help="where the run is kept (else runs/NAME)")
-    command.add_argument(
-        "--prepare-only",
-        action="store_true",
-        help="write the run directory and start nothing: slurm/run.sbatch does",
-    )
 
     command = add(check, "validate CONF and say what it would run, without running it",
                   example="conf/tiny_zero.yaml layout.tensor=2")  # fmt: skip

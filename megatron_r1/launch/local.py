@@ -28,13 +28,11 @@ def launch(
     overrides: Sequence[str] = (),
     from_stage: str | None = None,
     run_dir: Path | None = None,
-    prepare_only: bool = False,
 ) -> int:
     """Run the stages of a configuration here; returns the exit code of the run, 75 if it can be continued.
 
     run_dir: where the run is kept; by default the configuration's run_dir/name.
     from_stage: do this stage and all after it again.
-    prepare_only: write the run directory and start nothing; a job script starts the ranks (slurm/run.sbatch).
     Raises ConfigError, or RunLockedError if another run works in the directory.
     """
     loaded = load_run(config_path, overrides=overrides)
@@ -47,8 +45,6 @@ def launch(
     run_dir.mkdir(parents=True, exist_ok=True)
     with lock.hold(run_dir):
         write_resolved(run, run_dir)
-        if prepare_only:
-            return 0
         return _start_ranks(run_dir, ranks=run.layout.ranks, from_stage=from_stage)
 
 

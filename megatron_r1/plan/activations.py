@@ -23,14 +23,27 @@ class Kept:
     mtp: float  # of one MTP depth, its head included
 
 
-def kept(config: dict[str, Any], *, vocab_size: int, dtype_bytes: int, recompute: str, engine: bool) -> Kept:
-    """config: the family's transformer_config(). recompute: none | selective | full."""
+def kept(
+    config: dict[str, Any],
+    *,
+    vocab_size: int,
+    dtype_bytes: int,
+    recompute: str,
+    engine: bool,
+    context: int = 1,
+) -> Kept:
+    """config: the family's transformer_config(). recompute: none | selective | full.
+
+    context: ranks that share a sequence; in our attention each of them has the whole of it, in the engine's
+    (a ring) only its own part.
+    """
     hidden = config["hidden_size"]
     head = _norm(hidden, dtype_bytes, engine) + FP32 * vocab_size
     if recompute == "full":  # the layer's input alone
         layer = float(dtype_bytes * hidden)
         return Kept(layer, layer, head, layer + 2 * dtype_bytes * hidden + head)
-    around = _attention(config, dtype_bytes, engine, inner=recompute != "selective")
+    copies = 1 if engine else context
+    around = _attention(config, dtype_bytes, engine, inner=recompute != "selective", copies=copies)
     around += 2 * _norm(hidden, dtype_bytes, engine)
     dense = around + _swiglu(config["ffn_hidden_size"], dtype_bytes, engine)
     experts = around + _experts(config, dtype_bytes, engine) if config.get("num_moe_experts") else 0.0
@@ -57,19 +70,23 @@ def _swiglu(width: float, a: int, engine: bool) -> float:
     return (3 if engine else 5) * a * width
 
 
-def _attention(config: dict[str, Any], a: int, engine: bool, *, inner: bool) -> float:
-    """inner: with what the attention product itself keeps (its output and the softmax's sum)."""
+def _attention(config: dict[str, Any], a: int, engine: bool, *, inner: bool, copies: int) -> float:
+    """inner: with what the attention product itself keeps (its output and the softmax's sum).
+
+    copies: of the queries, keys, values and outputs of the product.
+    """
     if config.get("multi_latent_attention"):
-        return _latent_attention(config, a, engine, inner=inner)
+        return _latent_attention(config, a, engine, inner=inner, copies=copies)
     heads, groups, width = config["num_attention_heads"], config["num_query_groups"], config["kv_channels"]
     projected = a * width * (heads + 2 * groups)
     norms = _norm(width * (heads + groups), a, engine) if config.get("qk_layernorm") else 0
     rotated = 0 if engine else 2 * a * width * groups
     output = a * heads * width * (1 if engine else 2)
-    return projected + norms + rotated + output + (FP32 * heads if inner else 0)
+    again = (copies - 1) * a * width * (2 * heads + 2 * groups)
+    return projected + norms + rotated + output + again + (FP32 * heads * copies if inner else 0)
 
 
-def _latent_attention(config: dict[str, Any], a: int, engine: bool, *, inner: bool) -> float:
+def _latent_attention(config: dict[str, Any], a: int, engine: bool, *, inner: bool, copies: int) -> float:
     heads, low, latent = config["num_attention_heads"], config["q_lora_rank"] or 0, config["kv_lora_rank"]
     rotated, plain, value = config["qk_pos_emb_head_dim"], config["qk_head_dim"], config["v_head_dim"]
     key = plain + rotated
@@ -80,7 +97,7 @@ def _latent_attention(config: dict[str, Any], a: int, engine: bool, *, inner: bo
         return latents + queries_and_keys + values + (output + FP32 * heads if inner else output)
     # torch's SDPA takes one width for all: values and outputs are as wide as keys
     inside = a * heads * (2 * key) + FP32 * heads if inner else a * heads * value
-    return latents + queries_and_keys + inside + 3 * a * rotated + a * heads * value
+    return latents + copies * (queries_and_keys + inside) + 3 * a * rotated + a * heads * value
 
 
 def _experts(config: dict[str, Any], a: int, engine: bool) -> float:

@@ -88,7 +88,14 @@ def _activations(run: RunConfig, demand: Demand, pipeline_rank: int) -> tuple[fl
     layout, config = run.layout, run.model.transformer_config()
     width, engine = parameter_dtype(run.precision).itemsize, run.plan.hardware is not None
     vocabulary = run.model.shape().vocab_size
-    each = kept(config, vocab_size=vocabulary, dtype_bytes=width, recompute=run.recompute, engine=engine)
+    each = kept(
+        config,
+        vocab_size=vocabulary,
+        dtype_bytes=width,
+        recompute=run.recompute,
+        engine=engine,
+        context=layout.context,
+    )
     tokens = demand.pack_tokens / layout.context / layout.tensor
     dense, experts, last = _layers(run, pipeline_rank)
     bytes_a_token = dense * each.dense + experts * each.experts

@@ -50,6 +50,7 @@ def test_the_model_is_within_a_tenth_of_what_real_ranks_keep(real, name):
         dtype_bytes=2 if precision == "bf16" else 4,
         recompute=recompute,
         engine=False,
+        context=layout.context,
     )
     dense = shape.num_dense_layers if shape.num_experts else shape.num_layers
     a_token = dense * each.dense + (shape.num_layers - dense) * each.experts + each.head

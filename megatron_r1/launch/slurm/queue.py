@@ -13,7 +13,7 @@ def known(run_dir: Path) -> dict[int, Job]:
 
 def live(run_dir: Path) -> list[Job]:
     """The run's jobs that wait or run."""
-    return [job for job in known(run_dir).values() if job.live]
+    return sorted((job for job in known(run_dir).values() if job.live), key=lambda job: job.id)
 
 
 def cancel(run_dir: Path) -> str:
