@@ -37,7 +37,7 @@ def check(args: Namespace) -> int:
 def plan(args: Namespace) -> int:
     from megatron_r1.plan.plan import plan as plan_run
 
-    print(plan_run(args.conf, overrides=args.overrides, hardware=args.hardware))
+    print(plan_run(args.conf, overrides=args.overrides, hardware=args.hardware, suggest=args.suggest))
     return 0
 
 
@@ -150,6 +150,7 @@ def build_parser() -> ArgumentParser:
                   example="conf/r1_zero_671b.yaml --hardware h200")  # fmt: skip
     _add_config(command)
     command.add_argument("--hardware", metavar="NAME", help="a file in conf/hardware/ (else plan.hardware)")
+    command.add_argument("--suggest", type=int, metavar="GPUS", help="the five best layouts of so many GPUs")
 
     command = add(submit, "put CONF's stages into the queue of a SLURM cluster, one job a stage",
                   example="conf/my_run.yaml slurm.time=12:00:00 --dry-run")  # fmt: skip

@@ -35,7 +35,9 @@ def test_help_imports_nothing_heavy():
     assert HEAVY.isdisjoint(out.splitlines()[-1].split())
 
 
-@pytest.mark.parametrize("command", ["run", "check", "plan", "submit", "status", "logs", "cancel", "schema", "report", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["run", "check", "plan", "submit", "status", "logs", "cancel", "schema", "report", "doctor"]
+)
 def test_every_command_shows_an_example(command, capsys):
     with pytest.raises(SystemExit, match="0"):
         cli.main([command, "--help"])

@@ -8,7 +8,7 @@ optimizer alone, which Megatron-Core 0.19.2 cuts from the buffers: each bucket i
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from megatron_r1.backend import parallel
-from megatron_r1.backend.layout import Layout
+from megatron_r1.backend.layout import Layout, split_layers
 from megatron_r1.backend.model import ModelOptions, build_model
 from megatron_r1.backend.optimizer import wrap_for_training
 from megatron_r1.models.shape import FamilyConfig
@@ -60,12 +60,30 @@ class Shard:
 
 
 def shards(family: FamilyConfig, layout: Layout, options: ModelOptions) -> list[Shard]:
-    """One rank's shard of each pipeline stage. Needs a process without a process group."""
-    ranks_per_stage = layout.ranks // layout.pipeline
-    return [
-        _shard(family, layout, options, stage, rank=stage * ranks_per_stage)
-        for stage in range(layout.pipeline)
-    ]
+    """One rank's shard of each pipeline stage. Needs a process without a process group.
+
+    Stages with the same layers hold the same, so that each kind of stage is built once.
+    """
+    ranks = layout.ranks // layout.pipeline  # of a stage
+    built: dict[tuple[str, ...], Shard] = {}
+    found = []
+    for stage, kind in enumerate(_kinds(family, layout)):
+        if kind not in built:
+            built[kind] = _shard(family, layout, options, stage, rank=stage * ranks)
+        found.append(replace(built[kind], pipeline_rank=stage))
+    return found
+
+
+def _kinds(family: FamilyConfig, layout: Layout) -> list[tuple[str, ...]]:
+    """Each pipeline stage's chunks as letters, layers without experts as d."""
+    shape = family.shape()
+    dense = shape.num_dense_layers if shape.num_experts else shape.num_layers
+    chunks = []
+    for chunk in split_layers(layout, shape):
+        first = min(dense, chunk.count("t"))
+        dense -= first
+        chunks.append(chunk.replace("t", "d", first))
+    return [tuple(chunks[stage :: layout.pipeline]) for stage in range(layout.pipeline)]
 
 
 def _shard(family: FamilyConfig, layout: Layout, options: ModelOptions, stage: int, *, rank: int) -> Shard:

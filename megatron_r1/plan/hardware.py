@@ -1,5 +1,6 @@
 """GPUs by name: one file each in conf/hardware/, with the source of every figure."""
 
+from functools import cache
 from pathlib import Path
 
 from pydantic import Field
@@ -43,6 +44,7 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
+@cache
 def load_hardware(name: str) -> Hardware:
     """ConfigError names the kinds that there are."""
     if name not in names():

@@ -3,13 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from megatron_r1.backend.precision import Precision
 from megatron_r1.config import refuse
 from megatron_r1.errors import ConfigError
 from megatron_r1.plan.hardware import Hardware, load_hardware
 from megatron_r1.plan.memory import RankMemory, rank_memory
 from megatron_r1.plan.work import Work, work
 from megatron_r1.run_config import RunConfig, load_run
+
+if TYPE_CHECKING:
+    from megatron_r1.backend.shards import Shard
 
 GIB = 1024**3
 CHECKPOINT_BYTES = 12  # a trained weight: fp32 master and two moments; the weights come on top
@@ -54,15 +59,25 @@ class Plan:
         return found
 
 
-def make_plan(run: RunConfig, hardware_name: str) -> Plan:
-    """Plan every stage that can be. The layout must have no problems (check.py says so first)."""
-    from megatron_r1.backend.model import ModelOptions
+def shards_of(run: RunConfig) -> "list[Shard]":
+    """The shards of the run's model and layout."""
+    from megatron_r1.backend.model import ModelOptions  # Megatron takes seconds to import
     from megatron_r1.backend.shards import shards
 
-    hardware = load_hardware(hardware_name)
-    # FP8 changes how products are computed, not what is kept of the weights; building it would need a GPU
-    precision = run.precision if run.precision == "fp32" else "bf16"
-    found = shards(run.model, run.layout, ModelOptions(precision=precision))
+    return shards(run.model, run.layout, ModelOptions(precision=_kept_as(run)))
+
+
+def _kept_as(run: RunConfig) -> Precision:
+    """FP8 changes how products are computed, not how weights are kept; building it would need a GPU."""
+    return "fp32" if run.precision == "fp32" else "bf16"
+
+
+def make_plan(run: RunConfig, hardware_name: str, *, built: "list[Shard] | None" = None) -> Plan:
+    """Plan every stage that can be. The layout must have no problems (check.py says so first).
+
+    built: the shards, where they are known.
+    """
+    hardware, found = load_hardware(hardware_name), shards_of(run) if built is None else built
     total, mtp = sum(shard.whole for shard in found), sum(shard.whole_mtp for shard in found)
     stages, unplanned = [], []
     for name, stage in run.stages.items():
@@ -71,24 +86,36 @@ def make_plan(run: RunConfig, hardware_name: str) -> Plan:
             unplanned.append(name)
             continue
         memory = rank_memory(run, demand, found)
-        weights = (total + mtp) * (2 if precision == "bf16" else 4)
+        weights = (total + mtp) * (4 if _kept_as(run) == "fp32" else 2)
         size = weights + (total + mtp) * CHECKPOINT_BYTES if demand.updates else 0
         steps = work(run, demand, found, memory, hardware)
         stages.append(StagePlan(name, memory, steps, demand.steps, size, demand.checkpoints))
     return Plan(hardware_name, hardware, total, mtp, stages, unplanned)
 
 
-def plan(config_path: Path, *, overrides: Sequence[str] = (), hardware: str | None = None) -> str:
-    """The report of a run's plan. ConfigError if the run is wrong or no hardware is named."""
+def plan(
+    config_path: Path,
+    *,
+    overrides: Sequence[str] = (),
+    hardware: str | None = None,
+    suggest: int | None = None,
+) -> str:
+    """The report of a run's plan, or with `suggest` the best layouts on so many GPUs.
+
+    ConfigError if the run is wrong or no hardware is named.
+    """
     from megatron_r1.check import findings
+    from megatron_r1.plan.suggest import suggestions
     from megatron_r1.plan.text import report
 
     named = [] if hardware is None else [f"plan.hardware={hardware}"]
     loaded = load_run(config_path, overrides=[*overrides, *named, "plan.refuse=false"])
-    refuse(findings(loaded))
     run = loaded.value
     if run.plan.hardware is None:
         raise ConfigError("plan.hardware: not set; name a GPU, such as --hardware h100")
+    if suggest is not None:  # the layout of the file counts for nothing
+        return suggestions(run, run.plan.hardware, gpus=suggest)
+    refuse(findings(loaded))
     return report(run, make_plan(run, run.plan.hardware))
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from megatron_r1.backend.layout import Layout, even_split, problems
 from megatron_r1.errors import ConfigError
 from megatron_r1.plan.hardware import load_hardware, names
 from megatron_r1.plan.plan import make_plan, plan
@@ -87,3 +88,24 @@ def test_hardware_is_known_by_its_file_and_names_its_source():
     assert all(load_hardware(name).source for name in names())
     with pytest.raises(ConfigError, match="no 'h10'; did you mean h100"):
         load_hardware("h10")
+
+
+@pytest.mark.slow
+def test_suggestions_for_512_gpus_hold_the_papers_pipeline():
+    text = plan(PAPER, overrides=PRETRAINING, suggest=512)
+    assert "layouts" in text.splitlines()[0]
+    layouts = [line for line in text.splitlines() if ". layout: {ranks: 512" in line]
+    assert len(layouts) == 5
+    assert text.count("   fits: peak") == 5
+    assert 'pipeline: 16, context: 1, expert: 16, pipeline_split: "Et*3|(tttt|)*14ttmL"' in text
+
+
+def test_an_uneven_split_of_v3_in_16_stages_is_the_published_one():
+    shape = load_run(PAPER).value.model.shape()
+    assert even_split(shape, pipeline=16) == "Et*3|(tttt|)*14ttmL"
+    assert even_split(shape, pipeline=1) is None
+    for pipeline in (2, 4, 8, 16, 32):
+        layout = Layout(
+            ranks=pipeline, pipeline=pipeline, pipeline_split=even_split(shape, pipeline=pipeline)
+        )
+        assert problems(layout, shape) == []

@@ -79,7 +79,8 @@ from megatron_r1.backend.shards import shards
 from megatron_r1.backend.model import ModelOptions
 from megatron_r1.run_config import load_run
 from pathlib import Path
-run = load_run(Path("conf/r1_zero_671b.yaml")).value
+large = ["layout.ranks=2048", "layout.expert=64", "layout.context=1"]
+run = load_run(Path("conf/r1_zero_671b.yaml"), overrides=large).value
 began = time.process_time()
 found = shards(run.model, run.layout, ModelOptions(precision="bf16"))
 print(json.dumps([run.layout.ranks, sum(s.whole for s in found), sum(s.whole_mtp for s in found),

@@ -27,8 +27,8 @@ SlurmdUser={user}
 SlurmctldPort={port}
 AuthType=auth/none
 CredType=cred/none
-# a requeued job waits for its old credential to expire: 121 s by default
-AuthInfo=cred_expire=2
+# a requeued job waits for its old credential to expire: 121 s by default, and below 5 counts for nothing
+AuthInfo=cred_expire=5
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool/%n
 SlurmctldPidFile={folder}/run/slurmctld.pid

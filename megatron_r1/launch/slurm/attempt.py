@@ -149,8 +149,8 @@ def _log_end(log_dir: Path, rank: int) -> str:
     path = log_dir / f"rank{rank}.log"
     if not path.exists():
         return ""
-    end = verdict.read_end(path, start=0)
-    return end.rsplit("\n=== rank", 1)[-1]
+    before, header, after = verdict.read_end(path, start=0).rpartition("=== rank ")
+    return after.partition("\n")[2] if header else before or after
 
 
 def _step(run_dir: Path) -> int:
