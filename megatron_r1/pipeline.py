@@ -21,7 +21,7 @@ from megatron_r1.data.template import get_template
 from megatron_r1.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_r1.errors import ConfigError, Interrupted
 from megatron_r1.journal import CHECKPOINTS, StageJournal
-from megatron_r1.launch import heartbeat, signals, variables
+from megatron_r1.launch import heartbeat, signals, variables, watchdog
 from megatron_r1.report.html import write_report
 from megatron_r1.run_config import HF, RunConfig, load_run
 from megatron_r1.stages.context import StageContext
@@ -43,6 +43,7 @@ def run_rank(run_dir: Path) -> None:
     warnings.filterwarnings("ignore", module="megatron")
     logging.getLogger("megatron").setLevel(logging.ERROR)
     run = load_run(run_dir / RESOLVED).value
+    watchdog.start(run.watchdog_s, run_dir / "logs")
     parallel.start(run.layout, timeout_s=run.timeout_s)
     chain = Chain(run, run_dir)
     chain.forget_from(os.environ.get(variables.FROM_STAGE))

@@ -75,6 +75,10 @@ class RunConfig(Section):
     timeout_s: float = Field(default=1800.0, gt=0)
     """How long a rank waits for the others before it takes them for dead."""
 
+    watchdog_s: float | None = Field(default=None, gt=0)
+    """How long a rank may take over one step, evaluations included, before it says where it hangs and ends
+    the run (exit code 9). Set it well above the longest step, and below timeout_s; null: for ever."""
+
     plan: PlanConfig = PlanConfig()
     """What the run is planned for before it starts."""
 

@@ -22,7 +22,8 @@ _LAST_WORDS_LINES = 8
 _COLLATERAL = re.compile(
     r"gloo.*(closed by peer|reset by peer|broken pipe|connection refused|timed out)"
     r"|ncclRemoteError|NCCL communicator was aborted|remote process exited"
-    r"|collective operation timeout|recvValue failed|sendBytes failed|failed to recv, got",
+    r"|collective operation timeout|recvValue failed|sendBytes failed|failed to recv, got"
+    r"|made no progress for .* it waits in \w+ for the other ranks",  # launch/watchdog.py
     re.IGNORECASE,
 )
 

@@ -24,6 +24,7 @@ from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.demand import Demand
 from megatron_r1.stages.evaluation import Evaluation, Sources, evaluate
 from megatron_r1.stages.grpo_gates import Gates
+from megatron_r1.stages.grpo_guards import Guards, GuardWatch
 from megatron_r1.stages.grpo_metrics import Rollout, rollout_metrics, update_metrics
 from megatron_r1.stages.grpo_sequences import graded_sequences, idle_sequence
 from megatron_r1.stages.sampling import draw_key, sample
@@ -86,6 +87,8 @@ class Grpo(TrainingStage):
     """Held-out questions during training; null: none."""
     gates: Gates = Gates()
     """What must hold, or the run stops."""
+    guards: Guards = Guards()
+    """Signs of a collapse that are watched for."""
     samples_every: int = Field(default=1, ge=1)
     """Steps between those whose samples are kept in samples.jsonl."""
 
@@ -171,6 +174,7 @@ class _Training:
         }
         self.updates_done = int(context.state.get("updates_done", 0))
         self.questions_asked = int(context.state.get("questions_asked", 0))
+        self.guards = GuardWatch(stage.guards, context.state.get("guards", {}))
 
     def run(self) -> dict[str, float]:
         stage, context = self.stage, self.context
@@ -191,7 +195,11 @@ class _Training:
         return metrics
 
     def _state(self) -> dict[str, Any]:
-        return {"updates_done": self.updates_done, "questions_asked": self.questions_asked}
+        return {
+            "updates_done": self.updates_done,
+            "questions_asked": self.questions_asked,
+            "guards": self.guards.counts,
+        }
 
     def _check_base(self) -> None:
         if self.stage.evaluate is None:
@@ -217,7 +225,7 @@ class _Training:
             self.stage.gates.require_on_policy(self.context.name, stats[0])
         step_s = time.perf_counter() - began
         train_s = step_s - batch.rollout_s - batch.reward_s - logprobs_s
-        return {
+        metrics = {
             **rollout_metrics(batch, self.policy.replicas, group_size=self.stage.group_size),
             **update_metrics(stats),
             "train/lr": self._lr(step),
@@ -227,6 +235,8 @@ class _Training:
             "time/train": train_s / step_s,
             "time/step_s": step_s,
         }
+        self.guards.look(self.context.name, step + 1, metrics, batch.scored)
+        return metrics
 
     # ---- sampling and scoring
 
