@@ -40,7 +40,7 @@ class Guards(Section):
         found = {}
         if self.equal_rewards and metrics["train/zero_std_groups"] == 1.0:
             found["equal_rewards"] = (
-                f"every group's rewards are equal (mean {metrics['train/reward']:.3f}), so nothing is learnt; "
+                f"a group's rewards are all equal (mean {metrics['train/reward']:.3f}): nothing is learnt; "
                 "see whether the reward can grade these questions, or change their difficulty"
             )
         drift = metrics.get("rollout/drift")
