@@ -19,7 +19,8 @@ from megatron_r1.config import Loaded, load, refuse
 from megatron_r1.config.explain import near
 from megatron_r1.config.tree import Finding, KeyPath
 from megatron_r1.data.template import TEMPLATES
-from megatron_r1.errors import ConfigError
+from megatron_r1.errors import CheckpointError, ConfigError
+from megatron_r1.huggingface.source import Source
 from megatron_r1.launch.cores import crowding_warning, usable_cores
 from megatron_r1.models.shape import ModelShape
 from megatron_r1.plan.plan import make_plan
@@ -42,7 +43,10 @@ def findings(loaded: Loaded[RunConfig]) -> Iterator[Finding]:
     run = loaded.value
     yield from bad_inits(loaded)
     yield from _unknown_names(loaded)
-    yield from _missing_files(loaded)
+    missing = list(_missing_files(loaded))
+    yield from missing
+    if not missing:
+        yield from _unfit_weights(loaded)
     for text in layouts.problems(run.layout, run.model.shape()):
         yield _finding(loaded, (), text)
     for text in layouts.rollout_problems(run.rollout_engine, run.model, run.layout):
@@ -157,6 +161,17 @@ def _missing_files(loaded: Loaded[RunConfig]) -> Iterator[Finding]:
                 yield loaded.finding(path, f"{what} {directory} (from {os.getcwd()})")
         elif path[-1] == "path" and not Path(text).exists():
             yield loaded.finding(path, f"no such file: {text} (from {os.getcwd()})")
+
+
+def _unfit_weights(loaded: Loaded[RunConfig]) -> Iterator[Finding]:
+    """Hugging Face's weights that aren't the run's model; only headers are read."""
+    for name, stage in loaded.value.stages.items():
+        if stage.init is None or not stage.init.startswith(HF):
+            continue
+        try:
+            Source(Path(stage.init.removeprefix(HF))).plan(loaded.value.model)
+        except (ConfigError, CheckpointError) as error:
+            yield loaded.finding(("stages", name, "init"), str(error))
 
 
 def _texts(value: object, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:

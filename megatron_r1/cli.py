@@ -102,6 +102,102 @@ def doctor(args: Namespace) -> int:
     return examine(args.name)
 
 
+def convert(args: Namespace) -> int:
+    """Its sub-commands do the work."""
+    raise AssertionError("argparse asks for a sub-command")
+
+
+def convert_import(args: Namespace) -> int:
+    from megatron_r1 import convert
+
+    argv = ["import", str(args.source), str(args.target), *(["--dtype", args.dtype] if args.dtype else [])]
+    job = convert.Job(
+        lambda: convert.import_(args.source, args.target, dtype=args.dtype), argv, f"wrote {args.target}"
+    )
+    return convert.run_job(job, nproc=args.nproc)
+
+
+def convert_export(args: Namespace) -> int:
+    from megatron_r1 import convert
+
+    argv = ["export", str(args.source), str(args.target), "--max-shard-size", args.max_shard_size]
+    argv += [*(["--dtype", args.dtype] if args.dtype else []), *(["--fp8"] if args.fp8 else [])]
+    job = convert.Job(
+        lambda: convert.export(
+            args.source, args.target, dtype=args.dtype, fp8=args.fp8, max_shard_size=args.max_shard_size
+        ),
+        argv,
+        f"wrote {args.target}",
+    )
+    return convert.run_job(job, nproc=args.nproc)
+
+
+def convert_verify(args: Namespace) -> int:
+    from megatron_r1 import convert
+
+    degrees = convert.parse_degrees(args.layout)
+    argv = ["verify", str(args.source), str(args.target), "--layout", args.layout or ""]
+    argv += ["--prompts", str(args.prompts)] if args.prompts else []
+    argv += ["--tolerance", str(args.tolerance)] if args.tolerance else []
+    job = convert.Job(
+        lambda: convert.verify(
+            args.source, args.target, prompts=args.prompts, tolerance=args.tolerance, degrees=degrees
+        ),
+        argv,
+        "",
+        degrees,
+    )
+    return convert.run_job(job, nproc=convert.ranks_of(degrees))
+
+
+def convert_inspect(args: Namespace) -> int:
+    from megatron_r1.convert import inspect
+
+    print(inspect(args.source, as_yaml=args.yaml))
+    return 0
+
+
+def _add_conversions(command: ArgumentParser) -> None:
+    kinds = command.add_subparsers(title="conversions", metavar="WHAT", required=True)
+
+    def add(function: Callable[[Namespace], int], summary: str, *paths: tuple[str, str]) -> ArgumentParser:
+        kind = kinds.add_parser(
+            function.__name__.removeprefix("convert_"),
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+        )
+        kind.set_defaults(function=function)
+        for name, (metavar, text) in zip(("source", "target"), paths, strict=False):
+            kind.add_argument(name, type=Path, metavar=metavar, help=text)
+        return kind
+
+    kind = add(convert_import, "Hugging Face's files -> a checkpoint that every layout reads",
+               ("HF_DIR", "directory with config.json and *.safetensors"),
+               ("CKPT", "the checkpoint to write"))  # fmt: skip
+    kind.add_argument("--dtype", choices=("bf16", "fp32"), help="of the checkpoint (else the files' own)")
+    _add_nproc(kind)
+    kind = add(convert_export, "a checkpoint -> Hugging Face's files", ("CKPT", "a checkpoint of any stage"),
+               ("HF_DIR", "the directory to write"))  # fmt: skip
+    kind.add_argument("--fp8", action="store_true", help="linear weights as FP8 blocks of 128 x 128")
+    kind.add_argument("--dtype", choices=("bf16", "fp32", "fp16"), help="of the files (else as they came)")
+    kind.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of a file; default 5GB")
+    _add_nproc(kind)
+
+
+    kind = add(convert_verify, "compare logits with transformers', and name the first layer that differs",
+               ("HF_DIR", "the model's files"), ("CKPT", "a checkpoint, or a stage's directory"))  # fmt: skip
+    kind.add_argument("--prompts", type=Path, metavar="FILE", help="a line each: text, or a list of ids")
+    kind.add_argument("--tolerance", type=float, metavar="X", help="in standard deviations; default 0.001")
+    kind.add_argument("--layout", metavar="a=b,c=d", help="e.g. tensor=2,pipeline=2; default one rank")
+    kind = add(convert_inspect, "say what is at PATH, and what would not convert and why",
+               ("PATH", "Hugging Face's files, a checkpoint, or a stage's directory"))  # fmt: skip
+    kind.add_argument("--yaml", action="store_true", help="only the model section for a run")
+
+
+def _add_nproc(command: ArgumentParser) -> None:
+    command.add_argument("--nproc", type=int, default=1, metavar="N", help="ranks that share it; default 1")
+
+
 def _add_config(command: ArgumentParser) -> None:
     command.add_argument("conf", type=Path, metavar="CONF", help="the YAML file that describes the run")
     command.add_argument(
@@ -175,6 +271,10 @@ def build_parser() -> ArgumentParser:
     command = add(cancel, "take a run's jobs out of the queue; what runs writes a checkpoint",
                   example="runs/my_run")  # fmt: skip
     _add_run_dir(command)
+
+    command = add(convert, "take weights from Hugging Face and give them back",
+                  example="import path/to/Qwen2.5-7B runs/qwen_7b")  # fmt: skip
+    _add_conversions(command)
 
     command = add(schema, "print the JSON schema of CONF, for editors", example="--write")
     command.add_argument("--write", action="store_true", help=f"write it to {SCHEMA_PATH} instead")

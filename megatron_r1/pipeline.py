@@ -15,19 +15,24 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from megatron_r1.data.template import get_template
 from megatron_r1.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_r1.errors import ConfigError, Interrupted
+from megatron_r1.huggingface.source import fingerprint
 from megatron_r1.journal import CHECKPOINTS, StageJournal
 from megatron_r1.launch import heartbeat, signals, variables, watchdog
 from megatron_r1.report.html import write_report
+from megatron_r1.report.transfer import Transfer
 from megatron_r1.run_config import HF, RunConfig, load_run
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.section import StageConfig
 from megatron_r1.stages.training import TrainingStage
-from megatron_r1.types import Artifact, Policy
+from megatron_r1.types import Artifact
+
+if TYPE_CHECKING:
+    from megatron_r1.backend.policy import MegatronPolicy
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +43,9 @@ NO_PACKS = 8  # tokens a pack of a stage that scores nothing
 
 def run_rank(run_dir: Path) -> None:
     """Run the whole chain on this rank of a launched run."""
+    _silence_libraries()
     from megatron_r1.backend import parallel  # Megatron takes seconds to import
 
-    warnings.filterwarnings("ignore", module="megatron")
-    logging.getLogger("megatron").setLevel(logging.ERROR)
     run = load_run(run_dir / RESOLVED).value
     watchdog.start(run.watchdog_s, run_dir / "logs")
     parallel.start(run.layout, timeout_s=run.timeout_s)
@@ -74,6 +78,13 @@ def forget_from(run: RunConfig, run_dir: Path, first: str) -> None:
         # the artifact first: an interrupted removal must not look finished
         (run_dir / name / ARTIFACT).unlink(missing_ok=True)
         shutil.rmtree(run_dir / name, ignore_errors=True)
+
+
+def _silence_libraries() -> None:
+    """What these say is about their own internals, nothing that a user could act on; doctor has the rest."""
+    warnings.filterwarnings("ignore", module=r"megatron|torch\.distributed")
+    for name in ("megatron", "torch.utils.cpp_extension"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def print_report(run_dir: Path) -> None:
@@ -109,6 +120,7 @@ class Chain:
         done = read_artifact(directory)
         if done is not None:
             self._require_same(name, done, decisive, inputs)
+            self._export(stage, directory, done.checkpoint, again=False)
             return
         if self.replicas.any_rank(signals.stop_requested()):  # not every kind of stage asks
             raise Interrupted(f"stage {name} has not begun; run the same command to continue")
@@ -140,8 +152,9 @@ class Chain:
                 Artifact(name, stage.kind, decisive, _digest(decisive), inputs, checkpoint, metrics),
             )
         self.replicas.barrier()  # the next stage reads it on every rank
+        self._export(stage, directory, checkpoint, again=True)
 
-    def _policy(self, name: str, stage: StageConfig) -> tuple[Policy, dict[str, Any]]:
+    def _policy(self, name: str, stage: StageConfig) -> tuple["MegatronPolicy", dict[str, Any]]:
         """The model with the stage's weights, and the state of an earlier, interrupted start."""
         from megatron_r1.backend import checkpoint
         from megatron_r1.backend.model import default_options
@@ -159,17 +172,42 @@ class Chain:
         )
         resumed = checkpoint.latest(self.run_dir / name / CHECKPOINTS)
         if resumed is None and stage.init is not None:
-            policy.load(self._weights(stage.init), weights_only=True)
+            self._start_from(policy, self._weights(stage.init))
         if isinstance(stage, TrainingStage):
             policy.start_training(stage.optim.options())
         return policy, {} if resumed is None else policy.load(resumed)
 
-    def _weights(self, init: str) -> Path:
-        """The checkpoint that a stage starts from: that of the stage itself, or what it was given in turn."""
+    def _start_from(self, policy: "MegatronPolicy", weights: Path | str) -> None:
+        if isinstance(weights, Path):
+            policy.load(weights, weights_only=True)
+            return
+        for text in policy.load_hugging_face(Path(weights.removeprefix(HF))):
+            if self.replicas.is_main:
+                log.warning(text)
+
+    def _export(self, stage: StageConfig, directory: Path, checkpoint: str | None, *, again: bool) -> None:
+        """A finished stage's result as Hugging Face's files, if it asks for them; the ranks share the work.
+
+        again: replace what an earlier export left. Without it, only what is missing is written.
+        """
+        export = stage.export if isinstance(stage, TrainingStage) else None
+        if export is None or checkpoint is None:
+            return
+        from megatron_r1.backend.hf_export import export_model, export_options
+
+        out = directory / "huggingface" if export.to is None else Path(export.to)
+        if self.replicas.any_rank(out.exists()) and not again:
+            return
+        options = export_options(dtype=export.dtype, fp8=export.fp8, max_shard_size=export.max_shard_size)
+        with Transfer("export", is_main=self.replicas.is_main) as transfer:
+            export_model(directory / checkpoint, out, options, progress=transfer.update, replace=True)
+        if self.replicas.is_main:
+            log.warning("exported to %s", out)
+
+    def _weights(self, init: str) -> Path | str:
+        """What a stage starts from: a checkpoint, hf:PATH, or what the named stage was given in turn."""
         if init.startswith(HF):
-            raise ConfigError(
-                f"init {init!r}: Hugging Face weights can't be imported yet; start from a stage"
-            )
+            return init
         done = read_artifact(self.run_dir / init)
         assert done is not None, f"stage {init} comes earlier in the chain"
         if done.checkpoint is not None:
@@ -202,7 +240,7 @@ class Chain:
         """All that decides a stage's result: its section, the model, the data's seed, the tokenizer."""
         run = self.run
         return {
-            "stage": stage.model_dump(mode="json"),
+            "stage": stage.model_dump(mode="json", exclude={"export"}),
             "model": run.model.model_dump(mode="json"),
             "tokenizer": run.tokenizer.model_dump(mode="json"),
             "template": run.template,
@@ -211,8 +249,10 @@ class Chain:
         }
 
     def _inputs(self, stage: StageConfig) -> dict[str, str]:
-        if stage.init is None or stage.init.startswith(HF):
+        if stage.init is None:
             return {}
+        if stage.init.startswith(HF):
+            return {stage.init: _digest(fingerprint(Path(stage.init.removeprefix(HF))))}
         done = read_artifact(self.run_dir / stage.init)
         assert done is not None
         return {stage.init: _digest({"config": done.config_hash, "inputs": done.inputs})}

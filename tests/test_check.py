@@ -7,7 +7,8 @@ from megatron_r1 import check as check_module
 from megatron_r1 import registry
 from megatron_r1.check import check
 from megatron_r1.errors import ConfigError
-from megatron_r1.run_config import run_config_class
+from megatron_r1.run_config import load_run, run_config_class
+from tests.huggingface import made_model
 from tests.toy_run import STAGES, TEXT
 
 MOE = """\
@@ -151,6 +152,14 @@ def test_files_that_are_there_are_fine():
     Path("hf").mkdir()
     (line,) = errors("stages.base.init=hf:hf")
     assert "no config.json in hf" in line
-    Path("hf/config.json").write_text("{}")
+    made_model.write(Path("hf"), load_run(Path("x.yaml")).value.model)
     Path("yes.jsonl").write_text("")
     assert "base  learn, from hf:hf" in checked("stages.base.init=hf:hf", "stages.base.path=yes.jsonl")
+
+
+def test_weights_of_another_model_are_found_before_the_start():
+    made_model.write(Path("hf"), made_model.V3)
+    Path("yes.jsonl").write_text("")
+    (line,) = errors("stages.base.init=hf:hf", "stages.base.path=yes.jsonl")
+    assert "stages.base.init: hf: holds another model than `model` describes" in line
+

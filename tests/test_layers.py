@@ -11,15 +11,16 @@ PACKAGE = Path(__file__).parent.parent / "megatron_r1"
 # From the bottom to the top. What stands in one line may import its own line, unless APART says no.
 LAYERS = (
     {"__init__", "types", "errors", "config", "models", "registry"},
-    {"rl", "rewards", "data"},
+    {"rl", "rewards", "data", "huggingface"},
     {"stages", "backend"},
-    {"run_config", "journal", "pipeline", "launch", "plan", "report", "check", "doctor"},
+    {"run_config", "journal", "pipeline", "convert", "launch", "plan", "report", "check", "doctor"},
     {"cli"},
     {"__main__"},
 )
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}
+SIDE_BY_SIDE = ("rl", "rewards", "data", "huggingface")
 APART = {
-    *((a, b) for a in ("rl", "rewards", "data") for b in ("rl", "rewards", "data") if a != b),
+    *((a, b) for a in SIDE_BY_SIDE for b in SIDE_BY_SIDE if a != b),
     ("stages", "backend"),
     ("backend", "stages"),
 }

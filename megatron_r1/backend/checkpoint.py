@@ -44,7 +44,9 @@ from megatron_r1.backend.agreement import gather, on_all_ranks, on_first_rank, s
 from megatron_r1.backend.checkpoint_files import Manifest, latest, prune
 from megatron_r1.backend.optimizer import finish_parameter_gather
 from megatron_r1.backend.reference import ReferenceWeights
+from megatron_r1.backend.vocabulary import padded_rows
 from megatron_r1.errors import CheckpointError
+from megatron_r1.huggingface.origin import FOLDER, SCALES
 
 if TYPE_CHECKING:
     from megatron_r1.backend.policy import MegatronPolicy
@@ -53,6 +55,7 @@ __all__ = ["latest", "load", "prune", "save", "save_numbered"]
 
 REFERENCE = "reference."  # before the name of every tensor of the reference
 NOT_WEIGHTS = (REFERENCE, optimizer_state.PREFIX)
+VOCABULARY = ("embedding.word_embeddings.", "output_layer.")
 MOST_NAMED = 8  # differences that an error lists
 
 
@@ -70,7 +73,7 @@ def save(directory: Path, policy: "MegatronPolicy", state: Mapping[str, Any]) ->
     text = json.dumps({"policy": _counters(policy), "stage": dict(state)}, indent=1)
     partial = files.partial_of(directory)
     try:
-        on_first_rank(f"{directory}: not written", lambda: files.start(directory, text))
+        on_first_rank(f"{directory}: not written", lambda: _start(directory, policy, text))
         on_all_ranks(f"{directory}: not written", lambda: _write_tensors(partial, tensors))
         described = _describe_files(partial)
         on_first_rank(
@@ -95,13 +98,33 @@ def load(directory: Path, policy: "MegatronPolicy", *, weights_only: bool = Fals
             f"{directory}: holds no optimizer, so training can't be continued from it; "
             "start from its weights (weights_only=True, `init:` of a stage)"
         )
+    if not weights_only:
+        _check_padding(directory, manifest, policy)
     kept = json.loads((directory / files.STATE).read_text(encoding="utf-8"))
+    if dist.get_rank() == 0:
+        policy.carried = _carried(directory)
     finish_parameter_gather(policy.models)
     if weights_only:
         _load_weights(directory, policy)
     else:
         _load_everything(directory, policy, manifest, kept["policy"])
     return kept["stage"]
+
+
+def _start(directory: Path, policy: "MegatronPolicy", text: str) -> None:
+    files.start(directory, text)
+    if policy.carried:
+        folder = files.partial_of(directory) / FOLDER
+        folder.mkdir()
+        for name, content in policy.carried.items():
+            (folder / name).write_bytes(content)
+
+
+def _carried(directory: Path) -> dict[str, bytes]:
+    """The files that came with Hugging Face's weights; not the scales, which new weights don't fit."""
+    folder = directory / FOLDER
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    return {path.name: path.read_bytes() for path in paths if path.name != SCALES}
 
 
 def _counters(policy: "MegatronPolicy") -> dict[str, int]:
@@ -248,11 +271,34 @@ def _check_model(directory: Path, manifest: Manifest, policy: "MegatronPolicy") 
     stored = dist_checkpointing.load_tensors_metadata(str(directory))
     found = {key: tuple(t.global_shape) for key, t in stored.items() if not key.startswith(NOT_WEIGHTS)}
     here = {key: shape for part in gather(_shapes(policy)) for key, shape in part.items()}
-    if found == here:
+    if found == here or _same_but_padding(found, here, manifest.model.get("vocab_size"), policy):
         return
     fields = _differences(manifest.model, policy.family.model_dump(mode="json"))
     weights = _differences(found, here)
     raise CheckpointError(f"{directory}: holds another model: {'; '.join((fields + weights)[:MOST_NAMED])}")
+
+
+def _check_padding(directory: Path, manifest: Manifest, policy: "MegatronPolicy") -> None:
+    """An optimizer's state can't be read with other rows of padding than it was written with."""
+    vocab_size = policy.family.shape().vocab_size
+    there, here = (
+        padded_rows(vocab_size, tensor) for tensor in (manifest.layout["tensor"], policy.layout.tensor)
+    )
+    if there != here:
+        raise CheckpointError(
+            f"{directory}: its optimizer has {there} rows of vocabulary, the layout pads {vocab_size} to "
+            f"{here}; use layout.tensor={manifest.layout['tensor']}, or start from its weights (`init:`)"
+        )
+
+
+def _same_but_padding(
+    found: dict[str, Any], here: dict[str, Any], vocab_size: int | None, policy: "MegatronPolicy"
+) -> bool:
+    """Whether the shapes agree but for the rows that a layout adds to the vocabulary."""
+    if vocab_size != policy.family.shape().vocab_size:
+        return False
+    cut = [{k: s[1:] if k.startswith(VOCABULARY) else s for k, s in side.items()} for side in (found, here)]
+    return cut[0] == cut[1]
 
 
 def _shapes(policy: "MegatronPolicy") -> dict[str, tuple[int, ...]]:

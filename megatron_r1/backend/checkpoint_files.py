@@ -93,8 +93,9 @@ def _sync_directory(directory: Path) -> None:
 
 
 def file_names(directory: Path) -> list[str]:
-    """Every file but the manifest, sorted."""
-    return sorted(path.name for path in directory.iterdir() if path.name != MANIFEST)
+    """Every file but the manifest, sorted; those of a folder as FOLDER/NAME."""
+    paths = (path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
+    return sorted(path for path in paths if path != MANIFEST)
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -128,6 +129,15 @@ def read_manifest(directory: Path) -> Manifest:
 
 def check_file(directory: Path, name: str, expected: Mapping[str, Any]) -> None:
     """Raises CheckpointError unless the file is there, byte for byte as it was written."""
+    check_size(directory, name, expected)
+    if describe(directory / name)["sha256"] != expected["sha256"]:
+        raise CheckpointError(
+            f"{directory / name}: damaged, its SHA-256 does not match; take another checkpoint"
+        )
+
+
+def check_size(directory: Path, name: str, expected: Mapping[str, Any]) -> None:
+    """Raises CheckpointError unless the file is there in its size; takes no time."""
     path = directory / name
     if not path.is_file():
         raise CheckpointError(f"{path}: missing from the checkpoint; take another one")
@@ -136,8 +146,6 @@ def check_file(directory: Path, name: str, expected: Mapping[str, Any]) -> None:
         raise CheckpointError(
             f"{path}: {size} bytes, {expected['size']} were written; the file is cut, take another checkpoint"
         )
-    if describe(path)["sha256"] != expected["sha256"]:
-        raise CheckpointError(f"{path}: damaged, its SHA-256 does not match; take another checkpoint")
 
 
 def numbered(root: Path, step: int) -> Path:

@@ -19,12 +19,12 @@ from torch import Tensor
 RESIDUAL_OUTPUTS = ("linear_proj.weight", "linear_fc2.weight")
 
 
-def set_initial_weights(chunks: Sequence[GPTModel], *, seed: int) -> None:
-    """Fill every weight of this rank's chunks."""
+def set_initial_weights(chunks: Sequence[GPTModel], *, seed: int, vocab_size: int) -> None:
+    """Fill every weight of this rank's chunks. vocab_size: without the layout's padding, whose rows are 0."""
     with torch.no_grad():
         for chunk in chunks:
             for shard in _shards(chunk):
-                _fill(shard, chunk.config, seed)
+                _fill(shard, chunk.config, seed, vocab_size)
 
 
 def _shards(chunk: GPTModel) -> Iterator[ShardedTensor]:
@@ -35,7 +35,7 @@ def _shards(chunk: GPTModel) -> Iterator[ShardedTensor]:
             yield value
 
 
-def _fill(shard: ShardedTensor, config: TransformerConfig, seed: int) -> None:
+def _fill(shard: ShardedTensor, config: TransformerConfig, seed: int, vocab_size: int) -> None:
     data = shard.data
     assert data is not None
     if shard.key.endswith(".bias"):
@@ -46,7 +46,10 @@ def _fill(shard: ShardedTensor, config: TransformerConfig, seed: int) -> None:
     place = shard.global_offset[:axes]
     shape = shard.global_shape[axes:]
     generator = torch.Generator().manual_seed(_seed_of(shard.key, place, seed))
-    whole = torch.randn(shape, generator=generator) * _std(shard.key, config)
+    rows = min(shape[0], vocab_size) if shard.allow_shape_mismatch else shape[0]
+    whole = torch.randn(rows, *shape[1:], generator=generator) * _std(shard.key, config)
+    if rows < shape[0]:
+        whole = torch.cat([whole, torch.zeros(shape[0] - rows, *shape[1:])])
     data.copy_(_cut(whole, shard.global_offset[axes:], data))
 
 

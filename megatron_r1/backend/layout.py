@@ -61,6 +61,11 @@ class Layout(Section):
         """Replicas of each expert."""
         return self.ranks // (self.expert * self.expert_tensor * self.pipeline)
 
+    @property
+    def shares_optimizer(self) -> bool:
+        """Whether anybody is there to share the optimizer's state with; alone, its buffers only cost."""
+        return self.distributed_optimizer and max(self.data * self.context, self.expert_data) > 1
+
 
 def split_layers(layout: Layout, shape: ModelShape) -> list[str]:
     """Each pipeline chunk's layers as letters (E, t, m, L), in the order of the layers.
@@ -176,12 +181,6 @@ def _tensor_problems(layout: Layout, shape: ModelShape) -> list[str]:
         found.append(
             f"tensor={tensor} is neither a divisor nor a multiple of num_query_groups={groups}; "
             f"use {_divisors(groups, tensor)}"
-        )
-    if shape.vocab_size % tensor:
-        rows = -(-shape.vocab_size // tensor) * tensor
-        found.append(
-            f"tensor={tensor} does not divide vocab_size={shape.vocab_size}; "
-            f"set the model's vocab_size to {rows} (rows that no token uses do no harm)"
         )
     return found
 

@@ -39,10 +39,11 @@ from megatron_r1.backend.attention import (
     PackRotary,
 )
 from megatron_r1.backend.layout import Layout
-from megatron_r1.backend.norms import LocalRMSNorm
+from megatron_r1.backend.norms import LatentRMSNorm, LocalRMSNorm
 from megatron_r1.backend.parallel import device
 from megatron_r1.backend.precision import Precision, precision_options, transformer_engine_available
 from megatron_r1.backend.router import PackRouter
+from megatron_r1.backend.vocabulary import mask_padding, padded_rows
 from megatron_r1.errors import ConfigError
 from megatron_r1.models.llama import Llama
 from megatron_r1.models.shape import FamilyConfig
@@ -94,6 +95,7 @@ def _common_options(options: ModelOptions) -> dict[str, Any]:
         "attention_backend": AttnBackend.auto if engine else AttnBackend.local,
         "moe_grouped_gemm": engine,
         "moe_token_dispatcher_type": "alltoall",
+        "inference_moe_token_dispatcher_type": "nccl",  # the other one needs NVLink between all ranks
         "bias_activation_fusion": engine,
         "gradient_accumulation_fusion": False,  # needs apex's or TE's wgrad kernel
         "persist_layer_norm": engine,
@@ -131,20 +133,32 @@ def _recompute_options(recompute: str) -> dict[str, Any]:
     return {}
 
 
-def build_model(family: FamilyConfig, layout: Layout, options: ModelOptions) -> list[GPTModel]:
-    """This rank's chunks of the model (one, or virtual_pipeline many), weights not yet set."""
+def build_model(
+    family: FamilyConfig, layout: Layout, options: ModelOptions, *, on: torch.device | None = None
+) -> list[GPTModel]:
+    """This rank's chunks of the model (one, or virtual_pipeline many), weights not yet set.
+
+    on: another device than this rank's, such as meta.
+    """
     patches.apply()
     destroy_moe_metrics_tracker()  # a global with room for the layers of the model before
     config = transformer_config(family, layout, options)
     chunks = range(layout.virtual_pipeline)
     return [
-        build_chunk(family, config, vp_stage=i if layout.virtual_pipeline > 1 else None, options=options)
+        build_chunk(
+            family, config, vp_stage=i if layout.virtual_pipeline > 1 else None, options=options, on=on
+        )
         for i in chunks
     ]
 
 
 def build_chunk(
-    family: FamilyConfig, config: TransformerConfig, *, vp_stage: int | None, options: ModelOptions
+    family: FamilyConfig,
+    config: TransformerConfig,
+    *,
+    vp_stage: int | None,
+    options: ModelOptions,
+    on: torch.device | None = None,
 ) -> GPTModel:
     """One pipeline chunk as a GPTModel."""
     if options.transformer_engine:
@@ -162,7 +176,7 @@ def build_chunk(
     model = GPTModel(
         config=config,
         transformer_layer_spec=block,
-        vocab_size=family.shape().vocab_size,
+        vocab_size=padded_rows(family.shape().vocab_size, config.tensor_model_parallel_size),
         max_sequence_length=family.max_position_embeddings,
         pre_process=first,
         post_process=last,
@@ -174,7 +188,8 @@ def build_chunk(
     )
     if not latent:
         _set_rotary(model, family, packed=not options.transformer_engine)
-    return model.to(device())  # Megatron makes routers on the CPU, torch its norms
+    mask_padding(model, family.shape().vocab_size)
+    return model.to(on or device())  # Megatron makes routers on the CPU, torch its norms
 
 
 def local_layer_specs(config: TransformerConfig) -> list[ModuleSpec]:
@@ -200,7 +215,11 @@ def _local_layer_spec(config: TransformerConfig, *, has_experts: bool) -> Module
     attention.module = LocalMLASelfAttention if config.multi_latent_attention else LocalSelfAttention
     for norm in ("q_layernorm", "k_layernorm", "kv_layernorm"):
         if getattr(attention.submodules, norm, IdentityOp) is not IdentityOp:
-            setattr(attention.submodules, norm, LocalRMSNorm)
+            setattr(
+                attention.submodules,
+                norm,
+                LatentRMSNorm if config.multi_latent_attention else LocalRMSNorm,
+            )
     if config.multi_latent_attention and config.q_lora_rank is None:
         attention.submodules.q_layernorm = IdentityOp  # no latent to normalise; upstream refuses the norm
     return spec

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from megatron.core.transformer import TransformerConfig
 
+from megatron_r1.models.deepseek_v3 import LATENT_EPSILON
+
 
 class LocalRMSNorm(torch.nn.RMSNorm):
     """torch's RMSNorm, built as Megatron builds norms."""
@@ -16,3 +18,10 @@ class LocalRMSNorm(torch.nn.RMSNorm):
     def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-6, **kwargs: Any) -> None:
         super().__init__(hidden_size, eps=eps, dtype=config.params_dtype)
         self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+
+
+class LatentRMSNorm(LocalRMSNorm):
+    """Of MLA's latents: their epsilon is DeepSeek's constant, not the configuration's."""
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-6, **kwargs: Any) -> None:
+        super().__init__(config, hidden_size, eps=LATENT_EPSILON)

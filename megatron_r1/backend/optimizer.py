@@ -19,14 +19,14 @@ from megatron_r1.types import OptimizerOptions
 
 def wrap_for_training(chunks: Sequence[GPTModel], layout: Layout) -> list[DistributedDataParallel]:
     """Megatron's DDP around each chunk; replicas start from the first one's weights."""
-    wrapped = []
+    wrapped, overlap = [], layout.overlap and layout.shares_optimizer
     for index, chunk in enumerate(chunks):
         config = chunk.config
         options = DistributedDataParallelConfig(
             grad_reduce_in_fp32=config.params_dtype != torch.float32,
-            overlap_grad_reduce=layout.overlap,
-            overlap_param_gather=layout.overlap,
-            use_distributed_optimizer=layout.distributed_optimizer,
+            overlap_grad_reduce=overlap,
+            overlap_param_gather=overlap,
+            use_distributed_optimizer=layout.shares_optimizer,
         )
         wrapped.append(DistributedDataParallel(config, options, chunk, disable_bucketing=index > 0))
     for model in wrapped:
@@ -38,7 +38,7 @@ def build_optimizer(
     models: Sequence[DistributedDataParallel], layout: Layout, options: OptimizerOptions
 ) -> MegatronOptimizer:
     """AdamW with fp32 masters; the learning rate is set before every step."""
-    config = models[0].config
+    config, overlap = models[0].config, layout.overlap and layout.shares_optimizer
     optimizer = get_megatron_optimizer(
         OptimizerConfig(
             optimizer="adam",
@@ -50,15 +50,15 @@ def build_optimizer(
             clip_grad=options.clip_grad,
             params_dtype=config.params_dtype,
             bf16=config.bf16,
-            use_distributed_optimizer=layout.distributed_optimizer,
-            overlap_param_gather=layout.overlap,
+            use_distributed_optimizer=layout.shares_optimizer,
+            overlap_param_gather=overlap,
         ),
         list(models),
     )
     _use_fused_adam(optimizer)
     config.finalize_model_grads_func = finalize_model_grads
     config.grad_scale_func = optimizer.scale_loss
-    if layout.overlap:
+    if overlap:
         config.no_sync_func = [model.no_sync for model in models] if len(models) > 1 else models[0].no_sync
     return optimizer
 

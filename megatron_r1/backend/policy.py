@@ -15,6 +15,7 @@ from megatron_r1.backend.context_padding import pad_for_context
 from megatron_r1.backend.expert_load import ExpertLoad
 from megatron_r1.backend.finite import require_finite_gradient, require_finite_loss
 from megatron_r1.backend.forward import ForwardOptions
+from megatron_r1.backend.hf_load import load_directory
 from megatron_r1.backend.initial_weights import set_initial_weights
 from megatron_r1.backend.layout import Layout
 from megatron_r1.backend.model import ModelOptions, build_model
@@ -25,6 +26,8 @@ from megatron_r1.backend.reference import ReferenceWeights
 from megatron_r1.backend.schedule import Sums, pack_logprobs, train_on_packs
 from megatron_r1.data.packing import Packing, pack, pad_packs
 from megatron_r1.errors import DataError
+from megatron_r1.huggingface.origin import files_to_carry
+from megatron_r1.huggingface.source import Source
 from megatron_r1.models.shape import FamilyConfig
 from megatron_r1.types import (
     LossFunction,
@@ -61,10 +64,12 @@ class MegatronPolicy:
         self.chunks = build_model(family, layout, options)
         router.attach(self.chunks)
         routes.attach(self.chunks)
-        set_initial_weights(self.chunks, seed=seed)
+        set_initial_weights(self.chunks, seed=seed, vocab_size=family.shape().vocab_size)
         self.models: Sequence[torch.nn.Module] = self.chunks  # with DDP around them once training starts
         self.optimizer: Any = None
         self.reference: ReferenceWeights | None = None
+        # on rank 0: the files that came with Hugging Face's weights, for the checkpoints to keep (origin.py)
+        self.carried: dict[str, bytes] = {}
 
     def generate(
         self, prompts: Sequence[list[int]], sampling: Sampling, *, keys: Sequence[int]
@@ -143,6 +148,15 @@ class MegatronPolicy:
 
     def load(self, directory: Path, *, weights_only: bool = False) -> dict[str, Any]:
         return checkpoint.load(directory, self, weights_only=weights_only)
+
+    def load_hugging_face(self, directory: Path) -> list[str]:
+        """Weights from Hugging Face's files; each rank reads its slices. Returns warnings; collective."""
+        found = load_directory(self.chunks, directory, self.family)
+        if self.optimizer is not None:
+            self.optimizer.reload_model_params()  # the fp32 masters
+        if self.replicas.is_main:
+            self.carried = files_to_carry(Source(directory), self.family)
+        return found
 
     def _means(self, sums: Sums) -> dict[str, float]:
         """Sums over packs -> means over all replicas; a count of 0 marks a sum that the weights divided."""

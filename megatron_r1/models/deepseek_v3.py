@@ -4,12 +4,18 @@ Source: arXiv 2412.19437, sections 2.1, 2.2 and 4.2, and the published configura
 Moonlight shapes (no low-rank query, one group).
 """
 
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from megatron_r1.config.section import Section
+from megatron_r1.models.dense import L, M, feed_forward_rows
+from megatron_r1.models.hf_config import HfConfig, write_rope
 from megatron_r1.models.shape import FamilyConfig, ModelShape
+from megatron_r1.models.weights import SAME, Copy, HalvesToPairs, Row, Shard
+
+LATENT_EPSILON = 1e-6  # of the norms on both latents, whatever rms_norm_eps says: DeepSeek's own code
+MTP = "mtp.layers.{depth}."
 
 
 class Yarn(Section):
@@ -32,6 +38,12 @@ class Yarn(Section):
 class DeepseekV3(FamilyConfig):
     """The shape of a DeepSeek-V3-class model. The comments give V3's own values."""
 
+    hf_architecture: ClassVar[str | None] = "DeepseekV3ForCausalLM"
+    hf_model_type: ClassVar[str] = "deepseek_v3"
+    hf_recomputed: ClassVar[tuple[str, ...]] = (".rotary_emb.inv_freq",)
+    hf_training_only: ClassVar[tuple[str, ...]] = (
+        *FamilyConfig.hf_training_only, "router_bias_update_rate", "sequence_aux_loss", "mtp_loss_weight",
+    )  # fmt: skip
     family: Literal["deepseek_v3"]
     vocab_size: int
     """Rows of the embedding. V3: 129280."""
@@ -85,6 +97,8 @@ class DeepseekV3(FamilyConfig):
     """Of every RMSNorm."""
     init_std: float = 0.006
     """Standard deviation of the initial weights. V3: 0.006."""
+    rope_interleave: bool = True
+    """How the rotated rows lie in Hugging Face's files: as pairs (all released models), or as halves."""
     max_position_embeddings: int = 4096
     """The longest sequence."""
     megatron: dict[str, Any] = Field(default_factory=dict)
@@ -161,6 +175,256 @@ class DeepseekV3(FamilyConfig):
             "mscale": self.yarn.mscale,
             "mscale_all_dim": self.yarn.mscale_all_dim,
         }
+
+    @classmethod
+    def from_hf(cls, config: HfConfig) -> Self:
+        arguments = _arguments(config)
+        config.finish("DeepseekV3ForCausalLM")
+        return cls(**arguments)
+
+    def to_hf(self) -> dict[str, Any]:
+        groups = self.num_expert_groups or 1
+        return {
+            "architectures": ["DeepseekV3ForCausalLM"],
+            "model_type": "deepseek_v3",
+            "vocab_size": self.vocab_size,
+            "num_hidden_layers": self.num_layers,
+            "hidden_size": self.hidden_size,
+            "num_attention_heads": self.num_attention_heads,
+            "num_key_value_heads": self.num_attention_heads,
+            "q_lora_rank": self.q_lora_rank,
+            "kv_lora_rank": self.kv_lora_rank,
+            "qk_nope_head_dim": self.qk_head_dim,
+            "qk_rope_head_dim": self.qk_pos_emb_head_dim,
+            "v_head_dim": self.v_head_dim,
+            "first_k_dense_replace": self.num_dense_layers,
+            "moe_layer_freq": 1,
+            "intermediate_size": self.ffn_hidden_size,
+            "n_routed_experts": self.num_experts,
+            "num_experts_per_tok": self.experts_per_token,
+            "n_shared_experts": self.num_shared_experts,
+            "moe_intermediate_size": self.moe_ffn_hidden_size,
+            "n_group": groups,
+            "topk_group": self.groups_per_token or 1,
+            "routed_scaling_factor": self.router_scaling_factor,
+            "scoring_func": "sigmoid",
+            "topk_method": "noaux_tc",
+            "norm_topk_prob": True,
+            "num_nextn_predict_layers": self.mtp_layers,
+            "hidden_act": "silu",
+            "attention_bias": False,
+            "tie_word_embeddings": False,
+            "rms_norm_eps": self.norm_epsilon,
+            "initializer_range": self.init_std,
+            "rope_interleave": self.rope_interleave,
+            "max_position_embeddings": self.max_position_embeddings,
+            **write_rope(self.rope_theta, None if self.yarn is None else _yarn_to_hf(self.yarn)),
+        }
+
+    def weight_rows(self) -> list[Row]:
+        table, h, dense = (self.vocab_size, self.hidden_size), self.hidden_size, self.num_dense_layers
+        after = self.num_layers
+        return [
+            Row(megatron="embedding.word_embeddings.weight", hf=("model.embed_tokens.weight",), shape=table,
+                shard=Shard.COLUMN),
+            Row(megatron="decoder.final_layernorm.weight", hf=("model.norm.weight",), shape=(h,)),
+            Row(megatron="output_layer.weight", hf=("lm_head.weight",), shape=table, shard=Shard.COLUMN),
+            *self._layer_rows(M, range(dense), has_experts=False),
+            *self._layer_rows(M, range(dense, after), has_experts=True),
+            *self._mtp_rows(range(after, after + self.mtp_layers)),
+        ]  # fmt: skip
+
+    def _mtp_rows(self, layers: range) -> list[Row]:
+        if not layers:
+            return []
+        h = self.hidden_size
+        return [
+            Row(megatron=f"{MTP}enorm.weight", hf=(f"{L}enorm.weight",), shape=(h,), layers=layers),
+            Row(megatron=f"{MTP}hnorm.weight", hf=(f"{L}hnorm.weight",), shape=(h,), layers=layers),
+            Row(megatron=f"{MTP}eh_proj.weight", hf=(f"{L}eh_proj.weight",), shape=(h, 2 * h),
+                shard=Shard.COLUMN, layers=layers),
+            Row(megatron=f"{MTP}final_layernorm.weight", hf=(f"{L}shared_head.norm.weight",), shape=(h,),
+                layers=layers),
+            *self._layer_rows(f"{MTP}transformer_layer.", layers,
+                              has_experts=self.num_dense_layers < self.num_layers),
+        ]  # fmt: skip
+
+    def _layer_rows(self, prefix: str, layers: range, *, has_experts: bool) -> list[Row]:
+        if not layers:
+            return []
+        h = self.hidden_size
+        norm = Row(
+            megatron=f"{prefix}pre_mlp_layernorm.weight",
+            hf=(f"{L}post_attention_layernorm.weight",),
+            shape=(h,),
+            layers=layers,
+            engine=None if has_experts else ("pre_mlp_layernorm.weight", "mlp.linear_fc1.layer_norm_weight"),
+        )
+        network = (
+            self._expert_rows(prefix, layers)
+            if has_experts
+            else feed_forward_rows(
+                f"{prefix}mlp.", f"{L}mlp.", hidden=h, inner=self.ffn_hidden_size, layers=layers
+            )
+        )
+        return [
+            Row(megatron=f"{prefix}input_layernorm.weight", hf=(f"{L}input_layernorm.weight",), shape=(h,),
+                layers=layers),
+            *self._attention_rows(f"{prefix}self_attention.", layers),
+            norm,
+            *network,
+        ]  # fmt: skip
+
+    def _attention_rows(self, prefix: str, layers: range) -> list[Row]:
+        """MLA. Tensor ranks share the down projections too, in Megatron's own modules."""
+        h, heads = self.hidden_size, self.num_attention_heads
+        plain, rotated, latent = self.qk_head_dim, self.qk_pos_emb_head_dim, self.kv_lora_rank
+        queries = SAME if self.rope_interleave else HalvesToPairs(heads, plain, rotated)
+        keys = SAME if self.rope_interleave else HalvesToPairs(1, latent, rotated)
+
+        def linear(ours: str, theirs: str, shape: tuple[int, int], **more: Any) -> Row:
+            return Row(megatron=f"{prefix}{ours}.weight", hf=(f"{L}self_attn.{theirs}.weight",), shape=shape,
+                       layers=layers, blocks=True, **{"shard": Shard.COLUMN, **more})  # fmt: skip
+
+        def norm(of: str, width: int) -> Row:
+            ours, theirs = f"{of}_layernorm.weight", f"{of}_a_layernorm.weight"
+            return Row(megatron=f"{prefix}{ours}", hf=(f"{L}self_attn.{theirs}",), shape=(width,),
+                       layers=layers, engine=(ours, f"linear_{of}_up_proj.layer_norm_weight"))  # fmt: skip
+
+        width = heads * (plain + rotated)
+        if self.q_lora_rank is None:
+            query = [linear("linear_q_proj", "q_proj", (width, h), join=queries)]
+        else:
+            query = [
+                linear("linear_q_down_proj", "q_a_proj", (self.q_lora_rank, h)),
+                norm("q", self.q_lora_rank),
+                linear("linear_q_up_proj", "q_b_proj", (width, self.q_lora_rank), join=queries),
+            ]
+        return [
+            *query,
+            linear("linear_kv_down_proj", "kv_a_proj_with_mqa", (latent + rotated, h), join=keys),
+            norm("kv", latent),
+            linear("linear_kv_up_proj", "kv_b_proj", (heads * (plain + self.v_head_dim), latent)),
+            linear("linear_proj", "o_proj", (h, heads * self.v_head_dim), shard=Shard.ROW),
+        ]
+
+    def _expert_rows(self, prefix: str, layers: range) -> list[Row]:
+        h, inner, n = self.hidden_size, self.moe_ffn_hidden_size, self.num_experts
+        rows = [
+            Row(megatron=f"{prefix}mlp.router.weight", hf=(f"{L}mlp.gate.weight",), shape=(n, h),
+                layers=layers),
+            Row(megatron=f"{prefix}mlp.router.expert_bias", hf=(f"{L}mlp.gate.e_score_correction_bias",),
+                shape=(n,), layers=layers, fp32=True),
+            *feed_forward_rows(f"{prefix}mlp.experts.{{expert}}.", f"{L}mlp.experts.{{expert}}.", hidden=h,
+                               inner=inner, layers=layers, experts=n),
+        ]  # fmt: skip
+        if self.num_shared_experts:
+            rows += feed_forward_rows(f"{prefix}mlp.shared_experts.", f"{L}mlp.shared_experts.", hidden=h,
+                                      inner=self.num_shared_experts * inner, layers=layers)  # fmt: skip
+        return rows
+
+    def copies(self) -> list[Copy]:
+        layers = range(self.num_layers, self.num_layers + self.mtp_layers)
+        return [
+            copy
+            for layer in layers
+            for copy in (
+                Copy(f"model.layers.{layer}.embed_tokens.weight", "model.embed_tokens.weight", exported=True),
+                Copy(f"model.layers.{layer}.shared_head.head.weight", "lm_head.weight", exported=True),
+            )
+        ]
+
+
+def _arguments(config: HfConfig) -> dict[str, Any]:
+    heads, experts = config.integer("num_attention_heads"), config.optional_integer("n_routed_experts")
+    config.needs("q_lora_rank", "first_k_dense_replace", "n_shared_experts", "n_group", "topk_group")
+    config.require("hidden_act", "silu", why="another activation")
+    config.require("attention_bias", False, why="biases in the attention")
+    config.require("tie_word_embeddings", False, why="tied embeddings")
+    config.require("num_key_value_heads", heads, why="MLA has a key for every head")
+    config.require("scoring_func", "sigmoid", why="another router")
+    config.require("topk_method", "noaux_tc", why="another router")
+    config.require("moe_layer_freq", 1, why="layers without experts after the first ones")
+    config.require("norm_topk_prob", True, why="Megatron's sigmoid router normalises, off by 5 in the logits")
+    if experts is None:
+        config.refuse("n_routed_experts is missing: a model without experts")
+    theta, scaling = config.rope(1e4)
+    layers, dense = config.integer("num_hidden_layers"), config.integer("first_k_dense_replace", 0)
+    if dense >= layers:
+        config.refuse(f"first_k_dense_replace={dense} of {layers} layers: a model without experts")
+    return {
+        "family": "deepseek_v3",
+        "vocab_size": config.integer("vocab_size"),
+        "num_layers": layers,
+        "hidden_size": config.integer("hidden_size"),
+        "num_attention_heads": heads,
+        "q_lora_rank": config.optional_integer("q_lora_rank"),
+        "kv_lora_rank": config.integer("kv_lora_rank"),
+        "qk_head_dim": config.integer("qk_nope_head_dim"),
+        "qk_pos_emb_head_dim": config.integer("qk_rope_head_dim"),
+        "v_head_dim": config.integer("v_head_dim"),
+        "num_dense_layers": dense,
+        "ffn_hidden_size": config.integer("intermediate_size"),
+        "num_experts": experts or 0,
+        "num_shared_experts": config.optional_integer("n_shared_experts") or 0,
+        "moe_ffn_hidden_size": config.integer("moe_intermediate_size"),
+        "router_scaling_factor": config.number("routed_scaling_factor"),
+        "mtp_layers": config.optional_integer("num_nextn_predict_layers")
+        or config.optional_integer("num_mtp_layers")
+        or 0,
+        "rope_theta": theta,
+        "rope_interleave": bool(config.get("rope_interleave", True)),
+        "yarn": None if scaling is None else _yarn(config, scaling),
+        "norm_epsilon": config.number("rms_norm_eps", 1e-6),
+        "init_std": config.number("initializer_range", 0.02),
+        "max_position_embeddings": config.integer("max_position_embeddings"),
+        **_groups(config),
+    }
+
+
+def _groups(config: HfConfig) -> dict[str, Any]:
+    """Megatron scores a group by its best topk / topk_group experts, Hugging Face by its best two."""
+    topk = config.integer("num_experts_per_tok")
+    groups, chosen = config.optional_integer("n_group") or 1, config.optional_integer("topk_group") or 1
+    if topk == 1:
+        config.refuse(
+            "num_experts_per_tok=1: Megatron does not normalise a single expert's weight, off by 2.8"
+        )
+    if groups == chosen:  # all of them: no limit
+        return {"experts_per_token": topk}
+    if topk != 2 * chosen:
+        config.refuse(
+            f"num_experts_per_tok={topk} and topk_group={chosen} of n_group={groups}: Megatron scores a "
+            f"group by its best {topk // max(1, chosen)} experts, Hugging Face by its best 2; only "
+            "num_experts_per_tok = 2 x topk_group can be converted"
+        )
+    return {"experts_per_token": topk, "num_expert_groups": groups, "groups_per_token": chosen}
+
+
+def _yarn(config: HfConfig, scaling: dict[str, Any]) -> Yarn | None:
+    """Without both of mscale and mscale_all_dim, the rotated part is scaled as with mscale 1 alone."""
+    if scaling["type"] != "yarn":
+        config.refuse(f"rope_scaling of type {scaling['type']!r}: only yarn can be converted")
+        return None
+    numbers = HfConfig(scaling, config.refusals)
+    numbers.require("truncate", True, why="correction ranges that are not rounded")
+    numbers.require("attention_factor", None, why="a scale of its own on the rotated part")
+    scale, all_dim = numbers.number("mscale", 0.0), numbers.number("mscale_all_dim", 0.0)
+    if all_dim and not scale:
+        config.refuse("rope_scaling.mscale_all_dim without mscale: Megatron divides the one by the other")
+    positions = config.integer("max_position_embeddings")
+    return Yarn(
+        factor=numbers.number("factor"),
+        original_max_position_embeddings=numbers.integer("original_max_position_embeddings", positions),
+        beta_fast=numbers.number("beta_fast", 32.0),
+        beta_slow=numbers.number("beta_slow", 1.0),
+        mscale=scale if all_dim else 1.0,
+        mscale_all_dim=all_dim,
+    )
+
+
+def _yarn_to_hf(yarn: Yarn) -> dict[str, Any]:
+    return {"type": "yarn", **yarn.model_dump()}
 
 
 FAMILY = DeepseekV3

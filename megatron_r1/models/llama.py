@@ -1,10 +1,11 @@
 """Llama 3.x (arXiv 2407.21783): grouped-query attention, RoPE rescaled for long contexts from 3.1 on."""
 
 import math
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from megatron_r1.config.section import Section
 from megatron_r1.models.dense import DenseConfig
+from megatron_r1.models.hf_config import HfConfig
 
 
 class Llama3Rope(Section):
@@ -39,6 +40,8 @@ class Llama3Rope(Section):
 class Llama(DenseConfig):
     """The shape of a Llama model."""
 
+    hf_architecture: ClassVar[str | None] = "LlamaForCausalLM"
+    hf_model_type: ClassVar[str] = "llama"
     family: Literal["llama"]
     rope_theta: float = 5e5
     """Base of the rotary frequencies."""
@@ -46,6 +49,26 @@ class Llama(DenseConfig):
     """Of every RMSNorm."""
     rope_scaling: Llama3Rope | None = None
     """Null for Llama 3.0; 3.1 to 3.3 have it."""
+
+    @classmethod
+    def _scaling(cls, config: HfConfig, scaling: dict[str, Any] | None) -> dict[str, Any]:
+        if scaling is None:
+            return {}
+        if scaling["type"] != "llama3":
+            config.refuse(f"rope_scaling of type {scaling['type']!r}: only llama3 can be converted")
+            return {}
+        numbers = HfConfig(scaling, config.refusals)
+        return {
+            "rope_scaling": Llama3Rope(
+                factor=numbers.number("factor"),
+                low_freq_factor=numbers.number("low_freq_factor"),
+                high_freq_factor=numbers.number("high_freq_factor"),
+                original_max_position_embeddings=numbers.integer("original_max_position_embeddings"),
+            )
+        }
+
+    def _scaling_to_hf(self) -> dict[str, Any] | None:
+        return None if self.rope_scaling is None else {"type": "llama3", **self.rope_scaling.model_dump()}
 
 
 FAMILY = Llama

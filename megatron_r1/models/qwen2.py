@@ -9,6 +9,8 @@ class Qwen2(DenseConfig):
     """The shape of a Qwen2 model."""
 
     qkv_bias: ClassVar[bool] = True
+    hf_architecture: ClassVar[str | None] = "Qwen2ForCausalLM"
+    hf_model_type: ClassVar[str] = "qwen2"
     family: Literal["qwen2"]
     rope_theta: float = 1e6
     """Base of the rotary frequencies."""

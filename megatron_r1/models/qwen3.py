@@ -9,6 +9,9 @@ class Qwen3(DenseConfig):
     """The shape of a Qwen3 model."""
 
     qk_norm: ClassVar[bool] = True
+    hf_architecture: ClassVar[str | None] = "Qwen3ForCausalLM"
+    hf_model_type: ClassVar[str] = "qwen3"
+    hf_head_dim: ClassVar[int | None] = 128
     family: Literal["qwen3"]
     rope_theta: float = 1e6
     """Base of the rotary frequencies."""

@@ -4,11 +4,13 @@ No torch and no Megatron here: checking a configuration takes no longer than rea
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from pydantic import Field
 
 from megatron_r1.config.section import Section
+from megatron_r1.models.hf_config import HfConfig
+from megatron_r1.models.weights import Copy, Row, Weight, expand
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,3 +46,35 @@ class FamilyConfig(Section):
     def transformer_config(self) -> dict[str, Any]:
         """Arguments of megatron-core's TransformerConfig, `megatron` included."""
         raise NotImplementedError(f"{type(self).__name__}.transformer_config")
+
+    # The other side: Hugging Face's configuration and files. A family without an architecture has neither.
+
+    hf_architecture: ClassVar[str | None] = None
+    """The class that config.json names, such as LlamaForCausalLM."""
+    hf_model_type: ClassVar[str] = ""
+    """config.json's model_type."""
+    hf_recomputed: ClassVar[tuple[str, ...]] = ()
+    """Ends of names in old files that hold what the model computes itself, such as rotary frequencies."""
+    hf_training_only: ClassVar[tuple[str, ...]] = ("max_position_embeddings", "init_std", "megatron")
+    """Fields that no weight and no logit depends on: a run may set them as it likes."""
+
+    @classmethod
+    def from_hf(cls, config: HfConfig) -> Self:
+        """The shape that a config.json describes. Raises ConfigError with all that can't be converted."""
+        raise NotImplementedError(f"{cls.__name__}.from_hf")
+
+    def to_hf(self) -> dict[str, Any]:
+        """What config.json says of this shape: the keys that decide names, shapes and logits."""
+        raise NotImplementedError(f"{type(self).__name__}.to_hf")
+
+    def weight_rows(self) -> list[Row]:
+        """The table of weights."""
+        raise NotImplementedError(f"{type(self).__name__}.weight_rows")
+
+    def copies(self) -> list[Copy]:
+        """Tensors of the files that repeat another one."""
+        return []
+
+    def weights(self) -> list[Weight]:
+        """The table with its numbers filled in: every weight of the model."""
+        return list(expand(self.weight_rows(), num_layers=self.shape().num_layers))

@@ -1,9 +1,25 @@
 """What every stage that changes the weights has in its section."""
 
+from typing import Literal
+
 from pydantic import Field
 
+from megatron_r1.config.section import Section
 from megatron_r1.stages.optim import Optim
 from megatron_r1.stages.section import StageConfig
+
+
+class Export(Section):
+    """The stage's result as Hugging Face's files: `export: {}` takes all defaults."""
+
+    to: str | None = None
+    """The directory; null: huggingface in the stage's own. One of an earlier export is replaced."""
+    dtype: Literal["bf16", "fp32", "fp16"] | None = None
+    """Number format of the files; null: that of the files that the weights came from, or of the training."""
+    fp8: bool = False
+    """Linear weights as FP8 blocks of 128 x 128, as DeepSeek-V3 is released."""
+    max_shard_size: str = Field(default="5GB", pattern=r"^\d+(\.\d+)?\s*([KMG]i?B)$")
+    """The most bytes of a file: 5GB, 200MB, 1GiB."""
 
 
 class TrainingStage(StageConfig):
@@ -19,3 +35,5 @@ class TrainingStage(StageConfig):
     """Steps between checkpoints."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Newest checkpoints that are kept while the stage runs; a finished stage keeps its last."""
+    export: Export | None = None
+    """Write the result as Hugging Face's files too."""

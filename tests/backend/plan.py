@@ -47,7 +47,12 @@ SAMPLED_TWO = (
     *(("qwen2", name) for name in ("tp2", "pp2", "pp2_vpp2")),
 )
 UNEVEN_TWO = ("dp2", "ep2", "tp2", "cp2")  # all layers on every rank: it has the whole bias
-DYNAMIC_TWO = ("dp2", "tp2", "pp2")  # of qwen2: the engine takes no MLA
+# the engine takes no MLA
+DYNAMIC = ("qwen2", "qwen3_moe")
+DYNAMIC_TWO = (
+    *(("qwen2", name) for name in ("dp2", "tp2", "pp2")),
+    *(("qwen3_moe", name) for name in ("ep2", "tp2_ep2")),
+)
 SAVED_TWO = tuple(source for source in RESUMED_TWO if source != "one")
 
 
@@ -86,7 +91,11 @@ ONE_RANK = [
     *_numbers("one", {}),
     *(Scenario(f"packed_{f}_one", "logprobs.packed", {}, {"family": f}) for f in FAMILIES),
     *(Scenario(f"sampled_{f}_one", "rollouts.sample", {}, {"family": f}) for f in FAMILIES),
-    Scenario("dynamic_one", "rollouts.sample", {}, {"family": "qwen2", "engine": "dynamic"}),
+    Scenario("sampled_qwen3_moe_one", "rollouts.sample", {}, {"family": "qwen3_moe"}),
+    *(
+        Scenario(f"dynamic_{f}_one", "rollouts.sample", {}, {"family": f, "engine": "dynamic"})
+        for f in DYNAMIC
+    ),
     Scenario("mtp_by_hand", "logprobs.mtp"),
     Scenario("exception_inside_one", "rollouts.exception_inside", {}, {"family": "v3"}),
     *replay_plan.ONE_RANK,
@@ -119,8 +128,8 @@ TWO_RANKS = [
         for family, name in SAMPLED_TWO
     ),
     *(
-        Scenario(f"dynamic_{name}", "rollouts.sample", TWO[name], {"family": "qwen2", "engine": "dynamic"})
-        for name in DYNAMIC_TWO
+        Scenario(f"dynamic_{f}_{name}", "rollouts.sample", TWO[name], {"family": f, "engine": "dynamic"})
+        for f, name in DYNAMIC_TWO
     ),
     Scenario("exception_inside_tp2", "rollouts.exception_inside", TWO["tp2"], {"family": "v3"}),
     *(

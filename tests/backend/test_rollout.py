@@ -49,12 +49,16 @@ def test_the_same_tokens_are_sampled_in_every_layout(
     assert tokens(two, layout) == tokens(one, "one")
 
 
-@pytest.mark.parametrize("layout", ["one", *plan.DYNAMIC_TWO])
-def test_the_dynamic_engine_samples_the_same_tokens(one: Results, two: Results, layout: str) -> None:
-    found = (one if layout == "one" else two)[f"dynamic_{layout}"]
+@pytest.mark.parametrize(
+    ("family", "layout"), [*((family, "one") for family in plan.DYNAMIC), *plan.DYNAMIC_TWO]
+)
+def test_the_dynamic_engine_samples_the_same_tokens(
+    one: Results, two: Results, family: str, layout: str
+) -> None:
+    found = (one if layout == "one" else two)[f"dynamic_{family}_{layout}"]
     for sampling in SAMPLINGS:
         assert [row["tokens"] for row in found[sampling]] == [
-            row["tokens"] for row in one["sampled_qwen2_one"][sampling]
+            row["tokens"] for row in one[f"sampled_{family}_one"][sampling]
         ]
         if sampling != "nucleus":
             assert_rollout_is_training(found[sampling])

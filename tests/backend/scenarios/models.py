@@ -9,12 +9,13 @@ from megatron_r1.backend.model import ModelOptions
 from megatron_r1.backend.policy import MegatronPolicy
 from megatron_r1.models.deepseek_v3 import DeepseekV3, Yarn
 from megatron_r1.models.qwen2 import Qwen2
+from megatron_r1.models.qwen3_moe import Qwen3Moe
 from megatron_r1.models.shape import FamilyConfig
 from megatron_r1.types import OptimizerOptions, TrainSequence
 
 VOCABULARY = 64
 EOS = 1
-LENGTH = 64  # inputs of a training sequence, and tokens of a pack: the balance loss is a pack's
+LENGTH = 64  # inputs of a training sequence, and tokens of a pack
 BATCH = 4  # sequences of a step, over all replicas
 # Adam's first steps are sign-like: at 1e-8 they magnify the rounding of tiny gradients
 OPTIMIZER = OptimizerOptions(epsilon=1e-4)
@@ -59,6 +60,19 @@ FAMILIES: dict[str, FamilyConfig] = {
         ffn_hidden_size=128,
         tie_embeddings=True,
         init_std=0.06,
+    ),
+    "qwen3_moe": Qwen3Moe(
+        family="qwen3_moe",
+        vocab_size=VOCABULARY,
+        num_layers=3,
+        hidden_size=64,
+        num_attention_heads=4,
+        num_query_groups=2,
+        head_dim=16,
+        num_experts=8,
+        experts_per_token=2,
+        moe_ffn_hidden_size=32,
+        init_std=0.1,
     ),
 }
 

@@ -1,0 +1,218 @@
+"""Import and export of a checkpoint of V3's shape, next to a plain copy of the same files on the same disk.
+
+    python -m benchmarks.convert [--gb 4] [--folder DIR] [--repeats 3]
+
+Copy, import and export take turns. Seconds are wall clock from the first look at the source to the last
+rename, with everything flushed to the disk, and without starting Python; memory is what only this process
+has (USS), sampled every 20 ms, above what it had when it was ready to begin. FP8 is measured on one core.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+HIDDEN, INNER, EXPERTS, VOCABULARY = 2048, 1024, 40, 32768
+LAYER_BYTES = 3 * HIDDEN * INNER * (EXPERTS + 1) * 2
+
+
+def family(num_bytes: float) -> Any:
+    """V3's shape with as many layers as fill the bytes (bf16)."""
+    from megatron_r1.models.deepseek_v3 import DeepseekV3, Yarn
+
+    layers = max(2, round((num_bytes - 4 * VOCABULARY * HIDDEN) / LAYER_BYTES))
+    return DeepseekV3(
+        family="deepseek_v3",
+        vocab_size=VOCABULARY,
+        num_layers=layers,
+        hidden_size=HIDDEN,
+        num_attention_heads=16,
+        q_lora_rank=512,
+        kv_lora_rank=256,
+        qk_head_dim=64,
+        qk_pos_emb_head_dim=32,
+        v_head_dim=64,
+        ffn_hidden_size=4 * HIDDEN,
+        num_experts=EXPERTS,
+        experts_per_token=8,
+        moe_ffn_hidden_size=INNER,
+        num_expert_groups=8,
+        groups_per_token=4,
+        yarn=Yarn(factor=40.0, original_max_position_embeddings=4096),
+    )
+
+
+def write_model(directory: Path, num_bytes: float, shard_bytes: int) -> int:
+    """Random bf16 weights in shards, with an index; returns the bytes."""
+    import torch
+
+    from megatron_r1.huggingface.safetensors_file import Planned, bytes_of, header_of
+    from megatron_r1.huggingface.target import plan_shards
+
+    model = family(num_bytes)
+    planned = [
+        [Planned(name, torch.float32 if w.row.fp32 else torch.bfloat16, w.hf_shape(part))]
+        for w in model.weights()
+        for part, name in enumerate(w.hf)
+    ]
+    directory.mkdir(parents=True)
+    shards = plan_shards(planned, limit_bytes=shard_bytes)
+    weight_map = {}
+    for shard in shards:
+        with (directory / shard.name).open("wb") as file:
+            file.write(header_of(shard.tensors))
+            for tensor in shard.tensors:
+                file.write(bytes_of(torch.randn(tensor.shape).mul_(0.02).to(tensor.dtype)))
+                weight_map[tensor.name] = shard.name
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (directory / "config.json").write_text(json.dumps(model.to_hf()))
+    return sum(shard.num_bytes for shard in shards)
+
+
+def copy(source: Path, target: Path) -> float:
+    """Seconds of copying every file, flushed."""
+    began = time.perf_counter()
+    target.mkdir()
+    for path in sorted(source.iterdir()):
+        shutil.copyfile(path, target / path.name)
+        handle = os.open(target / path.name, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+    return time.perf_counter() - began
+
+
+class Memory:
+    """The most USS of this process above that at the start, in bytes."""
+
+    def __init__(self) -> None:
+        import psutil
+
+        self._process = psutil.Process()
+        self.base = self.peak = self._uss()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "Memory":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _uss(self) -> int:
+        return self._process.memory_full_info().uss
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.02):
+            self.peak = max(self.peak, self._uss())
+
+
+def convert(kind: str, source: Path, target: Path, shard_bytes: int) -> dict[str, float]:
+    """One conversion in this process."""
+    from megatron_r1 import convert as command
+    from megatron_r1.backend.hf_export import ExportOptions, export_model
+    from megatron_r1.backend.hf_import import import_model
+
+    with command._joined({}), Memory() as memory:
+        began = time.perf_counter()
+        if kind == "import":
+            import_model(source, target, precision=None, progress=lambda done, total: None)
+        else:
+            export_model(
+                source, target, ExportOptions(shard_bytes=shard_bytes), progress=lambda done, total: None
+            )
+        seconds = time.perf_counter() - began
+    return {"seconds": seconds, "peak_bytes": memory.peak - memory.base}
+
+
+def in_child(kind: str, source: Path, target: Path, shard_bytes: int) -> dict[str, float]:
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.convert",
+        "--child",
+        kind,
+        str(source),
+        str(target),
+        str(shard_bytes),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def fp8_speed() -> dict[str, float]:
+    """GB of bf16 weights a second on one core."""
+    import torch
+
+    from megatron_r1.huggingface import fp8
+
+    torch.set_num_threads(1)
+    weight = (torch.randn(2048, 7168) * 0.02).bfloat16()
+    codes, scales = fp8.quantize(weight)
+
+    def speed(action: Any) -> float:
+        times = []
+        for _ in range(5):
+            began = time.process_time()
+            action()
+            times.append(time.process_time() - began)
+        return weight.nbytes / 1e9 / median(times)
+
+    return {
+        "quantize": speed(lambda: fp8.quantize(weight)),
+        "dequantize": speed(lambda: fp8.dequantize(codes, scales, torch.bfloat16)),
+    }
+
+
+def run(num_bytes: float, folder: Path, repeats: int, shard_bytes: int) -> dict[str, Any]:
+    size = write_model(folder / "model", num_bytes, shard_bytes)
+    found: dict[str, list[Any]] = {"copy": [], "import": [], "export": []}
+    for _ in range(repeats):
+        found["copy"].append({"seconds": copy(folder / "model", folder / "copied"), "peak_bytes": 0})
+        shutil.rmtree(folder / "copied")
+        found["import"].append(in_child("import", folder / "model", folder / "checkpoint", shard_bytes))
+        found["export"].append(in_child("export", folder / "checkpoint", folder / "exported", shard_bytes))
+        for name in ("checkpoint", "exported"):
+            shutil.rmtree(folder / name)
+    rows = {
+        kind: {
+            "gb_per_s": size / 1e9 / median(each["seconds"] for each in runs),
+            "seconds": [round(each["seconds"], 2) for each in runs],
+            "peak_mb": max(each["peak_bytes"] for each in runs) / 1e6,
+        }
+        for kind, runs in found.items()
+    }
+    for kind in ("import", "export"):
+        shares = [c["seconds"] / k["seconds"] for c, k in zip(found["copy"], found[kind], strict=True)]
+        rows[kind]["share_of_copy"] = median(shares)
+    return {"gb": size / 1e9, "shard_gb": shard_bytes / 1e9, **rows, "fp8_gb_per_core_s": fp8_speed()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--gb", type=float, default=4.0)
+    parser.add_argument("--folder", type=Path, default=None)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--shard-mb", type=float, default=500.0)
+    parser.add_argument("--child", nargs=4)
+    args = parser.parse_args()
+    if args.child:
+        kind, source, target, shard_bytes = args.child
+        print(json.dumps(convert(kind, Path(source), Path(target), int(shard_bytes))))
+        return
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        print(json.dumps(run(args.gb * 1e9, Path(folder), args.repeats, int(args.shard_mb * 1e6)), indent=1))
+
+
+if __name__ == "__main__":
+    main()

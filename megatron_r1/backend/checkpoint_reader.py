@@ -1,0 +1,110 @@
+"""Single weights out of a checkpoint of any layout, without a model: what an export streams from.
+
+Optimizer, reference and everything else that is no weight is left alone.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.utils import _create_file_view
+
+from megatron_r1.backend.checkpoint import NOT_WEIGHTS
+from megatron_r1.backend.hf_names import Place, place_of
+from megatron_r1.errors import CheckpointError
+from megatron_r1.huggingface.safetensors_file import fill
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A chunk of a weight, and where its bytes are."""
+
+    place: Place
+    file: str
+    start: int
+    length: int
+
+
+class CheckpointReader:
+    """The weights of a checkpoint, by the names of hf_names.py."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.dtypes: dict[str, torch.dtype] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._chunks: dict[str, list[_Stored]] = defaultdict(list)
+        self._last: tuple[_Stored, Tensor] | None = None  # q, k and v are cut out of one chunk
+        self._index()
+
+    def _index(self) -> None:
+        metadata = FileSystemReader(self.directory).read_metadata()
+        assert metadata.storage_data is not None
+        for index, stored in metadata.storage_data.items():
+            tensor = metadata.state_dict_metadata[index.fqn]
+            if not isinstance(tensor, TensorStorageMetadata) or index.fqn.startswith(NOT_WEIGHTS):
+                continue
+            chunk = next(c for c in tensor.chunks if c.offsets == index.offset)
+            place = place_of(index.fqn, chunk.offsets, chunk.sizes)
+            self._chunks[place.name].append(
+                _Stored(place, stored.relative_path, stored.offset, stored.length)
+            )
+            self.dtypes[place.name] = tensor.properties.dtype
+            axes = 1 if place.columns is None else 2
+            self.shapes[place.name] = tuple(tensor.size[-axes:])
+
+    def read(self, name: str, rows: range) -> Tensor:
+        """These rows of a weight, put together from the chunks that hold them."""
+        shape = self.shapes[name]
+        found = [chunk for chunk in self._chunks[name] if _overlap(chunk.place.rows, rows)]
+        if len(found) == 1 and found[0].place.rows == rows and _is_wide(found[0].place, shape):
+            return self._load(found[0])
+        out = torch.empty(len(rows), *shape[1:], dtype=self.dtypes[name])
+        covered = 0
+        for chunk in found:
+            both, place = _overlap(chunk.place.rows, rows), chunk.place
+            part = self._load(chunk)[both.start - place.rows.start : both.stop - place.rows.start]
+            columns = slice(None) if place.columns is None else slice(place.columns.start, place.columns.stop)
+            target = out[both.start - rows.start : both.stop - rows.start]
+            (target if place.columns is None else target[:, columns]).copy_(part)
+            covered += part.numel()
+        if covered < out.numel():
+            raise CheckpointError(f"{self.directory}: parts of {name} are missing; take another checkpoint")
+        return out
+
+    def _load(self, chunk: _Stored) -> Tensor:
+        if self._last is not None and self._last[0] is chunk:
+            return self._last[1]
+        self._last = None  # let go before the next one comes
+        value = _read(self.directory / chunk.file, chunk.start, chunk.length)
+        axes = 1 if chunk.place.columns is None else 2
+        self._last = chunk, value.view(value.shape[-axes:])
+        return self._last[1]
+
+
+def _read(path: Path, start: int, length: int) -> Tensor:
+    """A tensor that torch.save wrote at this place, read straight into its memory.
+
+    Under FakeTensorMode torch.load reads shape and strides only, and says where the data begins.
+    """
+    with path.open("rb", buffering=0) as file:
+        with FakeTensorMode():
+            view: Any = _create_file_view(file, start, length)
+            fake = torch.load(view, weights_only=True)
+        storage = fake.untyped_storage()
+        data = torch.empty(storage.nbytes(), dtype=torch.uint8)
+        fill(file, start + storage._checkpoint_offset, data)
+    return data.view(fake.dtype).as_strided(fake.shape, fake.stride(), fake.storage_offset())
+
+
+def _overlap(a: range, b: range) -> range:
+    return range(max(a.start, b.start), max(max(a.start, b.start), min(a.stop, b.stop)))
+
+
+def _is_wide(place: Place, shape: tuple[int, ...]) -> bool:
+    return place.columns is None or place.columns == range(shape[1])

@@ -1,0 +1,57 @@
+"""What a checkpoint holds, and whether it can become files of Hugging Face."""
+
+from collections import Counter
+from math import prod
+from pathlib import Path
+
+from megatron_r1.backend import checkpoint_files as files
+from megatron_r1.backend.checkpoint_reader import CheckpointReader
+from megatron_r1.backend.hf_export import family_in, uncovered
+from megatron_r1.errors import CheckpointError
+from megatron_r1.huggingface import origin
+from megatron_r1.huggingface.describe import dtype_row, family_rows, table, yaml_of
+
+
+def checkpoint_at(path: Path) -> Path:
+    """A checkpoint, or the newest one of a stage's directory. Raises CheckpointError where there is none."""
+    if (path / files.MANIFEST).is_file():
+        return path
+    found = files.latest(path / "checkpoint") or files.latest(path)
+    if found is None:
+        raise CheckpointError(
+            f"{path}: no checkpoint ({files.MANIFEST}), no stage, no Hugging Face model (config.json)"
+        )
+    return found
+
+
+def yaml_at(path: Path) -> str:
+    """The `model:` section of a run that starts from this checkpoint."""
+    return yaml_of(family_in(files.read_manifest(checkpoint_at(path))))
+
+
+def describe(path: Path) -> str:
+    directory = checkpoint_at(path)
+    manifest = files.read_manifest(directory)
+    family, reader = family_in(manifest), CheckpointReader(directory)
+    sizes: Counter[str] = Counter()
+    for name, shape in reader.shapes.items():
+        sizes[str(reader.dtypes[name])] += prod(shape) * reader.dtypes[name].itemsize
+    degrees = {name: value for name, value in manifest.layout.items() if value not in (1, None, False, True)}
+    kept = [
+        what
+        for what, there in (("optimizer", manifest.has_optimizer), ("reference", manifest.has_reference))
+        if there
+    ]
+    source = origin.read_origin(directory / origin.FOLDER)
+    rows = [
+        ("checkpoint", str(directory)),
+        *family_rows(family),
+        ("types", dtype_row(sizes)),
+        ("holds", ", ".join(["weights", *kept])),
+        ("written by", ", ".join(f"{name} {value}" for name, value in degrees.items()) or "one rank"),
+        ("precision", manifest.precision),
+        ("files", f"{sum(file['size'] for file in manifest.files.values()) / 1e9:.3f} GB"),
+        ("came from", "random weights" if source is None else f"Hugging Face's files in {source.dtype}"),
+    ]
+    problem = uncovered(reader, family) if family.hf_architecture else f"no architecture for {family.family}"
+    return "\n".join([table(rows), problem or "converts as it is", "", yaml_of(family)])

@@ -1,0 +1,98 @@
+"""Hugging Face's files into a live model of any layout: each rank reads its own slices and nothing else."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from megatron.core.models.gpt.gpt_model import GPTModel
+from torch import Tensor
+
+from megatron_r1.backend.agreement import gather
+from megatron_r1.backend.hf_names import Piece, by_name, pieces
+from megatron_r1.errors import CheckpointError
+from megatron_r1.huggingface.assemble import to_megatron
+from megatron_r1.huggingface.source import Plan, Source
+from megatron_r1.models.shape import FamilyConfig
+from megatron_r1.models.weights import Weight
+
+MOST_NAMED = 8
+
+
+def load_weights(chunks: Sequence[GPTModel], source: Source, plan: Plan) -> list[str]:
+    """Fill every weight of this rank's chunks. Returns what is worth a warning, the same on all ranks.
+
+    A collective call. Raises CheckpointError before a weight changes where model and table differ.
+    """
+    mine, table = list(pieces(chunks)), by_name(plan.weights)
+    _check_cover(mine, plan.weights, table)
+    bad = []
+    with torch.no_grad():
+        for piece in mine:
+            weight = table[piece.place.name]
+            value = read_piece(source, weight, piece)
+            if not is_finite(value):
+                bad.append(weight.megatron)
+            piece.data.copy_(value)
+    found = sorted({name for part in gather(bad) for name in part})
+    return [f"{source.directory}: {name} holds numbers that are not finite" for name in found]
+
+
+def read_piece(source: Source, weight: Weight, piece: Piece) -> Tensor:
+    dtype = torch.float32 if weight.row.fp32 else piece.data.dtype
+    return to_megatron(source, weight, dtype, rows=piece.place.rows, columns=piece.place.columns)
+
+
+def is_finite(value: Tensor) -> bool:
+    """A sum shows NaN and infinity at a twentieth of the time; what overflows it is looked at closely."""
+    return bool(value.sum().isfinite()) or bool(value.isfinite().all())
+
+
+def check_copies(source: Source, family: FamilyConfig) -> None:
+    """Tensors that repeat another one must do so: Megatron holds them once."""
+    for copy in family.copies():
+        if copy.name not in source.names:
+            continue
+        rows, _ = source.entry(copy.name).shape
+        for start in range(0, rows, step := 4096):
+            part = range(start, min(start + step, rows))
+            dtype = source.dtype(copy.of)
+            if not torch.equal(
+                source.read(copy.name, dtype, rows=part), source.read(copy.of, dtype, rows=part)
+            ):
+                raise CheckpointError(
+                    f"{source.directory}: {copy.name} is not {copy.of}; Megatron holds one tensor for both"
+                )
+
+
+def _check_cover(mine: Sequence[Piece], weights: Sequence[Weight], table: dict[str, Weight]) -> None:
+    """Every piece has its row and every weight is somewhere; on all ranks together."""
+    found = {(piece.place.name, piece.data.dim()) for piece in mine}
+    names = {name for part in gather([name for name, _ in found]) for name in part}
+    unknown = sorted(name for name in names if name not in table)
+    if unknown:
+        raise CheckpointError(f"the family's table has no row for {_list(unknown)}")
+    held = {table[name].megatron for name in names}
+    unheld = [weight.megatron for weight in weights if weight.megatron not in held]
+    if unheld:
+        raise CheckpointError(f"the model has no weight {_list(unheld)}")
+    for piece in mine:
+        weight, place = table[piece.place.name], piece.place
+        columns = weight.shape[1] if len(weight.shape) > 1 else None
+        assert (None if place.columns is None else place.columns.stop <= (columns or 0)) in (None, True), (
+            place
+        )
+
+
+def _list(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
+
+
+def load_directory(chunks: Sequence[GPTModel], directory: Path, family: FamilyConfig) -> list[str]:
+    """All of `init: hf:PATH`: open, check, fill. Returns warnings. A collective call."""
+    source = Source(directory)
+    plan = source.plan(family)
+    if dist.get_rank() == 0:
+        check_copies(source, family)
+    return [*plan.warnings, *load_weights(chunks, source, plan)]

@@ -1,0 +1,108 @@
+"""config.json and the files that travel with a model: found, read, and carried along untouched."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from megatron_r1 import registry
+from megatron_r1.errors import CheckpointError, ConfigError
+from megatron_r1.models.hf_config import HfConfig
+from megatron_r1.models.shape import FamilyConfig
+
+CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+# generation_config.json, tokenizers, chat templates, the remote code that a config names, licences
+CARRIED = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken", ".md")
+LICENCES = ("LICENSE", "LICENCE", "NOTICE")
+LARGEST_CARRIED = 64 << 20
+# Keys whose spelling belongs together: if one changes, none of the others may stay.
+ROPE_KEYS = ("rope_theta", "rope_scaling", "rope_parameters")
+DTYPE_KEYS = ("torch_dtype", "dtype")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises CheckpointError for anything else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file; give the directory of a Hugging Face model") from None
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path}: can't be read as JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: a JSON object is needed, not a {type(content).__name__}")
+    return content
+
+
+def family_of(values: Mapping[str, Any], where: Path) -> FamilyConfig:
+    """The family and shape that a config.json describes. ConfigError names what can't be converted."""
+    known = {
+        entry.config.hf_architecture: entry.config
+        for entry in registry.families().values()
+        if issubclass(entry.config, FamilyConfig) and entry.config.hf_architecture
+    }
+    named = values.get("architectures")
+    architecture = named[0] if isinstance(named, list) and named else None
+    if architecture is None:  # older files give the type only
+        types = {config.hf_model_type: name for name, config in known.items()}
+        architecture = types.get(str(values.get("model_type")))
+    if architecture not in known:
+        raise ConfigError(
+            f"{where}: architecture {architecture or values.get('model_type')!r} can't be converted; "
+            f"there are {', '.join(sorted(str(name) for name in known))}"
+        )
+    return known[architecture].from_hf(HfConfig(values))
+
+
+def merged_config(
+    family: FamilyConfig, carried: Mapping[str, Any] | None, *, dtype: str, blocks: bool
+) -> dict[str, Any]:
+    """The config.json to write: the carried one, changed only where the family now says something else.
+
+    dtype: the name of the weights' number format. blocks: whether the weights are FP8 blocks.
+    """
+    ours = family.to_hf()
+    if carried is None:
+        config = {key: value for key, value in ours.items() if key != "rope_scaling" or value is not None}
+    else:
+        before = type(family).from_hf(HfConfig(carried)).to_hf()
+        changed = {key: value for key, value in ours.items() if before[key] != value}
+        config = dict(carried)
+        if any(key in changed for key in ROPE_KEYS):
+            for key in ROPE_KEYS:
+                config.pop(key, None)
+            changed |= {key: ours[key] for key in ("rope_theta", "rope_scaling")}
+        config |= changed
+    spelling = "dtype" if "dtype" in config else "torch_dtype"
+    config[spelling] = dtype
+    config.pop("quantization_config", None)
+    if blocks:
+        config["quantization_config"] = {
+            "activation_scheme": "dynamic",
+            "fmt": "e4m3",
+            "quant_method": "fp8",
+            "weight_block_size": [128, 128],
+        }
+        if carried is not None and "quantization_config" in carried:
+            config["quantization_config"] = carried["quantization_config"]
+    return config
+
+
+def carried_files(directory: Path) -> list[Path]:
+    """What travels with the weights: everything small that is neither weights nor an index of them."""
+    found = []
+    for path in sorted(directory.iterdir()):
+        named = path.suffix in CARRIED or path.name.split(".")[0] in LICENCES
+        if not path.is_file() or not named or path.name.endswith(".index.json"):
+            continue
+        if path.stat().st_size <= LARGEST_CARRIED:
+            found.append(path)
+    return found
+
+
+def carry(source: Path, target: Path) -> None:
+    """Copy the carried files; config.json too, for the export to start from."""
+    target.mkdir(parents=True, exist_ok=True)
+    for path in carried_files(source):
+        shutil.copyfile(path, target / path.name)

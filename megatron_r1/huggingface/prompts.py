@@ -1,0 +1,48 @@
+"""Prompts to compare two models on: token ids, or text through the model's own tokenizer.json."""
+
+import json
+import random
+from pathlib import Path
+
+from megatron_r1.errors import DataError
+from megatron_r1.huggingface.config_file import CONFIG, read_json
+
+LENGTHS = (8, 40)
+TOKENIZER = "tokenizer.json"
+
+
+def random_prompts(directory: Path) -> list[list[int]]:
+    """The same two for every model of a vocabulary."""
+    vocab_size = read_json(directory / CONFIG).get("vocab_size", 1)
+    draw = random.Random(0)
+    return [[draw.randrange(vocab_size) for _ in range(length)] for length in LENGTHS]
+
+
+def prompts_of_file(path: Path, directory: Path) -> list[list[int]]:
+    """A prompt a line: a JSON list of token ids, or text. Raises DataError with the line."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not lines:
+        raise DataError(f"{path}: no prompt in it")
+    return [_ids(line, directory, place=f"{path}:{number}") for number, line in enumerate(lines, 1)]
+
+
+def _ids(line: str, directory: Path, *, place: str) -> list[int]:
+    if line.lstrip().startswith("["):
+        try:
+            ids = json.loads(line)
+        except ValueError:
+            ids = None
+        if isinstance(ids, list) and ids and all(type(i) is int and i >= 0 for i in ids):
+            return ids
+        raise DataError(f"{place}: neither text nor a list of token ids")
+    file = directory / TOKENIZER
+    if not file.is_file():
+        raise DataError(f"{place}: is text, and {directory} has no {TOKENIZER}; write lists of token ids")
+    from tokenizers import Tokenizer
+
+    ids = Tokenizer.from_file(str(file)).encode(line).ids
+    if not ids:
+        raise DataError(f"{place}: no token comes of it")
+    return ids

@@ -1,0 +1,52 @@
+"""What of Hugging Face's files runs on how many ranks: as plan.py, with transformers' models beside it."""
+
+from tests.backend.hf_models import MODELS, WITH_EXPERTS
+from tests.backend.ranks import Scenario
+
+TWO = {"tp2": {"tensor": 2}, "pp2": {"pipeline": 2}, "ep2": {"expert": 2}}
+FOUR = {"tp2_pp2": {"tensor": 2, "pipeline": 2}}
+ALL = list(MODELS)
+SOME = [
+    "v3",
+    "v3_mtp",
+    "qwen2",
+    "qwen3_moe_plain",
+    "llama_32",
+]  # one a family, odd vocabularies and tied ones
+TRAINED = {
+    "v3_tp2": ("v3", "tp2"),
+    "qwen2_tied_pp2": ("qwen2_tied", "pp2"),
+    "qwen3_moe_ep2": ("qwen3_moe", "ep2"),
+}
+
+
+def models_for(layout: str) -> list[str]:
+    return list(WITH_EXPERTS) if layout.startswith("ep") else ALL
+
+
+ONE_RANK = [
+    Scenario("load_one", "hf.load", {}, {"names": ALL}),
+    Scenario("convert", "hf.convert", {}, {"names": ALL}),
+    Scenario("checkpoints_one", "hf.checkpoints", {}, {"names": SOME}),
+    Scenario("mtp_one", "hf.mtp_loss"),
+    Scenario("traps", "hf_traps.run"),
+    Scenario("full_size", "hf_full_size.covered"),
+    *(Scenario(n, f"hf_files.{n}") for n in ("interrupted", "refused", "not_finite", "blocks", "formats")),
+]
+TWO_RANKS = [
+    *(Scenario(f"load_{n}", "hf.load", layout, {"names": models_for(n)}) for n, layout in TWO.items()),
+    *(
+        Scenario(
+            f"checkpoints_{n}", "hf.checkpoints", layout, {"names": [m for m in SOME if m in models_for(n)]}
+        )
+        for n, layout in TWO.items()
+    ),
+    *(Scenario(f"mtp_{n}", "hf.mtp_loss", layout) for n, layout in TWO.items()),
+    *(
+        Scenario(f"trained_{label}", "hf.trained", TWO[layout], {"name": name, "label": label})
+        for label, (name, layout) in TRAINED.items()
+    ),
+]
+FOUR_RANKS = [
+    *(Scenario(f"load_{n}", "hf.load", layout, {"names": ALL}) for n, layout in FOUR.items()),
+]
