@@ -23,6 +23,7 @@ from megatron_r1.errors import CheckpointError, ConfigError
 from megatron_r1.huggingface.source import Source
 from megatron_r1.launch.cores import crowding_warning, usable_cores
 from megatron_r1.models.shape import FamilyConfig, ModelShape
+from megatron_r1.plan.plan import make_plan
 from megatron_r1.run_config import HF, RunConfig, bad_references, run_config_class
 from megatron_r1.stages.section import StageConfig
 from megatron_r1.stages.training import TrainingStage
@@ -55,6 +56,10 @@ def findings(loaded: Loaded[RunConfig]) -> Iterator[Finding]:
         if model.megatron:
             for text in _refused_by_megatron(run, model):
                 yield _finding(loaded, owner, text)
+    for text in run.slurm.problems(ranks=run.layout.ranks, stages=list(run.stages)):
+        yield _finding(loaded, ("slurm",), text)
+    if not bad:
+        yield from _misfits(loaded)
     if run.layout.data and not bad:
         for name, stage in run.stages.items():
             own = run.for_stage(name)
@@ -97,6 +102,15 @@ def warnings(run: RunConfig) -> list[str]:
     for name, stage in run.stages.items():
         found += [f"stages.{name}: {text}" for text in stage.warnings(run.for_stage(name))]
     return found
+
+
+def _misfits(loaded: Loaded[RunConfig]) -> Iterator[Finding]:
+    """What does not fit into the memory of the GPUs that the run names, if it is to be refused."""
+    run = loaded.value
+    if run.plan.hardware is None or not run.plan.refuse or layouts.problems(run.layout, run.model.shape()):
+        return
+    for text in make_plan(run, run.plan.hardware).misfits():
+        yield _finding(loaded, (), f"{text}; or plan.refuse=false to start all the same")
 
 
 def _finding(loaded: Loaded[RunConfig], owner: KeyPath, text: str) -> Finding:

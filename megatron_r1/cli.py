@@ -1,4 +1,4 @@
-"""The command line: `megatron-r1 run | check | convert | schema | report | doctor`.
+"""The command line: `megatron-r1 run | check | plan | submit | status | ...`; `megatron-r1 --help` lists all.
 
 Each command imports what it needs when it runs, so that `--help` answers at once (torch alone takes
 seconds). An R1Error is printed without a traceback, and its exit_code becomes the command's.
@@ -24,7 +24,6 @@ def run(args: Namespace) -> int:
         overrides=args.overrides,
         from_stage=args.from_stage,
         run_dir=args.run_dir,
-        prepare_only=args.prepare_only,
     )
 
 
@@ -32,6 +31,49 @@ def check(args: Namespace) -> int:
     from megatron_r1.check import check as check_config
 
     print(check_config(args.conf, overrides=args.overrides))
+    return 0
+
+
+def plan(args: Namespace) -> int:
+    from megatron_r1.plan.plan import plan as plan_run
+
+    print(plan_run(args.conf, overrides=args.overrides, hardware=args.hardware, suggest=args.suggest))
+    return 0
+
+
+def submit(args: Namespace) -> int:
+    from megatron_r1.launch.slurm.submit import submit as submit_run
+
+    print(
+        submit_run(
+            args.conf,
+            overrides=args.overrides,
+            from_stage=args.from_stage,
+            run_dir=args.run_dir,
+            site=args.site,
+            dry_run=args.dry_run,
+        )
+    )
+    return 0
+
+
+def status(args: Namespace) -> int:
+    from megatron_r1.launch.slurm.status import status as run_status
+
+    print(run_status(args.run_dir))
+    return 0
+
+
+def logs(args: Namespace) -> int:
+    from megatron_r1.launch.slurm.logs import follow_logs
+
+    return follow_logs(args.run_dir, rank=args.rank, stage=args.stage, follow=args.follow, lines=args.lines)
+
+
+def cancel(args: Namespace) -> int:
+    from megatron_r1.launch.slurm.queue import cancel as cancel_run
+
+    print(cancel_run(args.run_dir))
     return 0
 
 
@@ -167,6 +209,10 @@ def _add_config(command: ArgumentParser) -> None:
     )
 
 
+def _add_run_dir(command: ArgumentParser) -> None:
+    command.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the run's directory")
+
+
 def build_parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="megatron-r1",
@@ -191,15 +237,40 @@ def build_parser() -> ArgumentParser:
     _add_config(command)
     command.add_argument("--from", dest="from_stage", metavar="STAGE", help="do STAGE and all after it again")
     command.add_argument("--run-dir", type=Path, metavar="DIR", help="where the run is kept (else runs/NAME)")
-    command.add_argument(
-        "--prepare-only",
-        action="store_true",
-        help="write the run directory and start nothing: slurm/run.sbatch does",
-    )
 
     command = add(check, "validate CONF and say what it would run, without running it",
                   example="conf/tiny_zero.yaml layout.tensor=2")  # fmt: skip
     _add_config(command)
+
+    command = add(plan, "say what CONF needs of its GPUs: memory by phase, links, FLOPs, hours",
+                  example="conf/r1_zero_671b.yaml --hardware h200")  # fmt: skip
+    _add_config(command)
+    command.add_argument("--hardware", metavar="NAME", help="a file in conf/hardware/ (else plan.hardware)")
+    command.add_argument("--suggest", type=int, metavar="GPUS", help="the five best layouts of so many GPUs")
+
+    command = add(submit, "put CONF's stages into the queue of a SLURM cluster, one job a stage",
+                  example="conf/my_run.yaml slurm.time=12:00:00 --dry-run")  # fmt: skip
+    _add_config(command)
+    command.add_argument("--from", dest="from_stage", metavar="STAGE", help="do STAGE and all after it again")
+    command.add_argument("--run-dir", type=Path, metavar="DIR", help="where the run is kept (else runs/NAME)")
+    command.add_argument("--site", type=Path, metavar="FILE", help="the site's profile, below CONF")
+    command.add_argument("--dry-run", action="store_true", help="print the scripts and SLURM's opinion")
+
+    command = add(status, "show a run's stages: jobs, states, steps, reward, time left, errors",
+                  example="runs/my_run")  # fmt: skip
+    _add_run_dir(command)
+
+    command = add(logs, "show the log of a run's newest job and of a rank",
+                  example="runs/my_run -f --rank 3")  # fmt: skip
+    _add_run_dir(command)
+    command.add_argument("-f", "--follow", action="store_true", help="go on as the logs grow")
+    command.add_argument("--rank", type=int, metavar="N", help="only this rank's log")
+    command.add_argument("--stage", metavar="STAGE", help="this stage's job, not the newest")
+    command.add_argument("-n", "--lines", type=int, default=40, metavar="N", help="of each (default 40)")
+
+    command = add(cancel, "take a run's jobs out of the queue; what runs writes a checkpoint",
+                  example="runs/my_run")  # fmt: skip
+    _add_run_dir(command)
 
     command = add(convert, "take weights from Hugging Face and give them back",
                   example="import path/to/Qwen2.5-7B runs/qwen_7b")  # fmt: skip
@@ -209,7 +280,7 @@ def build_parser() -> ArgumentParser:
     command.add_argument("--write", action="store_true", help=f"write it to {SCHEMA_PATH} instead")
 
     command = add(report, "make one HTML page of a run: curves, samples, lineage", example="runs/tiny_zero")
-    command.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the run's directory")
+    _add_run_dir(command)
 
     command = add(doctor, "show what this machine has, what it is used for, and how to get what is missing",
                   example="transformer-engine")  # fmt: skip

@@ -41,6 +41,12 @@ class RankError(R1Error):
     exit_code = 6
 
 
+class HangError(R1Error):
+    """A rank made no progress for the configured time; names where it hangs."""
+
+    exit_code = 9
+
+
 class Interrupted(R1Error):
     """SIGINT or SIGTERM arrived: the checkpoint is written and the run can be continued."""
 

@@ -25,7 +25,7 @@ from megatron_r1.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_r1.errors import ConfigError, Interrupted
 from megatron_r1.huggingface.source import fingerprint
 from megatron_r1.journal import CHECKPOINTS, StageJournal
-from megatron_r1.launch import heartbeat, signals, variables
+from megatron_r1.launch import heartbeat, signals, variables, watchdog
 from megatron_r1.report.html import write_report
 from megatron_r1.report.transfer import Transfer
 from megatron_r1.run_config import HF, RunConfig, load_run
@@ -51,14 +51,37 @@ def run_rank(run_dir: Path) -> None:
     from megatron_r1.backend import parallel  # Megatron takes seconds to import
 
     run = load_run(run_dir / RESOLVED).value
+    watchdog.start(run.watchdog_s, run_dir / "logs")
     parallel.start(run.layout, timeout_s=run.timeout_s)
     chain = Chain(run, run_dir)
     chain.forget_from(os.environ.get(variables.FROM_STAGE))
-    for name in run.stages:
+    for name in _asked_for(run, run_dir):
         chain.run_stage(name)
     if chain.replicas.is_main:
         print_report(run_dir)
     parallel.stop()  # only here: after an error the others may wait in a collective for ever
+
+
+def _asked_for(run: RunConfig, run_dir: Path) -> list[str]:
+    """The stages to run: all of the chain, or the one that this job is for."""
+    names, only = list(run.stages), os.environ.get(variables.ONLY_STAGE)
+    if only is None:
+        return names
+    unfinished = [name for name in names[: names.index(only)] if read_artifact(run_dir / name) is None]
+    if unfinished:
+        raise ConfigError(
+            f"stage {only} comes after {', '.join(unfinished)}, not finished in {run_dir}; run that first"
+        )
+    return [only]
+
+
+def forget_from(run: RunConfig, run_dir: Path, first: str) -> None:
+    """Remove what stage `first` and those after it left."""
+    names = list(run.stages)
+    for name in names[names.index(first) :]:
+        # the artifact first: an interrupted removal must not look finished
+        (run_dir / name / ARTIFACT).unlink(missing_ok=True)
+        shutil.rmtree(run_dir / name, ignore_errors=True)
 
 
 def _silence_libraries() -> None:
@@ -86,12 +109,8 @@ class Chain:
 
     def forget_from(self, first: str | None) -> None:
         """Remove what stage `first` and those after it left, so that they run again."""
-        names = list(self.run.stages)
         if first is not None and self.replicas.is_main:
-            for name in names[names.index(first) :]:
-                # the artifact first: an interrupted removal must not look finished
-                (self.run_dir / name / ARTIFACT).unlink(missing_ok=True)
-                shutil.rmtree(self.run_dir / name, ignore_errors=True)
+            forget_from(self.run, self.run_dir, first)
         self.replicas.barrier()
 
     def run_stage(self, name: str) -> None:

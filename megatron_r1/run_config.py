@@ -19,7 +19,9 @@ from megatron_r1.config.section import Section
 from megatron_r1.config.tree import Finding
 from megatron_r1.data.sources.stage import stage_outputs
 from megatron_r1.data.tokenizer import TokenizerConfig
+from megatron_r1.launch.slurm.section import Slurm
 from megatron_r1.models.shape import FamilyConfig
+from megatron_r1.plan.section import PlanConfig
 from megatron_r1.stages.section import StageConfig
 
 HF = "hf:"  # marks the path of a Hugging Face checkpoint
@@ -90,6 +92,16 @@ class RunConfig(Section):
     timeout_s: float = Field(default=1800.0, gt=0)
     """How long a rank waits for the others before it takes them for dead."""
 
+    watchdog_s: float | None = Field(default=None, gt=0)
+    """How long a rank may take over one step, evaluations included, before it says where it hangs and ends
+    the run (exit code 9). Set it well above the longest step, and below timeout_s; null: for ever."""
+
+    plan: PlanConfig = PlanConfig()
+    """What the run is planned for before it starts."""
+
+    slurm: Slurm = Slurm()
+    """How the run is submitted to a SLURM cluster."""
+
     stages: Annotated[dict[Name, StageConfig], Field(min_length=1)]
     """The chain: stages by name, run from the first to the last."""
 
@@ -146,9 +158,11 @@ def _description(name: str) -> str | None:
     return RunConfig.model_fields[name].description
 
 
-def load_run(path: Path, *, overrides: Sequence[str] = ()) -> config.Loaded[RunConfig]:
-    """Read and validate a run. ConfigError lists every finding, one a line."""
-    loaded = config.load(path, run_config_class(), overrides=overrides)
+def load_run(
+    path: Path, *, overrides: Sequence[str] = (), site: Path | None = None
+) -> config.Loaded[RunConfig]:
+    """Read and validate a run, over a site's profile. ConfigError lists every finding, one a line."""
+    loaded = config.load(path, run_config_class(), overrides=overrides, below=site)
     config.refuse(bad_references(loaded))
     return loaded
 

@@ -6,6 +6,7 @@ set -uo pipefail
 missing=() skipped=()
 if ! command -v chromium >/dev/null; then missing+=(chromium) skipped+=("of the report in a browser"); fi
 if ! command -v bwrap >/dev/null; then missing+=(bubblewrap) skipped+=("of the sandbox for code"); fi
+if [ ! -x /usr/sbin/slurmctld ] && ! command -v slurmctld >/dev/null; then missing+=(slurm-wlm) skipped+=("on a real SLURM"); fi
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 as_root=()

@@ -35,7 +35,9 @@ def test_help_imports_nothing_heavy():
     assert HEAVY.isdisjoint(out.splitlines()[-1].split())
 
 
-@pytest.mark.parametrize("command", ["run", "check", "schema", "report", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["run", "check", "plan", "submit", "status", "logs", "cancel", "schema", "report", "doctor"]
+)
 def test_every_command_shows_an_example(command, capsys):
     with pytest.raises(SystemExit, match="0"):
         cli.main([command, "--help"])
@@ -64,7 +66,6 @@ def test_overrides_stand_before_or_after_the_options(words, stub):
         "overrides": ["a.b=1", "c=2"],
         "from_stage": "sft",
         "run_dir": Path("out"),
-        "prepare_only": False,
     }
     assert calls == [(Path("conf/a.yaml"), options)]
 
@@ -73,7 +74,7 @@ def test_options_left_out_are_none(stub):
     calls = []
     stub("megatron_r1.launch.local", launch=lambda path, **rest: calls.append(rest) or 0)
     cli.main(["run", "a.yaml"])
-    assert calls == [{"overrides": [], "from_stage": None, "run_dir": None, "prepare_only": False}]
+    assert calls == [{"overrides": [], "from_stage": None, "run_dir": None}]
 
 
 @pytest.mark.parametrize(

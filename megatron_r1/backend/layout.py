@@ -81,6 +81,21 @@ def split_layers(layout: Layout, shape: ModelShape) -> list[str]:
     return rows
 
 
+def even_split(shape: ModelShape, *, pipeline: int) -> str | None:
+    """An uneven split that loads the stages evenly, the embedding, the head and MTP counted as a layer each.
+
+    None where the layers divide by themselves, or where there is too little for every stage.
+    """
+    if shape.num_layers % pipeline == 0 or pipeline == 1:
+        return None
+    each = -(-(shape.num_layers + shape.num_mtp_layers + 2) // pipeline)
+    last = shape.num_layers - (each - 1) - each * (pipeline - 2)
+    if each < 2 or last < 1:
+        return None
+    middle = f"({'t' * each}|)*{pipeline - 2}" if pipeline > 2 else ""
+    return f"Et*{each - 1}|{middle}{'t' * last}{'m' * shape.num_mtp_layers}L"
+
+
 def problems(layout: Layout, shape: ModelShape) -> list[str]:
     """Everything that keeps this model from running in this layout: what, the value, the remedy."""
     return [

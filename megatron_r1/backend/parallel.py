@@ -1,7 +1,8 @@
 """Process groups of a layout, and the communication between replicas that stages use."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -12,9 +13,24 @@ from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
 from megatron_r1.backend.layout import Layout
 
+_pretended: torch.device | None = None  # shards.py builds models without memory
+
+
+@contextmanager
+def pretend(device: torch.device) -> Iterator[None]:
+    """Within, this rank seems to compute on `device`."""
+    global _pretended
+    _pretended, before = device, _pretended
+    try:
+        yield
+    finally:
+        _pretended = before
+
 
 def device() -> torch.device:
     """Where this rank computes."""
+    if _pretended is not None:
+        return _pretended
     if torch.cuda.is_available() and torch.version.cuda:
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
@@ -32,8 +48,11 @@ def start(layout: Layout, *, timeout_s: float = 1800.0) -> None:
     build_groups(layout)
 
 
-def build_groups(layout: Layout) -> None:
-    """Megatron's process groups; replaces those of an earlier layout."""
+def build_groups(layout: Layout, *, gloo: bool = True) -> None:
+    """Megatron's process groups; replaces those of an earlier layout.
+
+    gloo: with the groups that checkpoints of the optimizer travel over; shards.py sends nothing.
+    """
     _leave_groups()
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=layout.tensor,
@@ -42,7 +61,7 @@ def build_groups(layout: Layout) -> None:
         context_parallel_size=layout.context,
         expert_model_parallel_size=layout.expert,
         expert_tensor_parallel_size=layout.expert_tensor,
-        create_gloo_process_groups=True,
+        create_gloo_process_groups=gloo,
     )
     # dropout is 0 everywhere and weights have their own generator (initial_weights.py), so that this seed
     # decides nothing; Megatron wants its trackers all the same

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from megatron_r1.config.explain import explain, position_of
-from megatron_r1.config.merge import override, read_file
+from megatron_r1.config.merge import overlay, override, read_file
 from megatron_r1.config.section import Section
 from megatron_r1.config.tree import Finding, KeyPath, Position, Tree
 from megatron_r1.errors import ConfigError
@@ -30,11 +30,19 @@ class Loaded[S: Section]:
         return Finding(position_of(Tree(self.tree, dict(self.positions)), path), path, message)
 
 
-def load[S: Section](path: Path, schema: type[S], *, overrides: Sequence[str] = ()) -> Loaded[S]:
-    """Read and validate. ConfigError lists every finding, one a line."""
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file")
+def load[S: Section](
+    path: Path, schema: type[S], *, overrides: Sequence[str] = (), below: Path | None = None
+) -> Loaded[S]:
+    """Read and validate. below: a file whose keys hold where `path` and its bases say nothing.
+
+    ConfigError lists every finding, one a line.
+    """
+    for file in (path, below):
+        if file is not None and not file.is_file():
+            raise ConfigError(f"{file}: no such file")
     tree = read_file(path)
+    if below is not None:
+        tree = overlay(read_file(below), tree)
     for text in overrides:
         override(tree, text)
     tree.positions.setdefault((), Position(str(path), 1))

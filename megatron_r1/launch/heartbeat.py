@@ -29,8 +29,23 @@ class Beat:
         return f"stage {self.stage}, step {self.step}"
 
 
+_progress = time.monotonic()
+
+
+def progressed() -> None:
+    """Note that this process got somewhere, for the watchdog."""
+    global _progress
+    _progress = time.monotonic()
+
+
+def last_progress() -> float:
+    """time.monotonic() of it: a clock that jumps stops nobody."""
+    return _progress
+
+
 def beat(stage: str, step: int) -> None:
-    """Note where this rank is. Does nothing in a process that was not launched as a rank."""
+    """Note where this rank is. Nothing is written in a process that was not launched as a rank."""
+    progressed()
     directory = os.environ.get(HEARTBEATS)
     if directory is None:
         return

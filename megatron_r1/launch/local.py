@@ -28,36 +28,34 @@ def launch(
     overrides: Sequence[str] = (),
     from_stage: str | None = None,
     run_dir: Path | None = None,
-    prepare_only: bool = False,
 ) -> int:
     """Run the stages of a configuration here; returns the exit code of the run, 75 if it can be continued.
 
     run_dir: where the run is kept; by default the configuration's run_dir/name.
     from_stage: do this stage and all after it again.
-    prepare_only: write the run directory and start nothing; a job script starts the ranks (slurm/run.sbatch).
     Raises ConfigError, or RunLockedError if another run works in the directory.
     """
     loaded = load_run(config_path, overrides=overrides)
     refuse(findings(loaded))
     run = loaded.value
-    _check_from(from_stage, run)
+    check_from(from_stage, run)
     for text in warnings(run):
         log.warning(text)
     run_dir = run_dir or Path(run.run_dir, run.name)
     run_dir.mkdir(parents=True, exist_ok=True)
     with lock.hold(run_dir):
-        _write_resolved(run, run_dir)
-        if prepare_only:
-            return 0
+        write_resolved(run, run_dir)
         return _start_ranks(run_dir, ranks=run.layout.ranks, from_stage=from_stage)
 
 
-def _check_from(from_stage: str | None, run: RunConfig) -> None:
+def check_from(from_stage: str | None, run: RunConfig) -> None:
+    """Raise ConfigError if the run has no such stage."""
     if from_stage is not None and from_stage not in run.stages:
         raise ConfigError(f"--from {from_stage}: no such stage; the stages are {', '.join(run.stages)}")
 
 
-def _write_resolved(run: RunConfig, run_dir: Path) -> None:
+def write_resolved(run: RunConfig, run_dir: Path) -> None:
+    """What the ranks read: every value of the configuration written out."""
     new = run_dir / f"{RESOLVED_NAME}.new"
     new.write_text(resolved(run), encoding="utf-8")
     new.replace(run_dir / RESOLVED_NAME)

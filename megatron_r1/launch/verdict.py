@@ -22,7 +22,8 @@ _LAST_WORDS_LINES = 8
 _COLLATERAL = re.compile(
     r"gloo.*(closed by peer|reset by peer|broken pipe|connection refused|timed out)"
     r"|ncclRemoteError|NCCL communicator was aborted|remote process exited"
-    r"|collective operation timeout|recvValue failed|sendBytes failed|failed to recv, got",
+    r"|collective operation timeout|recvValue failed|sendBytes failed|failed to recv, got"
+    r"|made no progress for .* it waits in \w+ for the other ranks",  # launch/watchdog.py
     re.IGNORECASE,
 )
 
@@ -69,12 +70,21 @@ def read_end(log_path: Path, *, start: int) -> str:
     return "\n".join(lines[-TAIL_LINES:])
 
 
-def describe(blamed: Death, *, deaths: Sequence[Death], log_dir: Path, oom_kills: int) -> str:
+def describe(
+    blamed: Death,
+    *,
+    deaths: Sequence[Death],
+    log_dir: Path,
+    oom_kills: int,
+    host: str | None = None,
+    ranks: int | None = None,
+) -> str:
     """What happened, over several lines; the end of the culprit's log comes first, the remedy last.
 
     oom_kills: processes that the kernel killed for want of memory meanwhile.
+    host: where the culprit ran; None: on this machine. ranks: of the run; None: as many as deaths.
     """
-    rank = f"rank {blamed.rank} of {len(deaths)} on {socket.gethostname()}"
+    rank = f"rank {blamed.rank} of {ranks or len(deaths)} on {host or socket.gethostname()}"
     where = heartbeat.read(log_dir, blamed.rank) or "before its first step"
     lines = [
         f"--- the end of {log_dir / f'rank{blamed.rank}.log'}",

@@ -8,16 +8,18 @@ does not turn right answers into wrong ones; a much longer wall limit stands beh
 Workers start with the first item, inherit nothing but three pipes, see no GPU, and end with the parent.
 """
 
+import contextlib
 import os
 import pickle
 import selectors
+import signal
 import subprocess
 import sys
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -113,12 +115,13 @@ class GradingPool:
             "OPENBLAS_NUM_THREADS": "1",  # each BLAS thread would reserve address space
         }
         command = [sys.executable, "-P", "-W", "ignore", "-m", grading_worker.__name__]
-        process = subprocess.Popen(
-            [*command, str(self.cpu_s), str(self.memory_bytes)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=env,
-        )
+        with _signals_of_a_job_blocked():
+            process = subprocess.Popen(
+                [*command, str(self.cpu_s), str(self.memory_bytes)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=env,
+            )
         return _Worker(process, deadline=time.monotonic() + STARTUP_LIMIT_S)
 
     def _hand_out(self, jobs: Sequence[Job], waiting: deque[int]) -> None:
@@ -176,6 +179,20 @@ class GradingPool:
     def _dismiss(self, worker: _Worker) -> None:
         self._workers.remove(worker)
         _kill_all([worker])
+
+
+@contextlib.contextmanager
+def _signals_of_a_job_blocked() -> Iterator[None]:
+    """Processes started within never see the signals that ask a rank to stop.
+
+    SLURM sends them to every process of a step; a worker that died of one would cost an item its verdict, and
+    the resumed run would differ from the uninterrupted one. Workers end with SIGKILL or with the rank.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _kill_all(workers: list[_Worker]) -> None:

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Literal
 
 from megatron_r1.stages.context import StageContext
+from megatron_r1.stages.demand import Demand
 from megatron_r1.stages.evaluation import Evaluation, evaluate
 from megatron_r1.stages.section import StageConfig, too_long
 
@@ -29,6 +30,10 @@ class Evaluate(StageConfig):
             ("samples", f"{ours.questions} questions x {ours.samples} samples = {total}{greedy}"),
             ("samples a replica", f"{total} / {copies} replicas = {mine}"),
         ]
+
+    def demand(self, run: "RunConfig") -> Demand:
+        ours = self.evaluation
+        return Demand(steps=1, outputs=ours.questions * ours.samples, output_tokens=ours.max_new_tokens)
 
     def run(self, context: StageContext) -> dict[str, float]:
         metrics, scored = evaluate(context, self.evaluation)

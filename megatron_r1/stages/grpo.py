@@ -16,8 +16,10 @@ from megatron_r1.rl.filters import Group, GroupFilter, collect_groups
 from megatron_r1.rl.loss import GrpoLoss
 from megatron_r1.rl.schedule import LengthSchedule, reference_is_due, split_updates
 from megatron_r1.stages.context import StageContext
+from megatron_r1.stages.demand import Demand
 from megatron_r1.stages.evaluation import EvaluateEvery, Sources, evaluate
 from megatron_r1.stages.grpo_gates import Gates
+from megatron_r1.stages.grpo_guards import Guards, GuardWatch
 from megatron_r1.stages.grpo_metrics import Rollout, rollout_metrics, update_metrics
 from megatron_r1.stages.grpo_phases import (
     FinalPhase,
@@ -84,6 +86,8 @@ class Grpo(TrainingStage):
     """Reward models, a judge and lengths on held-out general prompts, against reward hacking; null: none."""
     gates: Gates = Gates()
     """What must hold, or the run stops."""
+    guards: Guards = Guards()
+    """Signs of a collapse that are watched for."""
     samples_every: int = Field(default=1, ge=1)
     """Steps between those whose samples are kept in samples.jsonl."""
 
@@ -131,6 +135,20 @@ class Grpo(TrainingStage):
             ("micro-batches", self._micro_batches(outputs // copies)),
         ]
 
+    def demand(self, run: Any) -> Demand:
+        outputs, longest = self.questions * self.group_size, max(self.max_new_tokens.steps.values())
+        return Demand(
+            steps=self.steps,
+            updates=self.updates * self.inner_epochs,
+            trained_tokens=outputs * longest * self.inner_epochs,
+            scored_passes=1 + self.loss.needs_reference,
+            pack_tokens=self.tokens_per_pack,
+            reference=self.loss.needs_reference,
+            outputs=outputs,
+            output_tokens=longest,
+            checkpoints=self.steps // self.checkpoint_every + 1,
+        )
+
     def _micro_batches(self, outputs: int) -> str:
         """Of an update, were all of a replica's outputs the longest; prompts come on top."""
         longest, mine = max(self.max_new_tokens.steps.values()), -(-outputs // self.updates)
@@ -157,6 +175,7 @@ class _Training:
         self.final_from: int | None = context.state.get("final_from")  # questions asked before the last phase
         self.updates_done = int(context.state.get("updates_done", 0))
         self.questions_asked = int(context.state.get("questions_asked", 0))
+        self.guards = GuardWatch(stage.guards, context.state.get("guards", {}))
 
     def run(self) -> dict[str, float]:
         stage, context = self.stage, self.context
@@ -183,6 +202,7 @@ class _Training:
             "updates_done": self.updates_done,
             "questions_asked": self.questions_asked,
             "final_from": self.final_from,
+            "guards": self.guards.counts,
         }
 
     def _enter_phase(self, step: int) -> None:
@@ -221,7 +241,7 @@ class _Training:
             self.stage.gates.require_on_policy(self.context.name, stats[0])
         step_s = time.perf_counter() - began
         train_s = step_s - batch.rollout_s - batch.reward_s - logprobs_s
-        return {
+        metrics = {
             **rollout_metrics(batch, self.policy.replicas, group_size=self.stage.group_size),
             **update_metrics(stats),
             "train/lr": self._lr(step),
@@ -231,6 +251,8 @@ class _Training:
             "time/train": train_s / step_s,
             "time/step_s": step_s,
         }
+        self.guards.look(self.context.name, step + 1, metrics, batch.scored)
+        return metrics
 
     # ---- sampling and scoring
 

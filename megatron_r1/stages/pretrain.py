@@ -9,6 +9,7 @@ from megatron_r1.data.mixture import build_mixture, replica_range
 from megatron_r1.data.packing import train_sequence, windows
 from megatron_r1.errors import GateError
 from megatron_r1.stages.context import StageContext
+from megatron_r1.stages.demand import Demand
 from megatron_r1.stages.evaluation import Evaluation, Sources, evaluate
 from megatron_r1.stages.section import too_long
 from megatron_r1.stages.supervised import supervised_update
@@ -82,6 +83,17 @@ class Pretrain(TrainingStage):
             ("documents a replica", f"{self.documents} / {copies} replicas = {self.documents / copies:g}"),
             ("tokens a rank", f"at most {self.tokens_per_pack} a micro-batch"),
         ]
+
+    def demand(self, run: "RunConfig") -> Demand:
+        longest = run.model.max_position_embeddings if self.sample_mask else self.window
+        return Demand(
+            steps=self.steps if self.until is None else self.until.max_steps,
+            updates=1,
+            trained_tokens=self.documents * longest,
+            pack_tokens=self.tokens_per_pack,
+            mtp=run.model.shape().num_mtp_layers > 0,
+            checkpoints=self.steps // self.checkpoint_every + 1,
+        )
 
     def run(self, context: StageContext) -> dict[str, float]:
         return _Pretraining(self, context).run()

@@ -38,6 +38,7 @@ from megatron_r1.data.sources.stage import DATA
 from megatron_r1.data.template import TAGS
 from megatron_r1.errors import DataError, Interrupted
 from megatron_r1.stages.context import StageContext
+from megatron_r1.stages.demand import Demand
 from megatron_r1.stages.evaluation import Sources
 from megatron_r1.stages.judge import Judge, JudgeOptions, Opinions, ask
 from megatron_r1.stages.sampling import draw_key, sample
@@ -138,6 +139,14 @@ class RejectionSampling(StageConfig):
         """The judge decides the result as well."""
         judge = [] if self.judge is None or self.judge.model is None else [self.judge.model]
         return list(dict.fromkeys([*super().inputs(), *judge]))
+
+    def demand(self, run: "RunConfig") -> Demand:
+        """A step is a shard."""
+        return Demand(
+            steps=self.num_shards,
+            outputs=min(self.prompts_a_shard, self.prompts) * self.samples,
+            output_tokens=self.max_new_tokens,
+        )
 
     def chosen_graders(self) -> dict[str, Any]:
         return {name: config for name, config in self.graders if config is not None}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from megatron_r1.config.section import Section
 from megatron_r1.data.sources.stage import stage_outputs
+from megatron_r1.stages.demand import Demand
 
 if TYPE_CHECKING:
     from megatron_r1.run_config import RunConfig
@@ -58,6 +59,10 @@ class StageConfig(Section):
     def batch_table(self, run: RunConfig) -> list[tuple[str, str]]:
         """The stage's batch as arithmetic: ("outputs a step", "32 questions x 16 outputs = 512")."""
         return []
+
+    def demand(self, run: RunConfig) -> Demand | None:
+        """What a step asks of the machine, for the plan; None: this kind can't be planned yet."""
+        return None
 
 
 def too_long(key: str, num_tokens: int, run: RunConfig) -> list[str]:

@@ -13,6 +13,7 @@ from megatron_r1.data.chats import LearntAnswers, chat_sequences
 from megatron_r1.data.mixture import Mixture, build_mixture, replica_range
 from megatron_r1.errors import DataError
 from megatron_r1.stages.context import StageContext
+from megatron_r1.stages.demand import Demand
 from megatron_r1.stages.evaluation import EvaluateEvery, Sources, evaluate
 from megatron_r1.stages.section import too_long
 from megatron_r1.stages.supervised import supervised_update
@@ -69,6 +70,19 @@ class Sft(TrainingStage):
             ("chats a replica", f"{self.examples} / {copies} replicas = {self.examples / copies:g}"),
             ("tokens a rank", f"at most {self.tokens_per_pack} a micro-batch"),
         ]
+
+    def demand(self, run: "RunConfig") -> Demand | None:
+        """Chats at the full length of the model's positions; None with `epochs`: the data decides the steps."""
+        if not self.steps:
+            return None
+        return Demand(
+            steps=self.steps,
+            updates=1,
+            trained_tokens=self.examples * run.model.max_position_embeddings,
+            pack_tokens=self.tokens_per_pack,
+            mtp=self.mtp,
+            checkpoints=self.steps // self.checkpoint_every + 1,
+        )
 
     def run(self, context: StageContext) -> dict[str, float]:
         return _FineTuning(self, context).run()

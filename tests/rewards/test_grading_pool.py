@@ -83,6 +83,16 @@ def test_workers_import_no_torch_and_see_no_gpu(pool):
     assert "socket" not in descriptors
 
 
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_to_all_processes_of_a_job_costs_no_verdict(pool, signum):
+    pool.run([RIGHT])
+    pids = pool.pids
+    for pid in pids:
+        os.kill(pid, signum)
+    assert pool.run([RIGHT]) == [Verdict.RIGHT]
+    assert pool.pids == pids, "the same process, which never saw the signal"
+
+
 def test_a_grader_that_cannot_start_says_so(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(R1Error, match="did not start"):

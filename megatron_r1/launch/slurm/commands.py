@@ -1,0 +1,111 @@
+"""sbatch, squeue, scancel and scontrol: called as programs, their answers read, their errors in words.
+
+No slurmdbd is needed: squeue knows the jobs that the controller still remembers (MinJobAge, five minutes by
+default), and what came before is in the run directory.
+"""
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_r1.errors import R1Error
+
+TIMEOUT_S = 60.0
+ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
+         "PREEMPTED", "REVOKED", "TIMEOUT"}  # fmt: skip
+
+
+class SlurmError(R1Error):
+    """SLURM refuses, does not answer, or is not here."""
+
+    exit_code = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What squeue says of a job: state as in squeue(1), reason why it waits or ended, nodes."""
+
+    id: int
+    state: str
+    reason: str
+    elapsed: str
+    nodes: str
+
+    @property
+    def live(self) -> bool:
+        return self.state not in ENDED
+
+
+def available() -> bool:
+    """Whether this machine can submit."""
+    return shutil.which("sbatch") is not None
+
+
+def submit(script: Path, *, after: int | None, hold: bool) -> int:
+    """The id of the new job. after: the job that must end well before; hold: don't start it yet."""
+    words = ["sbatch", "--parsable"]
+    if after is not None:
+        words += [f"--dependency=afterok:{after}", "--kill-on-invalid-dep=yes"]
+    if hold:
+        words.append("--hold")
+    return int(_call([*words, str(script)]).split(";")[0])
+
+
+def would_start(script: str) -> str:
+    """When and where the script's job would start; SlurmError with SLURM's own words if it can't."""
+    done = _run(["sbatch", "--test-only"], text=script)
+    if done.returncode:
+        raise SlurmError(f"SLURM can't run this: {_words(done.stderr)}; change the slurm: section")
+    return _words(done.stderr)
+
+
+def release(job: int) -> None:
+    _call(["scontrol", "release", str(job)])
+
+
+def cancel(jobs: Sequence[int]) -> None:
+    if jobs:
+        _call(["scancel", *map(str, jobs)])
+
+
+def states(jobs: Sequence[int]) -> dict[int, Job]:
+    """What squeue knows of these jobs; those that it has forgotten are left out."""
+    if not jobs:
+        return {}
+    # one unknown id makes squeue fail when it is the only one, and is left out among others
+    done = _run(["squeue", "--noheader", "--states=all", f"--jobs={','.join(map(str, jobs))}",
+                 "--Format=JobID:|,State:|,Reason:|,TimeUsed:|,NodeList:|"])  # fmt: skip
+    if done.returncode and "Invalid job id" in done.stderr:
+        return {}
+    if done.returncode:
+        raise SlurmError(f"squeue failed: {_words(done.stderr)}")
+    found = {}
+    for line in done.stdout.splitlines():
+        number, state, reason, elapsed, nodes = line.split("|")[:5]
+        found[int(number)] = Job(int(number), state, reason, elapsed, nodes)
+    return found
+
+
+def _call(words: Sequence[str]) -> str:
+    done = _run(words)
+    if done.returncode:
+        raise SlurmError(f"{' '.join(words)}: {_words(done.stderr) or f'exit code {done.returncode}'}")
+    return done.stdout.strip()
+
+
+def _run(words: Sequence[str], *, text: str = "") -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(words, input=text, capture_output=True, text=True, timeout=TIMEOUT_S)
+    except FileNotFoundError:
+        raise SlurmError(f"{words[0]}: not found; run this on a login node of a SLURM cluster") from None
+    except subprocess.TimeoutExpired:
+        raise SlurmError(
+            f"{words[0]}: no answer in {TIMEOUT_S:.0f} s; is slurmctld up (scontrol ping)?"
+        ) from None
+
+
+def _words(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return "; ".join(line.removeprefix("sbatch: ").removeprefix("error: ") for line in lines)

@@ -1,0 +1,30 @@
+"""`megatron-r1 logs`: the newest job's words and a rank's, by tail(1)."""
+
+import subprocess
+from pathlib import Path
+
+from megatron_r1.errors import R1Error
+from megatron_r1.launch.slurm import jobs
+
+
+def follow_logs(run_dir: Path, *, rank: int | None, stage: str | None, follow: bool, lines: int) -> int:
+    """Show the ends of a job's log and of rank 0's, or of one rank's alone; returns tail's exit code."""
+    wanted = [run_dir / "logs" / f"rank{rank or 0}.log"]
+    if rank is None:
+        wanted = [*_job_log(run_dir, stage), *wanted]
+    there = [path for path in wanted if path.exists()]
+    if not there:
+        raise R1Error(f"no log yet: {', '.join(map(str, wanted))}; see megatron-r1 status {run_dir}")
+    words = ["tail", f"--lines={lines}", *(["-F"] if follow else []), *map(str, there)]
+    try:
+        return subprocess.run(words).returncode
+    except KeyboardInterrupt:  # how one ends -f
+        return 0
+
+
+def _job_log(run_dir: Path, stage: str | None) -> list[Path]:
+    """The stage's, or that of the job that wrote last; none before the first job starts."""
+    if stage is not None:
+        return [jobs.log_path(run_dir, stage)]
+    found = [path for name in jobs.read(run_dir) if (path := jobs.log_path(run_dir, name)).exists()]
+    return sorted(found, key=lambda path: path.stat().st_mtime)[-1:]

@@ -1,0 +1,107 @@
+"""`megatron-r1 status`: where a run's stages are, from SLURM's queue and the run's own files.
+
+Runs that `megatron-r1 run` started have no jobs; their steps, rewards and results show all the same.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from megatron_r1.errors import R1Error
+from megatron_r1.launch.slurm import attempt, commands, jobs, queue
+from megatron_r1.launch.slurm.commands import Job
+from megatron_r1.report.metrics import read_metrics
+
+RESOLVED, ARTIFACT = "resolved.yaml", "artifact.json"
+STEPS_FOR_ETA = 10
+_HEADINGS = ("stage", "job", "state", "step", "reward", "left")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a stage is: total is None for a stage without steps, left_s before its first step."""
+
+    step: int
+    total: int | None
+    reward: float | None
+    left_s: float | None
+
+
+def status(run_dir: Path) -> str:
+    """A table of the stages, and the last error of each that failed."""
+    path = run_dir / RESOLVED
+    if not path.is_file():
+        raise R1Error(f"{run_dir}: no {RESOLVED}, so no run; give the folder that holds the stages' folders")
+    run = YAML(typ="safe").load(path)
+    submitted = jobs.read(run_dir)
+    known = queue.known(run_dir) if submitted and commands.available() else {}
+    rows: list[tuple[str, ...]] = [_HEADINGS]
+    errors: list[str] = []
+    for name, stage in run["stages"].items():
+        job = submitted.get(name)
+        state = _state(run_dir, name, None if job is None else known.get(job.job), submitted=job is not None)
+        found = _progress(run_dir / name, stage)
+        rows.append((name, str(job.job) if job else "-", state, *_cells(found, running="running" in state)))
+        error = None if state == "done" else _last_error(run_dir, name)
+        errors += [f"{name}: {error}"] if error else []
+    title = f"{run['name']} in {run_dir}, {run['layout']['ranks']} ranks"
+    return "\n".join([title, *_table(rows), *errors])
+
+
+def _state(run_dir: Path, stage: str, job: Job | None, *, submitted: bool) -> str:
+    """done, running ..., waiting (why), or how it ended."""
+    if (run_dir / stage / ARTIFACT).exists():
+        return "done"
+    if job is not None and job.state == "RUNNING":
+        return f"running for {job.elapsed} on {job.nodes}{_restarts(run_dir, stage, job.id)}"
+    if job is not None and job.live:
+        return f"{job.state.lower()} ({job.reason}){_restarts(run_dir, stage, job.id)}"
+    if job is not None:
+        return f"{job.state.lower()}" + (f" ({job.reason})" if job.reason not in ("None", "") else "")
+    ended = [one for one in attempt.attempts(run_dir) if one.stage == stage]
+    if ended:
+        return ended[-1].outcome
+    begun = (run_dir / stage).is_dir()
+    return "submitted, forgotten by SLURM" if submitted else "begun" if begun else "not begun"
+
+
+def _restarts(run_dir: Path, stage: str, job: int) -> str:
+    count = sum(one.stage == stage and one.job == str(job) for one in attempt.attempts(run_dir))
+    return f", restart {count}" if count else ""
+
+
+def _progress(directory: Path, stage: dict[str, Any]) -> Progress:
+    lines = list(read_metrics(directory / "metrics.jsonl"))
+    total = stage.get("steps")
+    step = int(lines[-1]["step"]) if lines else 0
+    rewards = [line["train/reward"] for line in lines if "train/reward" in line]
+    seconds = [line["time/step_s"] for line in lines[-STEPS_FOR_ETA:] if "time/step_s" in line]
+    left = (total - step) * sum(seconds) / len(seconds) if total and seconds else None
+    return Progress(step, total, rewards[-1] if rewards else None, left)
+
+
+def _cells(found: Progress, *, running: bool) -> tuple[str, str, str]:
+    step = "" if found.total is None else f"{found.step}/{found.total}"
+    reward = "" if found.reward is None else f"{found.reward:.3f}"
+    left = str(timedelta(seconds=round(found.left_s))) if running and found.left_s is not None else ""
+    return step, reward, left
+
+
+def _last_error(run_dir: Path, stage: str) -> str | None:
+    """The last line of the job's log that says what went wrong, since its last start."""
+    path = jobs.log_path(run_dir, stage)
+    if not path.exists():
+        return None
+    lines = path.read_text(errors="replace").splitlines()
+    found = [line for line in lines if "error: " in line and not line.startswith("srun: ")]
+    return found[-1] if found else None
+
+
+def _table(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]

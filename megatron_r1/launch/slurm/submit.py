@@ -1,0 +1,162 @@
+"""`megatron-r1 submit`: check the configuration, write the scripts, and put a job a stage into the queue.
+
+The first job is held until the whole chain is accepted, so that a chain is never half in the queue and the
+results that `--from` forgets go only when their successors are certain to come.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from megatron_r1 import pipeline
+from megatron_r1.check import findings, warnings
+from megatron_r1.config import refuse
+from megatron_r1.errors import R1Error
+from megatron_r1.launch import code, local, lock
+from megatron_r1.launch.slurm import commands, jobs, queue
+from megatron_r1.launch.slurm.jobs import Submitted
+from megatron_r1.launch.slurm.script import StageScript
+from megatron_r1.run_config import RunConfig, load_run
+
+SITE_VARIABLE = "MEGATRON_R1_SITE"
+SITE_FILE = Path("~/.config/megatron_r1/site.yaml")
+# what changes no result, and the stages, of which only one's own part counts
+_UNDECISIVE = {"name", "run_dir", "layout", "recompute", "rollout_engine", "timeout_s", "slurm", "stages"}
+
+log = logging.getLogger(__name__)
+
+
+class AlreadySubmittedError(R1Error):
+    """Jobs of this run are still in the queue."""
+
+    exit_code = 7
+
+
+def submit(
+    config_path: Path,
+    *,
+    overrides: Sequence[str] = (),
+    from_stage: str | None = None,
+    run_dir: Path | None = None,
+    site: Path | None = None,
+    dry_run: bool = False,
+) -> str:
+    """Submit the stages that are not done; returns what happened, in lines for the user.
+
+    site: the site's profile; by default what MEGATRON_R1_SITE names or ~/.config/megatron_r1/site.yaml.
+    dry_run: write nothing into the queue; the scripts, and what `sbatch --test-only` says of them.
+    """
+    loaded = load_run(config_path, overrides=overrides, site=site or _own_site())
+    refuse(findings(loaded))
+    run = loaded.value
+    local.check_from(from_stage, run)
+    for text in warnings(run):
+        log.warning(text)
+    run_dir = run_dir or Path(run.run_dir, run.name)
+    stages = _stages_to_run(run, run_dir, from_stage)
+    scripts = {name: script.render() for name, script in _scripts(run, run_dir, stages).items()}
+    if dry_run:
+        return _dry_run(scripts)
+    if not scripts:
+        return f"every stage of {run_dir} is done; --from STAGE does them again"
+    jobs.folder(run_dir).mkdir(parents=True, exist_ok=True)
+    for text in scripts.values():  # a job that is held is not looked at when it is submitted
+        commands.would_start(text)
+    _refuse_second(run_dir)  # before the lock too: the job that holds it is better named by its id
+    with lock.hold(run_dir):
+        _refuse_second(run_dir)
+        local.write_resolved(run, run_dir)
+        code.keep(jobs.folder(run_dir))
+        for name, text in scripts.items():
+            jobs.script_path(run_dir, name).write_text(text, encoding="utf-8")
+        submitted = _submit_chain(run_dir, list(scripts))
+        if from_stage is not None:
+            pipeline.forget_from(run, run_dir, from_stage)
+    commands.release(next(iter(submitted.values())).job)
+    return "\n".join(
+        [
+            *(f"{name}: job {entry.job}" for name, entry in submitted.items()),
+            f"see: megatron-r1 status {run_dir}",
+        ]
+    )
+
+
+def _own_site() -> Path | None:
+    named = os.environ.get(SITE_VARIABLE)
+    if named is not None:
+        return Path(named)
+    own = SITE_FILE.expanduser()
+    return own if own.is_file() else None
+
+
+def _stages_to_run(run: RunConfig, run_dir: Path, from_stage: str | None) -> list[str]:
+    """All but the first ones that are done, with the same configuration, and are not to be done again.
+
+    A finished stage whose configuration is another now gets a job: there the pipeline says what changed.
+    """
+    names = list(run.stages)
+    first = 0
+    while first < len(names) and names[first] != from_stage and _is_done(run, run_dir / names[first]):
+        first += 1
+    return names[first:]
+
+
+def _is_done(run: RunConfig, directory: Path) -> bool:
+    if pipeline.read_artifact(directory) is None:
+        return False
+    kept = YAML(typ="safe").load(directory / pipeline.RESOLVED)
+    now = run.model_dump(mode="json")
+    same_run = all(kept.get(key) == value for key, value in now.items() if key not in _UNDECISIVE)
+    return same_run and kept["stages"].get(directory.name) == now["stages"][directory.name]
+
+
+def _scripts(run: RunConfig, run_dir: Path, stages: Sequence[str]) -> dict[str, StageScript]:
+    version = code.commit()
+    return {
+        name: StageScript(
+            run=run.name, stage=name, run_dir=run_dir, ranks=run.layout.ranks, slurm=run.slurm, commit=version
+        )
+        for name in stages
+    }
+
+
+def _dry_run(scripts: dict[str, str]) -> str:
+    """The scripts, each with SLURM's opinion where there is a SLURM."""
+    parts = []
+    for name, text in scripts.items():
+        parts.append(f"### {name}.sbatch\n{text}")
+        if commands.available():
+            parts.append(f"### {name}: sbatch --test-only says: {commands.would_start(text)}")
+    if not commands.available():
+        parts.append("### no sbatch on this machine, so nothing more can be said")
+    return "\n".join(parts)
+
+
+def _refuse_second(run_dir: Path) -> None:
+    live = queue.live(run_dir)
+    if live:
+        listed = ", ".join(f"{job.id} ({job.state.lower()})" for job in live)
+        raise AlreadySubmittedError(
+            f"{run_dir}: jobs of this run are in the queue: {listed}; wait for them, take them out "
+            f"(megatron-r1 cancel {run_dir}), or give this run another name"
+        )
+
+
+def _submit_chain(run_dir: Path, stages: Sequence[str]) -> dict[str, Submitted]:
+    """All jobs, the first one held; none of them if one is refused."""
+    submitted: dict[str, Submitted] = {}
+    before: int | None = None
+    try:
+        for name in stages:
+            script = jobs.script_path(run_dir, name)
+            before = commands.submit(script, after=before, hold=before is None)
+            submitted[name] = Submitted(name, before, time.time())
+    except commands.SlurmError:
+        commands.cancel([entry.job for entry in submitted.values()])
+        raise
+    jobs.write(run_dir, {**jobs.read(run_dir), **submitted})
+    return submitted

@@ -1,0 +1,54 @@
+"""GPUs by name: one file each in conf/hardware/, with the source of every figure."""
+
+from functools import cache
+from pathlib import Path
+
+from pydantic import Field
+
+from megatron_r1 import config
+from megatron_r1.config.explain import near
+from megatron_r1.config.section import Section
+from megatron_r1.errors import ConfigError
+
+FOLDER = Path(__file__).parents[2] / "conf" / "hardware"
+
+
+class Hardware(Section):
+    """One kind of GPU and what connects it. Rates are of one GPU, bandwidths of one direction."""
+
+    memory_gib: float = Field(gt=0)
+    """Memory that the driver reports."""
+    reserved_gib: float = Field(default=4.0, ge=0)
+    """What the CUDA context, NCCL's buffers and fragmentation take: an assumption."""
+    bf16_tflops: float = Field(gt=0)
+    """Dense matrix products in BF16."""
+    fp8_tflops: float | None = None
+    """Dense matrix products in FP8; null: it has none."""
+    memory_gb_s: float = Field(gt=0)
+    """Bandwidth of its own memory."""
+    node_gb_s: float = Field(gt=0)
+    """To the other GPUs of its node."""
+    network_gb_s: float = Field(gt=0)
+    """To other nodes."""
+    gpus_per_node: int = Field(default=8, ge=1)
+    """GPUs that share a node."""
+    source: str
+    """Where the figures are from."""
+
+    @property
+    def usable_bytes(self) -> float:
+        return (self.memory_gib - self.reserved_gib) * 1024**3
+
+
+def names() -> list[str]:
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+@cache
+def load_hardware(name: str) -> Hardware:
+    """ConfigError names the kinds that there are."""
+    if name not in names():
+        meant = near(name, names())
+        hint = f"did you mean {meant}?; " if meant else ""
+        raise ConfigError(f"hardware: no {name!r}; {hint}known are {', '.join(names())} (files in {FOLDER})")
+    return config.load(FOLDER / f"{name}.yaml", Hardware).value

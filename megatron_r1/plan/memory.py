@@ -1,0 +1,150 @@
+"""Bytes of one rank by phase, for each pipeline stage of a stage of the run.
+
+Exact, because built from the real model code: parameters, gradients, optimizer, buffers, the reference.
+Models: activations (plan/activations.py), the KV cache, logits. Nothing is offloaded: the backend keeps all
+of it on the GPU in every phase, and the rollout reads the weights that train, so a refit needs nothing.
+"""
+
+# T tokens of a pack, V vocabulary
+
+from dataclasses import dataclass
+
+from megatron_r1.backend.layout import Layout, split_layers
+from megatron_r1.backend.precision import parameter_dtype
+from megatron_r1.backend.shards import Shard
+from megatron_r1.plan.activations import kept, working_layer
+from megatron_r1.run_config import RunConfig
+from megatron_r1.stages.demand import Demand
+
+PHASES = ("rollout", "log-probs", "training", "checkpoint", "refit")
+MOMENTS = 8  # Adam's two in fp32
+MASTER = 4  # fp32 copies of weights that are narrower
+FP8_COPIES = 2  # bytes a weight: Transformer Engine keeps it quantised by rows and by columns
+FP32 = 4
+
+
+@dataclass(frozen=True, slots=True)
+class RankMemory:
+    """Bytes on a rank of one pipeline stage."""
+
+    pipeline_rank: int
+    parameters: float
+    gradients: float
+    optimizer: float
+    reference: float
+    other: float
+    kv_cache: float
+    activations: float
+    logits: float
+    forward: float  # of a pass without gradients
+
+    @property
+    def resident(self) -> float:
+        """There in every phase."""
+        return self.parameters + self.gradients + self.optimizer + self.reference + self.other
+
+    def phases(self) -> dict[str, float]:
+        """The peak of each phase."""
+        return {
+            "rollout": self.resident + self.kv_cache,
+            "log-probs": self.resident + self.forward + self.logits,
+            "training": self.resident + self.activations + self.logits,
+            "checkpoint": self.resident,
+            "refit": self.resident,
+        }
+
+    @property
+    def peak(self) -> float:
+        return max(self.phases().values())
+
+
+def rank_memory(run: RunConfig, demand: Demand, shards: list[Shard]) -> list[RankMemory]:
+    """One for each pipeline stage, at the replica that keeps the most of the optimizer."""
+    return [_one(run, demand, shard) for shard in shards]
+
+
+def _one(run: RunConfig, demand: Demand, shard: Shard) -> RankMemory:
+    width = parameter_dtype(run.precision).itemsize
+    trains = demand.updates > 0
+    copies = FP8_COPIES * shard.parameters if run.precision not in ("fp32", "bf16") else 0
+    optimizer = shard.optimizer_elements * (MOMENTS + (MASTER if width < FP32 else 0))
+    activations, logits, forward = _activations(run, demand, shard.pipeline_rank)
+    return RankMemory(
+        pipeline_rank=shard.pipeline_rank,
+        parameters=shard.parameter_bytes + copies,
+        gradients=shard.gradient_bytes if trains else 0,
+        optimizer=optimizer if trains else 0,
+        reference=width * shard.parameters + shard.other_bytes if demand.reference else 0,
+        other=shard.other_bytes,
+        kv_cache=_kv_cache(run, demand, shard.pipeline_rank),
+        activations=activations if trains else 0.0,
+        logits=logits if trains or demand.scored_passes else 0.0,
+        forward=forward,
+    )
+
+
+def _activations(run: RunConfig, demand: Demand, pipeline_rank: int) -> tuple[float, float, float]:
+    """Bytes kept for backward by all micro-batches in flight, of the logits of one, and of a bare forward."""
+    layout, config = run.layout, run.model.transformer_config()
+    width, engine = parameter_dtype(run.precision).itemsize, run.plan.hardware is not None
+    vocabulary = run.model.shape().vocab_size
+    each = kept(
+        config,
+        vocab_size=vocabulary,
+        dtype_bytes=width,
+        recompute=run.recompute,
+        engine=engine,
+        context=layout.context,
+    )
+    tokens = demand.pack_tokens / layout.context / layout.tensor
+    dense, experts, last = _layers(run, pipeline_rank)
+    bytes_a_token = dense * each.dense + experts * each.experts
+    if last and demand.mtp:
+        bytes_a_token += each.mtp * run.model.shape().num_mtp_layers
+    working = working_layer(config, dtype_bytes=width, engine=engine) * tokens
+    in_flight = _in_flight(layout, demand, pipeline_rank)
+    # the softmax that backward needs, its gradient, and the logits in the model's own format
+    logits = tokens * vocabulary * (2 * FP32 + width) if last else 0.0
+    recomputed = working if run.recompute == "full" else 0.0
+    return bytes_a_token * tokens * in_flight + recomputed, logits, working
+
+
+def _layers(run: RunConfig, pipeline_rank: int) -> tuple[int, int, bool]:
+    """Layers without and with experts on a pipeline rank, and whether it has the head."""
+    layout, shape = run.layout, run.model.shape()
+    first_experts = shape.num_dense_layers if shape.num_experts else shape.num_layers
+    dense = layers = before = 0
+    last = False
+    for index, chunk in enumerate(split_layers(layout, shape)):
+        count = chunk.count("t")
+        if index % layout.pipeline == pipeline_rank:
+            layers, last = layers + count, last or "L" in chunk
+            dense += min(max(first_experts - before, 0), count)
+        before += count
+    return dense, layers - dense, last
+
+
+def _in_flight(layout: Layout, demand: Demand, pipeline_rank: int) -> float:
+    """Micro-batches whose activations a stage holds at once (1F1B; interleaved, Megatron-LM 2104.04473)."""
+    tokens = demand.trained_tokens / max(demand.updates, 1) / layout.data  # of an update and replica
+    packs = max(1.0, tokens / max(demand.pack_tokens, 1))
+    if layout.virtual_pipeline == 1:
+        return min(packs, layout.pipeline - pipeline_rank)
+    chunks = layout.virtual_pipeline
+    warm = 2 * (layout.pipeline - pipeline_rank - 1) + (chunks - 1) * layout.pipeline + 1
+    return min(packs, warm / chunks)
+
+
+def _kv_cache(run: RunConfig, demand: Demand, pipeline_rank: int) -> float:
+    """All of a replica's outputs at their full length at once, as backend/rollout.py allocates them."""
+    if not demand.outputs:
+        return 0.0
+    layout, config = run.layout, run.model.transformer_config()
+    if config.get("multi_latent_attention"):
+        numbers = config["kv_lora_rank"] + config["qk_pos_emb_head_dim"]  # on every tensor rank
+    else:
+        numbers = 2 * max(1, config["num_query_groups"] // layout.tensor) * config["kv_channels"]
+    dense, experts, _ = _layers(run, pipeline_rank)
+    rows = -(-demand.outputs // layout.data)
+    length = run.plan.prompt_tokens + demand.output_tokens
+    return rows * length * (dense + experts) * numbers * parameter_dtype(run.precision).itemsize

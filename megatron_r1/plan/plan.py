@@ -1,0 +1,142 @@
+"""`megatron-r1 plan`: what each stage of a run needs of a machine, and whether that is there."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from megatron_r1.backend.precision import Precision
+from megatron_r1.config import refuse
+from megatron_r1.errors import ConfigError
+from megatron_r1.plan.hardware import Hardware, load_hardware
+from megatron_r1.plan.memory import RankMemory, rank_memory
+from megatron_r1.plan.work import Work, work
+from megatron_r1.run_config import RunConfig, load_run
+
+if TYPE_CHECKING:
+    from megatron_r1.backend.shards import Shard
+
+GIB = 1024**3
+CHECKPOINT_BYTES = 12  # a trained weight: fp32 master and two moments; the weights come on top
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlan:
+    """One stage of the run. memory: by pipeline rank. checkpoint_bytes: of one checkpoint."""
+
+    name: str
+    memory: list[RankMemory]
+    work: Work
+    steps: int
+    checkpoint_bytes: float
+    checkpoints: int
+
+    @property
+    def fullest(self) -> RankMemory:
+        return max(self.memory, key=lambda rank: rank.peak)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A run on a kind of GPU. parameters: of the whole model without MTP, mtp_parameters in its layers."""
+
+    hardware_name: str
+    hardware: Hardware
+    parameters: int
+    mtp_parameters: int
+    stages: list[StagePlan]
+    unplanned: list[str]
+
+    def misfits(self) -> list[str]:
+        """Each stage that does not fit: the phase, the rank, and what would help."""
+        found = []
+        for stage in self.stages:
+            phase, needed = max(stage.fullest.phases().items(), key=lambda pair: pair[1])
+            if needed > self.hardware.usable_bytes:
+                have = f"{self.hardware.usable_bytes / GIB:.0f} GiB of a {self.hardware_name} are usable"
+                where = f"{phase} needs {needed / GIB:.0f} GiB on pipeline rank {stage.fullest.pipeline_rank}"
+                found.append(f"stages.{stage.name}: {where}, {have}; {_remedy(stage.fullest, phase)}")
+        return found
+
+
+def shards_of(run: RunConfig) -> "list[Shard]":
+    """The shards of the run's model and layout."""
+    from megatron_r1.backend.model import ModelOptions  # Megatron takes seconds to import
+    from megatron_r1.backend.shards import shards
+
+    return shards(run.model, run.layout, ModelOptions(precision=_kept_as(run)))
+
+
+def _kept_as(run: RunConfig) -> Precision:
+    """FP8 changes how products are computed, not how weights are kept; building it would need a GPU."""
+    return "fp32" if run.precision == "fp32" else "bf16"
+
+
+def make_plan(run: RunConfig, hardware_name: str, *, built: "list[Shard] | None" = None) -> Plan:
+    """Plan every stage that can be. The layout must have no problems (check.py says so first).
+
+    built: the shards, where they are known.
+    """
+    hardware, stages, unplanned = load_hardware(hardware_name), [], []
+    by_model: dict[str | None, list[Shard]] = {None: shards_of(run) if built is None else built}
+    for name, stage in run.stages.items():
+        own, model = run.for_stage(name), run.model_name(name)
+        demand = stage.demand(own)
+        if demand is None:
+            unplanned.append(name)
+            continue
+        found = by_model[model] = by_model.get(model) or shards_of(own)
+        memory, total = rank_memory(own, demand, found), sum(_sizes(found))
+        weights = total * (4 if _kept_as(run) == "fp32" else 2)
+        size = weights + total * CHECKPOINT_BYTES if demand.updates else 0
+        steps = work(own, demand, found, memory, hardware)
+        stages.append(StagePlan(name, memory, steps, demand.steps, size, demand.checkpoints))
+    parameters, mtp_parameters = _sizes(by_model[None])
+    return Plan(hardware_name, hardware, parameters, mtp_parameters, stages, unplanned)
+
+
+def _sizes(found: "list[Shard]") -> tuple[int, int]:
+    """Parameters of the whole model without MTP, and of its MTP layers."""
+    return sum(shard.whole for shard in found), sum(shard.whole_mtp for shard in found)
+
+
+def plan(
+    config_path: Path,
+    *,
+    overrides: Sequence[str] = (),
+    hardware: str | None = None,
+    suggest: int | None = None,
+) -> str:
+    """The report of a run's plan, or with `suggest` the best layouts on so many GPUs.
+
+    ConfigError if the run is wrong or no hardware is named.
+    """
+    from megatron_r1.check import findings
+    from megatron_r1.plan.suggest import suggestions
+    from megatron_r1.plan.text import report
+
+    named = [] if hardware is None else [f"plan.hardware={hardware}"]
+    loaded = load_run(config_path, overrides=[*overrides, *named, "plan.refuse=false"])
+    run = loaded.value
+    if run.plan.hardware is None:
+        raise ConfigError("plan.hardware: not set; name a GPU, such as --hardware h100")
+    if suggest is not None:  # the layout of the file counts for nothing
+        return suggestions(run, run.plan.hardware, gpus=suggest)
+    refuse(findings(loaded))
+    return report(run, make_plan(run, run.plan.hardware))
+
+
+def _remedy(rank: RankMemory, phase: str) -> str:
+    """What takes most of the phase, and how it becomes less."""
+    parts = {
+        "rollout": (rank.kv_cache, "sample fewer outputs a replica, or shorter ones"),
+        "log-probs": (rank.forward + rank.logits, "lower tokens_per_pack or raise layout.context"),
+        "training": (
+            rank.activations + rank.logits,
+            "recompute=full, lower tokens_per_pack, or raise layout.context or layout.tensor",
+        ),
+    }
+    size, remedy = parts.get(phase, (0.0, ""))
+    if size > rank.resident:
+        return remedy
+    return "weights and optimizer take most: more ranks, or a higher layout.pipeline, expert or tensor"

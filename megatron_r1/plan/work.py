@@ -1,0 +1,127 @@
+"""FLOPs, bytes over the links and hours of a stage: models with their assumptions in the `plan:` section.
+
+Training takes the model's FLOPs over an assumed share of the peak, and the pipeline's bubble. Decoding is
+bound by reading the weights and the cache once a token, one pipeline stage after the other, until the longest
+output is done. Links: what each GPU sends a step, in full.
+"""
+
+from dataclasses import dataclass
+
+from megatron_r1.backend.precision import parameter_dtype
+from megatron_r1.backend.shards import Shard
+from megatron_r1.models.flops import PASSES, token_cost
+from megatron_r1.plan.hardware import Hardware
+from megatron_r1.plan.memory import RankMemory
+from megatron_r1.run_config import RunConfig
+from megatron_r1.stages.demand import Demand
+
+FP32 = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Of one step: FLOPs of all ranks, seconds by part, bytes that a GPU sends. Of the stage: hours."""
+
+    flops: float
+    train_s: float
+    score_s: float
+    rollout_s: float
+    node_bytes: float
+    network_bytes: float
+    links_s: float
+    bubble: float  # share of the training time in which a pipeline stage waits
+    hours: float
+    gpu_hours: float
+
+
+def work(
+    run: RunConfig, demand: Demand, shards: list[Shard], memory: list[RankMemory], hardware: Hardware
+) -> Work:
+    """What a step of the stage costs, and the stage as a whole."""
+    layout, plan = run.layout, run.plan
+    share = plan.mean_length if demand.outputs else 1.0
+    tokens = demand.trained_tokens * share
+    length = (demand.output_tokens or demand.pack_tokens) * share
+    trained = tokens * token_cost(run.model, mtp=demand.mtp).training_flops(int(length))
+    forward = tokens * token_cost(run.model).training_flops(int(length)) / PASSES
+    scored = forward * demand.scored_passes
+    again = forward if run.recompute == "full" else 0.0
+    speed = layout.ranks * hardware.bf16_tflops * 1e12 * plan.mfu
+    bubble = _bubble(run, demand)
+    train_s, score_s = (trained + again) / speed / (1 - bubble), scored / speed
+    rollout_s = _rollout_seconds(run, demand, shards, memory, hardware)
+    node, network = _sent(run, demand, shards, hardware)
+    links_s = node / (hardware.node_gb_s * 1e9) + network / (hardware.network_gb_s * 1e9)
+    links_s /= plan.bandwidth_share
+    hours = demand.steps * (train_s + score_s + rollout_s) / 3600
+    return Work(
+        trained + scored + again, train_s, score_s, rollout_s, node, network, links_s, bubble, hours,
+        hours * layout.ranks,
+    )  # fmt: skip
+
+
+def _bubble(run: RunConfig, demand: Demand) -> float:
+    """(p - 1) / (m v + p - 1) of a pipeline of p stages, v chunks each, m micro-batches (2104.04473)."""
+    layout = run.layout
+    if layout.pipeline == 1 or not demand.updates:
+        return 0.0
+    share = run.plan.mean_length if demand.outputs else 1.0
+    packs = demand.trained_tokens * share / demand.updates / layout.data / demand.pack_tokens
+    waiting = layout.pipeline - 1
+    return waiting / (max(packs, 1.0) * layout.virtual_pipeline + waiting)
+
+
+def _rollout_seconds(
+    run: RunConfig, demand: Demand, shards: list[Shard], memory: list[RankMemory], hardware: Hardware
+) -> float:
+    """The longest output, token by token: each reads the weights and, on average, half of the full cache."""
+    if not demand.outputs:
+        return 0.0
+    width = parameter_dtype(run.precision).itemsize
+    read = sum(width * (shard.parameters - shard.mtp_parameters) for shard in shards)
+    read += sum(rank.kv_cache * run.plan.mean_length / 2 for rank in memory)
+    a_token = read / (hardware.memory_gb_s * 1e9 * run.plan.bandwidth_share)
+    a_token += run.model.shape().num_layers * run.plan.layer_latency_us * 1e-6
+    return demand.output_tokens * a_token
+
+
+def _sent(run: RunConfig, demand: Demand, shards: list[Shard], hardware: Hardware) -> tuple[float, float]:
+    """Bytes that the busiest GPU sends a training step inside its node and to others.
+
+    Ranks are numbered with tensor, context, expert and data parallelism from the inside and pipeline stages
+    outermost (Megatron's order), so that a group of n neighbours has a share of min(1, gpus_per_node / n).
+    """
+    layout, config = run.layout, run.model.transformer_config()
+    width = parameter_dtype(run.precision).itemsize
+    hidden = config["hidden_size"]
+    share = run.plan.mean_length if demand.outputs else 1.0
+    mine = demand.trained_tokens * share / layout.data / layout.context / layout.tensor  # tokens of a rank
+    layers = -(-config["num_layers"] // layout.pipeline)
+    passes = 2 + demand.scored_passes  # forward and backward, and the forward passes of log-probs
+    groups: list[tuple[int, float]] = []  # (ranks of the group, bytes that a rank sends)
+    if layout.tensor > 1:  # two gathers and two scatters of the stream a layer and pass
+        others = layout.tensor - 1
+        groups.append((layout.tensor, 4 * layers * passes * mine * others * hidden * width))
+    if layout.expert > 1:  # dispatch and combine
+        others = (layout.expert - 1) / layout.expert
+        experts_bytes = 2 * layers * passes * mine * config["moe_router_topk"] * hidden * width * others
+        groups.append((layout.tensor * layout.context * layout.expert, experts_bytes))
+    if layout.pipeline > 1:
+        groups.append((layout.ranks, passes * mine * hidden * width))
+    groups += _reduced(run, demand, shards, width)
+    near = sum(sent * min(1.0, hardware.gpus_per_node / ranks) for ranks, sent in groups)
+    return near, sum(sent for _, sent in groups) - near
+
+
+def _reduced(run: RunConfig, demand: Demand, shards: list[Shard], width: int) -> list[tuple[int, float]]:
+    """Gradients scattered in fp32 and weights gathered again, every update, on the largest pipeline stage."""
+    layout = run.layout
+    found = []
+    replicas = layout.data * layout.context
+    dense = max(shard.parameters - shard.expert_parameters for shard in shards)
+    experts = max(shard.expert_parameters for shard in shards)
+    for elements, ranks in ((dense, replicas), (experts, layout.expert_data)):
+        if ranks > 1:
+            sent = demand.updates * elements * (FP32 + width) * (ranks - 1) / ranks
+            found.append((layout.ranks // layout.pipeline, sent))
+    return found

@@ -1,0 +1,111 @@
+"""Plans: the paper's run, what fits and what does not, and the words for it."""
+
+from pathlib import Path
+
+import pytest
+
+from megatron_r1.backend.layout import Layout, even_split, problems
+from megatron_r1.errors import ConfigError
+from megatron_r1.plan.hardware import load_hardware, names
+from megatron_r1.plan.plan import make_plan, plan
+from megatron_r1.run_config import load_run
+
+PAPER = Path(__file__).parents[2] / "conf" / "r1_zero_671b.yaml"
+# V3 4.2 and 3.2: 2,048 H800, PP16, EP64, ZeRO-1, no tensor parallelism, sequences of 4K, batches of 15,360
+PRETRAINING = (
+    "layout.ranks=2048",
+    "layout.expert=64",
+    "layout.context=1",
+    "stages.zero={kind: pretrain, data: {chains: {source: arithmetic}}, steps: 1000, documents: 15360, "
+    "window: 4096, tokens_per_pack: 4096, optim: {lr: 2.2e-4}}",
+)
+
+
+@pytest.fixture(scope="module")
+def paper():
+    run = load_run(PAPER, overrides=PRETRAINING).value
+    return run, make_plan(run, "h800")
+
+
+@pytest.mark.slow
+def test_the_papers_layout_fits_its_80_gb(paper):
+    run, found = paper
+    assert (run.layout.ranks, run.layout.pipeline, run.layout.expert, run.layout.tensor) == (2048, 16, 64, 1)
+    assert run.layout.distributed_optimizer, "ZeRO-1"
+    assert found.misfits() == []
+    assert found.parameters == 671_026_419_200
+
+
+@pytest.mark.slow
+def test_flops_and_hours_are_near_what_the_paper_reports(paper):
+    """V3 table 1: 180K H800 hours a trillion tokens. The plan must come close at its MFU."""
+    run, _ = paper
+    as_reported = run.model_copy(update={"plan": run.plan.model_copy(update={"mfu": 0.39})})
+    as_reported = as_reported.model_copy(
+        update={"recompute": "selective"}
+    )  # whole layers are not computed twice
+    stage = make_plan(as_reported, "h800").stages[0]
+    tokens = stage.steps * 15360 * 4096
+    without_bubble = stage.work.gpu_hours * (1 - stage.work.bubble)  # DualPipe hides most of it
+    assert without_bubble / tokens * 1e12 == pytest.approx(180_000, rel=0.1)
+
+
+@pytest.mark.slow
+def test_r1_zero_as_published_trains_on_512_but_its_rollout_does_not_fit_and_says_so():
+    run = load_run(PAPER).value
+    found = make_plan(run, "h800")
+    (stage,) = found.stages
+    phases = stage.fullest.phases()
+    assert phases["training"] < found.hardware.usable_bytes < phases["rollout"]
+    (text,) = found.misfits()
+    assert text.startswith("stages.zero: rollout needs ")
+    assert "sample fewer outputs a replica" in text
+
+
+@pytest.mark.slow
+def test_a_run_that_does_not_fit_is_refused_unless_told_otherwise():
+    from megatron_r1.check import check
+
+    with pytest.raises(ConfigError, match=r"rollout needs .* or plan\.refuse=false"):
+        check(PAPER, overrides=["plan.refuse=true"])
+    assert check(PAPER).startswith("r1_zero_671b: no problems found")
+
+
+@pytest.mark.slow
+def test_the_report_tells_exact_from_modelled():
+    text = plan(PAPER, hardware="b200")
+    for words in (
+        "exact, from the real model code: parameters",
+        "models: kv_cache",
+        "DOES NOT FIT",
+        "assumed: MFU 0.35",
+    ):
+        assert words in text
+
+
+def test_hardware_is_known_by_its_file_and_names_its_source():
+    assert {"a100", "b200", "h100", "h200", "h800"} <= set(names())
+    assert all(load_hardware(name).source for name in names())
+    with pytest.raises(ConfigError, match="no 'h10'; did you mean h100"):
+        load_hardware("h10")
+
+
+@pytest.mark.slow
+def test_suggestions_for_512_gpus_hold_the_papers_pipeline():
+    text = plan(PAPER, overrides=PRETRAINING, suggest=512)
+    assert "layouts" in text.splitlines()[0]
+    layouts = [line for line in text.splitlines() if ". layout: {ranks: 512" in line]
+    assert len(layouts) == 5
+    assert text.count("   fits: peak") == 5
+    assert 'pipeline: 16, context: 1, expert: 16, pipeline_split: "Et*3|(tttt|)*14ttmL"' in text
+
+
+def test_an_uneven_split_of_v3_in_16_stages_is_the_published_one():
+    shape = load_run(PAPER).value.model.shape()
+    assert even_split(shape, pipeline=16) == "Et*3|(tttt|)*14ttmL"
+    assert even_split(shape, pipeline=1) is None
+    for pipeline in (2, 4, 8, 16):
+        layout = Layout(
+            ranks=pipeline, pipeline=pipeline, pipeline_split=even_split(shape, pipeline=pipeline)
+        )
+        assert problems(layout, shape) == []
