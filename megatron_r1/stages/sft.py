@@ -72,7 +72,7 @@ class Sft(TrainingStage):
         ]
 
     def demand(self, run: "RunConfig") -> Demand | None:
-        """Chats at the full length of the model's positions; None with `epochs`: the data decides the steps."""
+        """Chats at the full length of the positions; None with `epochs`: the data decides the steps."""
         if not self.steps:
             return None
         return Demand(
