@@ -13,6 +13,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,13 +57,13 @@ class Buffer:
     """
 
     def __init__(self) -> None:
-        self._bytes = torch.empty(0, dtype=torch.uint8)
+        self._bytes = np.empty(0, dtype=np.uint8)
 
     def take(self, num_bytes: int) -> Tensor:
-        """[num_bytes] uint8, not initialised."""
-        if self._bytes.numel() < num_bytes:
-            self._bytes = torch.empty(num_bytes, dtype=torch.uint8)
-        return self._bytes[:num_bytes]
+        """[num_bytes] uint8, not initialised; its storage is no larger, for torch.save writes all of it."""
+        if len(self._bytes) < num_bytes:
+            self._bytes = np.empty(num_bytes, dtype=np.uint8)
+        return torch.from_numpy(self._bytes[:num_bytes])
 
 
 class SafetensorsFile:

@@ -14,6 +14,11 @@ def test_a_conversion_that_was_cut_goes_on_where_it_stopped(hf_one, way):
     assert not found["partial"]
 
 
+def test_a_checkpoint_is_as_large_as_its_weights(hf_one):
+    # each of the 80 pieces, and the empty state of each module, has a frame of its own
+    assert hf_one["interrupted"]["overhead"] < 300_000
+
+
 def test_a_target_that_exists_is_refused(hf_one):
     assert "taken: exists; remove it or give another name" in hf_one["refused"]["taken"]
 

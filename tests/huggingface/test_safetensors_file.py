@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from megatron_r1.errors import CheckpointError
 from megatron_r1.huggingface.safetensors_file import (
     DTYPES,
+    Buffer,
     Planned,
     SafetensorsFile,
     bytes_of,
@@ -67,6 +68,18 @@ def test_what_is_written_is_read_by_the_library(values, tmp_path):
 
 def test_every_type_has_a_name():
     assert len(DTYPES) == len(set(DTYPES.values())) == 12
+
+
+def test_a_buffer_is_used_again_and_shows_no_more_than_was_asked_for(file, values, tmp_path):
+    buffer = Buffer()
+    wide = file.read("wide", buffer=buffer)
+    assert torch.equal(wide, values["wide"])
+    narrow = file.read("narrow", buffer=buffer)
+    assert torch.equal(narrow, values["narrow"])
+    assert narrow.data_ptr() == wide.data_ptr()
+    assert narrow.untyped_storage().nbytes() == narrow.nbytes  # all of a storage goes into torch.save
+    torch.save(narrow, tmp_path / "narrow.pt")
+    assert (tmp_path / "narrow.pt").stat().st_size < narrow.nbytes + 3000
 
 
 def rewrite(file, change):

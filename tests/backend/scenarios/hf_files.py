@@ -18,6 +18,7 @@ from megatron_r1.backend.layout import Layout
 from megatron_r1.errors import CheckpointError
 from megatron_r1.huggingface import fp8
 from megatron_r1.huggingface.parts import HashedFile
+from megatron_r1.huggingface.source import Source
 from tests.backend.scenarios.hf import no_progress, policy_of
 from tests.huggingface import made_model
 
@@ -40,7 +41,8 @@ def interrupted(layout: Layout, shared: Path) -> dict[str, Any]:
         lambda: export_model(checkpoint, out, options, progress=no_progress),
         at=30,
     )
-    return {"import": imported, "export": exported}
+    size = sum(path.stat().st_size for path in checkpoint.glob("*.distcp"))
+    return {"import": imported, "export": exported, "overhead": size - Source(source).num_bytes}
 
 
 def _twice(target: Path, convert: Callable[[], Any], *, at: int) -> dict[str, Any]:
