@@ -17,8 +17,10 @@ from typing import Annotated
 
 from pydantic import Field
 
+from megatron_r1.errors import R1Error
 from megatron_r1.rewards.answer import after_thinking, last_tagged
 from megatron_r1.rewards.code_problem import BadProblem, Problem, read_problem, same_output, same_value
+from megatron_r1.rewards.sandbox.command import require_tools
 from megatron_r1.rewards.sandbox.limits import MIB, Limits
 from megatron_r1.rewards.sandbox.proof import require_sandbox
 from megatron_r1.rewards.sandbox.run import Fate, Ran, run_program
@@ -204,6 +206,13 @@ class Code(RewardConfig):
 
     max_chars: Annotated[int, Field(gt=0)] = 100_000
     """A longer program counts as none."""
+
+    def missing(self) -> str | None:
+        try:
+            require_tools()
+        except R1Error as error:
+            return str(error)
+        return None
 
     def build(self) -> CodeReward:
         require_sandbox()

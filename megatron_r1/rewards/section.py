@@ -50,6 +50,10 @@ class RewardConfig(Section):
         """`build`, for the prompts of `tasks` only."""
         return self.build() if self.tasks is None else OfTasks(self.build(), self.tasks)
 
+    def missing(self) -> str | None:
+        """What this machine lacks for it, in words; the run may start on another."""
+        return None
+
     @abstractmethod
     def build(self) -> Reward:
         """Make the scorer; may start nothing heavy before the first score."""

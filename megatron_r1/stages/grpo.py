@@ -122,6 +122,12 @@ class Grpo(TrainingStage):
             found.append("rewards: none is set; give at least one, such as accuracy: {weight: 1}")
         return found
 
+    def warnings(self, run: Any) -> list[str]:
+        """What the rewards of all phases lack here."""
+        final = {} if self.final is None else chosen(self.final.rewards)
+        configs = [*chosen(self.rewards).values(), *final.values()]
+        return [text for config in configs if (text := config.missing()) is not None]
+
     def batch_table(self, run: Any) -> list[tuple[str, str]]:
         copies = run.layout.data
         outputs = self.questions * self.group_size

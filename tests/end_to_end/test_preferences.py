@@ -1,12 +1,14 @@
 """Reward models, and RL with them and with the code reward, on real ranks in several layouts."""
 
 import json
+import shutil
+import signal
 from pathlib import Path
 
 import pytest
 
 from megatron_r1.rewards.sandbox.run import Fate
-from tests.end_to_end.micro_run import lines, metrics, run
+from tests.end_to_end.micro_run import lines, log_of, metrics, run, start, tensor_digests, wait_until
 from tests.end_to_end.preference_files import write_files
 from tests.rewards.sandbox.conftest import needs_sandbox
 
@@ -103,3 +105,20 @@ def test_other_preferences_make_the_stages_behind_them_stale(one: Path) -> None:
     paths = [f"{key}.path={data / name}.jsonl" for key, name in SOURCES.items()]
     output = run(one, *paths, "stages.helpful.optim.lr=2e-2", config=CONFIG, expect=2)
     assert "stages.helpful.optim.lr: 0.01 then, 0.02 now" in output
+
+
+def test_an_interrupted_reward_model_is_bit_for_bit_the_uninterrupted_one(one: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("base", "zero", "measure", "tokenizer.model"):
+        source = one / name
+        shutil.copytree(source, folder / name) if source.is_dir() else shutil.copy(source, folder / name)
+    paths = [f"{key}.path={one.parent / 'data' / name}.jsonl" for key, name in SOURCES.items()]
+    process = start(folder, *paths, config=CONFIG)
+    wait_until(lambda: len(lines(folder / "helpful" / "metrics.jsonl")) >= 2, process=process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(120) == 75, log_of(folder).read_text()
+    run(folder, *paths, config=CONFIG)
+    for stage in ("helpful", "harmless", "all"):
+        assert metrics(folder / stage) == metrics(one / stage)
+        assert tensor_digests(folder / stage) == tensor_digests(one / stage)

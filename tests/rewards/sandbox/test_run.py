@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import signal
 import struct
 import subprocess
@@ -150,3 +151,9 @@ def verdict(architecture: int, number: int) -> int:
             holds = value == constant if code == seccomp.JUMP_EQUAL else value >= constant
             place += if_true if holds else if_false
         place += 1
+
+
+def test_check_can_say_what_is_missing_here(monkeypatch, tmp_path) -> None:
+    assert Code().missing() is None or shutil.which("bwrap") is None
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "bwrap" in (Code().missing() or "")
