@@ -3,6 +3,7 @@
 The judge is asked four times with the order of the two shuffled; a pair is kept where the mean difference is
 above 1; lengths are balanced over all that is kept. Shards as in rejection_sampling:
 
+    candidates/settings.json       with what the shards beside it were made
     candidates/shard_00000.jsonl   a line a pair; an interrupted stage goes on after the last whole shard
     data/shard_00000.jsonl         preferences for reward_model: {source: stage, stage: NAME}
     data_card.json                 counts, and the mean lengths of both sides
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from megatron_r1.run_config import RunConfig
 
 CANDIDATES = "candidates"
+SETTINGS = "settings.json"
 CARD = "data_card.json"
 
 
@@ -111,6 +113,7 @@ class _Making:
     def run(self) -> dict[str, float]:
         stage, journal = self.stage, self.context.journal
         journal.expect(stage.num_shards)
+        self._require_same_settings()
         for number in range(self.context.start_step, stage.num_shards):
             journal.step(number + 1, self._shard(number))
             if journal.stop_here():
@@ -119,6 +122,25 @@ class _Making:
                     "run the same command to continue"
                 )
         return self._select()
+
+    def _require_same_settings(self) -> None:
+        """An interrupted start's shards count only if this one would have made the same."""
+        path, context = self.directory / CANDIDATES / SETTINGS, self.context
+        ours = {
+            "weights": context.weights,
+            "seed": context.seed,
+            "section": self.stage.model_dump(mode="json"),
+        }
+        if not context.start_step:
+            if self.replicas.is_main:
+                write_lines(path, [ours])
+            return
+        theirs = next(read_lines(path)) if path.is_file() else None
+        if theirs != ours:
+            raise DataError(
+                f"stage {context.name}: {path.parent} holds shards made with other settings; restore them, or "
+                f"begin anew with --from {context.name}"
+            )
 
     def _shard(self, number: int) -> dict[str, float]:
         stage, name, began = self.stage, self.context.name, time.perf_counter()

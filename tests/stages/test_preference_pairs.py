@@ -168,6 +168,13 @@ def test_an_interrupted_stage_goes_on_after_its_last_shard(run, stage, tmp_path)
     assert card(parts) == card(whole)
 
 
+def test_shards_of_other_settings_are_not_gone_on_with(run, tmp_path):
+    with pytest.raises(Interrupted):
+        run(JudgingPolicy(fair), journal=FakeJournal(stop_after=1))
+    with pytest.raises(DataError, match="holds shards made with other settings; restore them, or begin anew"):
+        run(JudgingPolicy(fair), start=1, margin=2)
+
+
 def test_two_replicas_write_what_one_does(run, tmp_path):
     run(JudgingPolicy(fair), directory=tmp_path / "one")
     together(2, lambda replicas: run(JudgingPolicy(fair, replicas=replicas), directory=tmp_path / "two"))
