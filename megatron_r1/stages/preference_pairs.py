@@ -138,8 +138,8 @@ class _Making:
         theirs = next(read_lines(path)) if path.is_file() else None
         if theirs != ours:
             raise DataError(
-                f"stage {context.name}: {path.parent} holds shards made with other settings; restore them, or "
-                f"begin anew with --from {context.name}"
+                f"stage {context.name}: {path.parent} holds shards made with other settings; restore them, "
+                f"or begin anew with --from {context.name}"
             )
 
     def _shard(self, number: int) -> dict[str, float]:
