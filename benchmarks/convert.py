@@ -3,9 +3,9 @@
     python -m benchmarks.convert [--gb 4] [--folder DIR] [--repeats 3]
 
 Copy, import and export take turns. Seconds are wall clock from the first look at the source to the last
-rename, with everything flushed to the disk, and without starting Python. Memory is what only this process has
-(USS), above what it had when it was ready to begin, in a run of its own: looking at it every 20 ms costs half a
-core. FP8 is measured on one core.
+rename, with everything flushed to the disk, without starting Python; CPU seconds stand beside them. Memory is
+what only this process has (USS), above what it had when it was ready to begin, in a run of its own: looking at
+it every 20 ms costs half a core. FP8 is measured on one core.
 """
 
 import argparse
