@@ -4,8 +4,8 @@
 
 Copy, import and export take turns. Seconds are wall clock from the first look at the source to the last
 rename, with everything flushed to the disk, without starting Python; CPU seconds stand beside them. Memory is
-what only this process has (USS), above what it had when it was ready to begin, in a run of its own: looking at
-it every 20 ms costs half a core. FP8 is measured on one core.
+what only this process has (USS), above what it had when it was ready to begin, in a run of its own: looking
+at it every 20 ms costs half a core. FP8 is measured on one core.
 """
 
 import argparse
