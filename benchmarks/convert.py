@@ -3,8 +3,9 @@
     python -m benchmarks.convert [--gb 4] [--folder DIR] [--repeats 3]
 
 Copy, import and export take turns. Seconds are wall clock from the first look at the source to the last
-rename, with everything flushed to the disk, and without starting Python; memory is what only this process
-has (USS), sampled every 20 ms, above what it had when it was ready to begin. FP8 is measured on one core.
+rename, with everything flushed to the disk, without starting Python; CPU seconds stand beside them. Memory is
+what only this process has (USS), above what it had when it was ready to begin, in a run of its own: looking
+at it every 20 ms costs half a core. FP8 is measured on one core.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -116,14 +118,14 @@ class Memory:
             self.peak = max(self.peak, self._uss())
 
 
-def convert(kind: str, source: Path, target: Path, shard_bytes: int) -> dict[str, float]:
-    """One conversion in this process."""
+def convert(kind: str, source: Path, target: Path, shard_bytes: int, *, watched: bool) -> dict[str, float]:
+    """One conversion in this process; watched: with its memory."""
     from megatron_r1 import convert as command
     from megatron_r1.backend.hf_export import ExportOptions, export_model
     from megatron_r1.backend.hf_import import import_model
 
-    with command._joined({}), Memory() as memory:
-        began = time.perf_counter()
+    with command._joined({}), Memory() if watched else nullcontext() as memory:
+        began, cpu = time.perf_counter(), time.process_time()
         if kind == "import":
             import_model(source, target, precision=None, progress=lambda done, total: None)
         else:
@@ -131,20 +133,15 @@ def convert(kind: str, source: Path, target: Path, shard_bytes: int) -> dict[str
                 source, target, ExportOptions(shard_bytes=shard_bytes), progress=lambda done, total: None
             )
         seconds = time.perf_counter() - began
-    return {"seconds": seconds, "peak_bytes": memory.peak - memory.base}
+        cpu = time.process_time() - cpu
+    return {"seconds": seconds, "cpu_s": cpu, "peak_bytes": memory.peak - memory.base if memory else 0}
 
 
-def in_child(kind: str, source: Path, target: Path, shard_bytes: int) -> dict[str, float]:
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.convert",
-        "--child",
-        kind,
-        str(source),
-        str(target),
-        str(shard_bytes),
-    ]
+def in_child(
+    kind: str, source: Path, target: Path, shard_bytes: int, *, watched: bool = False
+) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.convert", "--child", kind, str(source), str(target)]
+    command += [str(shard_bytes), str(int(watched))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -174,27 +171,41 @@ def fp8_speed() -> dict[str, float]:
     }
 
 
+def round_trip(folder: Path, shard_bytes: int, *, watched: bool = False) -> dict[str, dict[str, float]]:
+    """An import and an export; what they wrote is removed."""
+    found = {
+        "import": in_child("import", folder / "model", folder / "checkpoint", shard_bytes, watched=watched),
+        "export": in_child(
+            "export", folder / "checkpoint", folder / "exported", shard_bytes, watched=watched
+        ),
+    }
+    for name in ("checkpoint", "exported"):
+        shutil.rmtree(folder / name)
+    return found
+
+
+def timed_copy(folder: Path) -> dict[str, float]:
+    cpu = time.process_time()
+    seconds = copy(folder / "model", folder / "copied")
+    shutil.rmtree(folder / "copied")
+    return {"seconds": seconds, "cpu_s": time.process_time() - cpu}
+
+
 def run(num_bytes: float, folder: Path, repeats: int, shard_bytes: int) -> dict[str, Any]:
     size = write_model(folder / "model", num_bytes, shard_bytes)
-    found: dict[str, list[Any]] = {"copy": [], "import": [], "export": []}
-    for _ in range(repeats):
-        found["copy"].append({"seconds": copy(folder / "model", folder / "copied"), "peak_bytes": 0})
-        shutil.rmtree(folder / "copied")
-        found["import"].append(in_child("import", folder / "model", folder / "checkpoint", shard_bytes))
-        found["export"].append(in_child("export", folder / "checkpoint", folder / "exported", shard_bytes))
-        for name in ("checkpoint", "exported"):
-            shutil.rmtree(folder / name)
-    rows = {
+    rounds = [{"copy": timed_copy(folder), **round_trip(folder, shard_bytes)} for _ in range(repeats)]
+    memory = round_trip(folder, shard_bytes, watched=True)
+    rows: dict[str, dict[str, Any]] = {
         kind: {
-            "gb_per_s": size / 1e9 / median(each["seconds"] for each in runs),
-            "seconds": [round(each["seconds"], 2) for each in runs],
-            "peak_mb": max(each["peak_bytes"] for each in runs) / 1e6,
+            "gb_per_s": size / 1e9 / median(each[kind]["seconds"] for each in rounds),
+            "seconds": [round(each[kind]["seconds"], 2) for each in rounds],
+            "cpu_s": [round(each[kind]["cpu_s"], 2) for each in rounds],
+            "share_of_copy": median(each["copy"]["seconds"] / each[kind]["seconds"] for each in rounds),
         }
-        for kind, runs in found.items()
+        for kind in ("copy", "import", "export")
     }
-    for kind in ("import", "export"):
-        shares = [c["seconds"] / k["seconds"] for c, k in zip(found["copy"], found[kind], strict=True)]
-        rows[kind]["share_of_copy"] = median(shares)
+    for kind, found in memory.items():
+        rows[kind]["peak_mb"] = found["peak_bytes"] / 1e6
     return {"gb": size / 1e9, "shard_gb": shard_bytes / 1e9, **rows, "fp8_gb_per_core_s": fp8_speed()}
 
 
@@ -204,11 +215,12 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=None)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--shard-mb", type=float, default=500.0)
-    parser.add_argument("--child", nargs=4)
+    parser.add_argument("--child", nargs=5)
     args = parser.parse_args()
     if args.child:
-        kind, source, target, shard_bytes = args.child
-        print(json.dumps(convert(kind, Path(source), Path(target), int(shard_bytes))))
+        kind, source, target, shard_bytes, watched = args.child
+        found = convert(kind, Path(source), Path(target), int(shard_bytes), watched=watched == "1")
+        print(json.dumps(found))
         return
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         print(json.dumps(run(args.gb * 1e9, Path(folder), args.repeats, int(args.shard_mb * 1e6)), indent=1))

@@ -35,7 +35,7 @@ from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
 from megatron_r1.backend import checkpoint_files as files
 from megatron_r1.backend.agreement import gather, on_all_ranks, on_first_rank, share
 from megatron_r1.backend.checkpoint_files import Manifest
-from megatron_r1.backend.hf_load import check_copies, is_finite
+from megatron_r1.backend.hf_load import is_finite
 from megatron_r1.backend.hf_names import by_name, place_of
 from megatron_r1.backend.layout import Layout
 from megatron_r1.backend.model import ModelOptions, build_model
@@ -74,7 +74,7 @@ def import_model(
     """
     source = Source(directory)
     plan = source.plan()
-    on_first_rank(f"{directory}: not read", lambda: check_copies(source, plan.family))
+    on_first_rank(f"{directory}: not read", lambda: source.check_copies(plan.family))
     precision = precision or _precision_of(source)
     work = _Import(source, plan, Parts(target), precision)
     return [*plan.warnings, *work.run(progress)]

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from megatron.core.models.gpt.gpt_model import GPTModel
 from torch import Tensor
 
-from megatron_r1.backend.agreement import gather
+from megatron_r1.backend.agreement import gather, on_first_rank
 from megatron_r1.backend.hf_names import Piece, by_name, pieces
 from megatron_r1.errors import CheckpointError
 from megatron_r1.huggingface.assemble import to_megatron
@@ -48,23 +47,6 @@ def is_finite(value: Tensor) -> bool:
     return bool(value.sum().isfinite()) or bool(value.isfinite().all())
 
 
-def check_copies(source: Source, family: FamilyConfig) -> None:
-    """Tensors that repeat another one must do so: Megatron holds them once."""
-    for copy in family.copies():
-        if copy.name not in source.names:
-            continue
-        rows, _ = source.entry(copy.name).shape
-        for start in range(0, rows, step := 4096):
-            part = range(start, min(start + step, rows))
-            dtype = source.dtype(copy.of)
-            if not torch.equal(
-                source.read(copy.name, dtype, rows=part), source.read(copy.of, dtype, rows=part)
-            ):
-                raise CheckpointError(
-                    f"{source.directory}: {copy.name} is not {copy.of}; Megatron holds one tensor for both"
-                )
-
-
 def _check_cover(mine: Sequence[Piece], weights: Sequence[Weight], table: dict[str, Weight]) -> None:
     """Every piece has its row and every weight is somewhere; on all ranks together."""
     names = {name for part in gather([piece.place.name for piece in mine]) for name in part}
@@ -90,6 +72,5 @@ def load_directory(chunks: Sequence[GPTModel], directory: Path, family: FamilyCo
     """All of `init: hf:PATH`: open, check, fill. Returns warnings. A collective call."""
     source = Source(directory)
     plan = source.plan(family)
-    if dist.get_rank() == 0:
-        check_copies(source, family)
+    on_first_rank(f"{directory}: not read", lambda: source.check_copies(family))
     return [*plan.warnings, *load_weights(chunks, source, plan)]

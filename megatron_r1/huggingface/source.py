@@ -22,6 +22,7 @@ from megatron_r1.models.weights import Weight
 
 SCALE = "_scale_inv"  # after the name of a weight in FP8 blocks
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+COPY_ROWS = 4096  # compared at a time
 MOST_NAMED = 8  # tensors that an error lists
 NUMBERED = re.compile(r"-of-(\d+)\.safetensors$")
 
@@ -118,6 +119,20 @@ class Source:
                 f"{self.directory}: tensors that no weight is made of: {_list(sorted(left))}"
             )
         return Plan(family, weights, warnings)
+
+    def check_copies(self, family: FamilyConfig) -> None:
+        """Tensors that repeat another one must do so: Megatron holds them once. Reads both."""
+        for copy in family.copies():
+            if copy.name not in self._files:
+                continue
+            rows, dtype = self.entry(copy.name).shape[0], self.dtype(copy.of)
+            for start in range(0, rows, COPY_ROWS):
+                part = range(start, min(start + COPY_ROWS, rows))
+                values = [self.read(name, dtype, rows=part) for name in (copy.name, copy.of)]
+                if not torch.equal(*values):
+                    raise CheckpointError(
+                        f"{self.directory}: {copy.name} is not {copy.of}; Megatron holds one tensor for both"
+                    )
 
     def _as_wanted(
         self, family: FamilyConfig, wanted: FamilyConfig, warnings: list[str]

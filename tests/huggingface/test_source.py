@@ -13,6 +13,7 @@ from megatron_r1.huggingface.source import Source
 from tests.huggingface.made_model import QWEN, V3, tensors, write
 
 Q = "model.layers.0.self_attn.q_proj.weight"
+TIED = QWEN.model_copy(update={"tie_embeddings": True})
 INDEX = "model.safetensors.index.json"
 
 
@@ -164,6 +165,25 @@ def test_mtp_layers_without_weights_are_left_out_with_a_warning(tmp_path):
     found = plan(write(tmp_path, V3, values=values))
     assert found.family.mtp_layers == 0
     assert "names 1 MTP layer(s) and the files hold none" in found.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "of"),
+    [
+        (V3, "model.layers.2.embed_tokens.weight", "model.embed_tokens.weight"),
+        (V3, "model.layers.2.shared_head.head.weight", "lm_head.weight"),
+        (TIED, "lm_head.weight", "model.embed_tokens.weight"),
+    ],
+)
+def test_a_copy_that_is_none_is_refused(tmp_path, family, name, of):
+    values = tensors(family)
+    values[name] = values[of].clone()
+    source = Source(write(tmp_path / "right", family, values=values))
+    source.check_copies(source.plan().family)
+    values[name][-1, -1] += 1
+    source = Source(write(tmp_path / "wrong", family, values=values))
+    with pytest.raises(CheckpointError, match=f"{name} is not {of}"):
+        source.check_copies(source.plan().family)
 
 
 def test_a_run_may_leave_mtp_out_and_set_what_no_weight_depends_on(tmp_path):
