@@ -83,6 +83,9 @@ def report(run: RunConfig) -> str:
         for name, stage in run.stages.items()
         if (rows := stage.batch_table(run.for_stage(name)))
     ]
+    if run.plan.hardware is not None:
+        planned = make_plan(run, run.plan.hardware)
+        parts.append(_table(f"plan for {run.plan.hardware} (megatron-r1 plan says more)", planned.summary()))
     found = warnings(run)
     if found:
         parts.append("\n".join(["warnings", *(f"  {text}" for text in found)]))
@@ -101,6 +104,8 @@ def warnings(run: RunConfig) -> list[str]:
             )
     for name, stage in run.stages.items():
         found += [f"stages.{name}: {text}" for text in stage.warnings(run.for_stage(name))]
+    if run.plan.hardware is not None and not run.plan.refuse:
+        found += make_plan(run, run.plan.hardware).misfits()
     return found
 
 

@@ -47,7 +47,7 @@ NO_PACKS = 8  # tokens a pack of a stage that scores nothing
 
 def run_rank(run_dir: Path) -> None:
     """Run the whole chain on this rank of a launched run."""
-    _silence_libraries()
+    silence_libraries()
     from megatron_r1.backend import parallel  # Megatron takes seconds to import
 
     run = load_run(run_dir / RESOLVED).value
@@ -84,7 +84,7 @@ def forget_from(run: RunConfig, run_dir: Path, first: str) -> None:
         shutil.rmtree(run_dir / name, ignore_errors=True)
 
 
-def _silence_libraries() -> None:
+def silence_libraries() -> None:
     """What these say is about their own internals, nothing that a user could act on; doctor has the rest."""
     warnings.filterwarnings("ignore", module=r"megatron|torch\.distributed")
     for name in ("megatron", "torch.utils.cpp_extension"):

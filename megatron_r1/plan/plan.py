@@ -47,6 +47,17 @@ class Plan:
     stages: list[StagePlan]
     unplanned: list[str]
 
+    def summary(self) -> list[tuple[str, str]]:
+        """A line a stage: peak memory, hours."""
+        return [
+            (
+                stage.name,
+                f"peak {stage.fullest.peak / GIB:.1f} GiB a rank, {stage.work.hours:,.1f} h, "
+                f"{stage.work.gpu_hours:,.0f} GPU-hours",
+            )
+            for stage in self.stages
+        ]
+
     def misfits(self) -> list[str]:
         """Each stage that does not fit: the phase, the rank, and what would help."""
         found = []
@@ -61,6 +72,9 @@ class Plan:
 
 def shards_of(run: RunConfig) -> "list[Shard]":
     """The shards of the run's model and layout."""
+    from megatron_r1.pipeline import silence_libraries
+
+    silence_libraries()
     from megatron_r1.backend.model import ModelOptions  # Megatron takes seconds to import
     from megatron_r1.backend.shards import shards
 

@@ -141,5 +141,6 @@ def _compare(whole: Path, runs: list[Path]) -> int:
 
 
 if __name__ == "__main__":
-    folder, kills, seed, *_ = [*sys.argv[1:], *("30", "0")[len(sys.argv) - 2 :]]
+    given = sys.argv[1:]
+    folder, kills, seed = [*given, *("30", "0")[len(given) - 1 :]]
     sys.exit(main(Path(folder), int(kills), int(seed)))

@@ -68,7 +68,10 @@ def test_a_run_that_does_not_fit_is_refused_unless_told_otherwise():
 
     with pytest.raises(ConfigError, match=r"rollout needs .* or plan\.refuse=false"):
         check(PAPER, overrides=["plan.refuse=true"])
-    assert check(PAPER).startswith("r1_zero_671b: no problems found")
+    report = check(PAPER)
+    assert report.startswith("r1_zero_671b: no problems found")
+    assert "plan for h800" in report
+    assert "  stages.zero: rollout needs " in report.split("warnings")[1]
 
 
 @pytest.mark.slow
