@@ -1,8 +1,11 @@
 """Right, wrong, ungradable and hostile programs, and what the audit says of each."""
 
+import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from megatron_r1.rewards.code import Code, CodeReward, final_program
 from megatron_r1.rewards.code_problem import BadProblem, read_problem, same_output, same_value
@@ -199,3 +202,21 @@ def test_outputs_are_compared_line_by_line(expected, found, tolerance, same) -> 
 )
 def test_values_are_compared_by_type_and_value(expected, reply, same) -> None:
     assert same_value(expected, reply, tolerance=None) is same
+
+
+@given(st.text() | st.from_regex(r"[`a-z\n<>/ ]{0,80}"))
+def test_any_text_is_searched_for_a_program_without_an_error(text: str) -> None:
+    found = final_program(text)
+    assert found is None or found in text
+
+
+@given(
+    st.binary(max_size=200), st.recursive(st.none() | st.booleans() | st.integers() | st.floats(), st.lists)
+)
+def test_any_reply_is_compared_without_an_error(reply: bytes, expected: Any) -> None:
+    assert same_value(expected, reply, tolerance=None) in (True, False)
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists))
+def test_a_value_equals_what_json_makes_of_it(value: Any) -> None:
+    assert same_value(value, json.dumps(value).encode(), tolerance=None)
