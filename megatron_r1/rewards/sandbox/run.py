@@ -75,17 +75,19 @@ def run_program(source: str, request: Mapping[str, Any], stdin: str, *, limits: 
         command = sandboxed(
             limits, driver_fd=driver, program_fd=program, filter_fd=filter_, status_fd=status_out, slot=slot
         )
-        process = subprocess.Popen(
-            command,
-            stdin=given,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            pass_fds=(driver, program, filter_, status_out),
-            start_new_session=True,  # Ctrl-C is the rank's to handle
-            cwd="/",
-            env={"PATH": PATH},
-        )
-        os.close(status_out)
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=given,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=(driver, program, filter_, status_out),
+                start_new_session=True,  # Ctrl-C is the rank's to handle
+                cwd="/",
+                env={"PATH": PATH},
+            )
+        finally:
+            os.close(status_out)
         sandbox = _Sandbox(process, time.monotonic())
         try:
             return _supervise(sandbox, status, limits)
