@@ -181,7 +181,7 @@ class _Sampling:
         self.stage, self.context = stage, context
         self.replicas, self.directory = context.policy.replicas, context.directory
         self.prompts = build_mixture(stage.data, seed=context.seed)
-        self.graders = {name: config.build() for name, config in stage.chosen_graders().items()}
+        self.graders = {name: config.scorer() for name, config in stage.chosen_graders().items()}
         self.judge = None if stage.judge is None else Judge(stage.judge, context)
         marks = [piece for piece in context.template.required_pieces if piece not in TAGS]
         self.screen = Screen(stage.filters, self._evaluation_text(), stage.rewrite, marks)

@@ -194,7 +194,7 @@ class WaitingJudge:
     def __init__(self, shards):
         self.left, self.drawn = shards, threading.Semaphore(0)
 
-    def build(self):
+    def scorer(self):
         return self
 
     def score(self, completions):
