@@ -16,11 +16,13 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
 TIMEOUT_S = 400.0  # a chain takes 10 s on an idle machine; several tests may share a busy one
 
 
-def start(run_dir: Path, *arguments: str, config: Path = CONFIG, **options: Any) -> subprocess.Popen[str]:
-    """`megatron-r1 run` as a process; its output goes to launcher.log beside the run."""
+def start(
+    run_dir: Path, *arguments: str, config: Path = CONFIG, log_path: Path | None = None, **options: Any
+) -> subprocess.Popen[str]:
+    """`megatron-r1 run` as a process; its output goes to log_path, by default beside the run."""
     run_dir.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "megatron_r1", "run", str(config), "--run-dir", str(run_dir), *arguments]
-    with log_of(run_dir).open("w") as log:
+    with (log_path or log_of(run_dir)).open("w") as log:
         return subprocess.Popen(
             command,
             cwd=REPOSITORY,
@@ -36,14 +38,16 @@ def log_of(run_dir: Path) -> Path:
     return run_dir.with_name(run_dir.name + ".log")
 
 
-def run(run_dir: Path, *arguments: str, expect: int = 0, **options: Any) -> str:
+def run(
+    run_dir: Path, *arguments: str, expect: int = 0, log_path: Path | None = None, **options: Any
+) -> str:
     """The output of a whole run; asserts its exit code."""
-    process = start(run_dir, *arguments, **options)
+    process = start(run_dir, *arguments, log_path=log_path, **options)
     try:
         code = process.wait(TIMEOUT_S)
     finally:
         process.kill()
-    output = log_of(run_dir).read_text()
+    output = (log_path or log_of(run_dir)).read_text()
     assert code == expect, f"exit code {code}:\n{output}"
     return output
 
