@@ -59,10 +59,10 @@ def stage(questions):
 
 @pytest.fixture
 def run(stage, context, tmp_path):
-    def run_(policy, *, journal=None, directory=tmp_path, start=0, **changes):
+    def run_(policy, *, journal=None, directory=tmp_path, start=0, made=None, **changes):
         where = context(policy, journal, directory=directory, weights="abc", start_step=start)
         where = type(where)(**{**{f: getattr(where, f) for f in where.__slots__}, "tokenizer": TOKENIZER})
-        return stage(**changes).run(where)
+        return (made or stage(**changes)).run(where)
 
     return run_
 
@@ -175,7 +175,10 @@ def test_shards_of_other_settings_are_not_gone_on_with(run, tmp_path):
         run(JudgingPolicy(fair), start=1, margin=2)
 
 
-def test_two_replicas_write_what_one_does(run, tmp_path):
+def test_two_replicas_write_what_one_does(run, stage, tmp_path):
+    made = stage()  # writes the questions: not while the other replica reads them
     run(JudgingPolicy(fair), directory=tmp_path / "one")
-    together(2, lambda replicas: run(JudgingPolicy(fair, replicas=replicas), directory=tmp_path / "two"))
+    together(
+        2, lambda replicas: run(JudgingPolicy(fair, replicas=replicas), directory=tmp_path / "two", made=made)
+    )
     assert data(tmp_path / "two") == data(tmp_path / "one")
