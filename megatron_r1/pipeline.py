@@ -181,20 +181,9 @@ class Chain:
     ) -> tuple["MegatronPolicy", dict[str, Any]]:
         """The model with the stage's weights, and the state of an earlier, interrupted start."""
         from megatron_r1.backend import checkpoint
-        from megatron_r1.backend.model import default_options
-        from megatron_r1.backend.policy import MegatronPolicy
 
         stage = run.stages[name]
-        policy = MegatronPolicy(
-            run.model,
-            run.layout,
-            default_options(run.precision, recompute=run.recompute),
-            seed=run.seed,
-            eos_id=tokenizer.eos_id,
-            rollout_engine=run.rollout_engine,
-            tokens_per_pack=stage.tokens_per_pack if isinstance(stage, TrainingStage) else NO_PACKS,
-            score_head=stage.trains_scores,
-        )
+        policy = _build(run, stage, tokenizer)
         resumed = checkpoint.latest(self.run_dir / name / CHECKPOINTS)
         if resumed is None and weights is not None:
             self._start_from(policy, weights)
@@ -222,21 +211,9 @@ class Chain:
 
     def _beside(self, name: str) -> tuple["MegatronPolicy", ChatTemplate, Tokenizer]:
         """The model of an earlier stage, beside this stage's on the same ranks; without an optimizer."""
-        from megatron_r1.backend.model import default_options
-        from megatron_r1.backend.policy import MegatronPolicy
-
-        run, stage = self.run.for_stage(name), self.run.stages[name]
+        run = self.run.for_stage(name)
         tokenizer = self._tokenizer(run, self.run.model_name(name))
-        model = MegatronPolicy(
-            run.model,
-            run.layout,
-            default_options(run.precision),
-            seed=run.seed,
-            eos_id=tokenizer.eos_id,
-            rollout_engine=run.rollout_engine,
-            tokens_per_pack=stage.tokens_per_pack if isinstance(stage, TrainingStage) else NO_PACKS,
-            score_head=stage.trains_scores,
-        )
+        model = _build(run, self.run.stages[name], tokenizer)
         self._start_from(model, self._weights(name))
         return model, get_template(run.template), tokenizer
 
@@ -324,6 +301,23 @@ class Chain:
             f"stage {name} is finished in {self.run_dir / name}, but {why} since; "
             f"use --from {name} to run it and what follows again, or another run name"
         )
+
+
+def _build(run: RunConfig, stage: StageConfig, tokenizer: Tokenizer) -> "MegatronPolicy":
+    """The model of a stage, its weights not yet read."""
+    from megatron_r1.backend.model import default_options
+    from megatron_r1.backend.policy import MegatronPolicy
+
+    return MegatronPolicy(
+        run.model,
+        run.layout,
+        default_options(run.precision, recompute=run.recompute),
+        seed=run.seed,
+        eos_id=tokenizer.eos_id,
+        rollout_engine=run.rollout_engine,
+        tokens_per_pack=stage.tokens_per_pack if isinstance(stage, TrainingStage) else NO_PACKS,
+        score_head=stage.trains_scores,
+    )
 
 
 def _decisive(run: RunConfig, stage: StageConfig) -> dict[str, Any]:

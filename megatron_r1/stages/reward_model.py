@@ -13,14 +13,14 @@ import torch
 from pydantic import Field, model_validator
 
 from megatron_r1.config.section import Section
-from megatron_r1.data.mixture import Mixture, build_mixture, replica_range
+from megatron_r1.data.mixture import build_mixture, replica_range
 from megatron_r1.data.preferences import Pair, Point, read_pair, read_point
 from megatron_r1.errors import DataError
 from megatron_r1.rl.preference import Judgement, judged, pair_loss, point_loss
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.evaluation import Sources
 from megatron_r1.stages.text_scorer import Part, TextScorer, scored_part
-from megatron_r1.stages.training import TrainingStage
+from megatron_r1.stages.training import TrainingStage, steps_of_epochs
 from megatron_r1.types import Prompt
 
 if TYPE_CHECKING:
@@ -104,7 +104,9 @@ class _Training:
         self.texts = TextScorer(self.scorer, context.template, context.tokenizer)
         self.data = build_mixture(stage.data, seed=context.seed)
         self.held_out = build_mixture(stage.evaluate.data, seed=context.seed, split="held_out")
-        self.steps = stage.steps or _steps_of(self.data, stage, context.name)
+        self.steps = stage.steps or steps_of_epochs(
+            self.data, epochs=stage.epochs, examples=stage.examples, stage=context.name
+        )
 
     def run(self) -> dict[str, float]:
         stage, journal = self.stage, self.context.journal
@@ -191,9 +193,3 @@ class _Training:
             for score, label, length in zip(scores, labels, lengths, strict=True)
         ]
 
-
-def _steps_of(data: Mixture, stage: RewardModel, name: str) -> int:
-    assert stage.epochs is not None
-    if data.size is None:
-        raise DataError(f"stage {name}: epochs: the data is endless, so it has no epoch; give `steps`")
-    return math.ceil(stage.epochs * data.size / stage.examples)

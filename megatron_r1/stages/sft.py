@@ -4,20 +4,18 @@ Cold start, the second fine-tuning and distillation are all this, by their `init
 sections 2.3.1, 2.3.3 and 2.4; 2-3 epochs, cosine to one tenth, packed with sample masks).
 """
 
-import math
 from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
 from megatron_r1.data.chats import LearntAnswers, chat_sequences
-from megatron_r1.data.mixture import Mixture, build_mixture, replica_range
-from megatron_r1.errors import DataError
+from megatron_r1.data.mixture import build_mixture, replica_range
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.demand import Demand
 from megatron_r1.stages.evaluation import EvaluateEvery, Sources, evaluate
 from megatron_r1.stages.section import too_long
 from megatron_r1.stages.supervised import supervised_update
-from megatron_r1.stages.training import TrainingStage
+from megatron_r1.stages.training import TrainingStage, steps_of_epochs
 from megatron_r1.types import TrainSequence
 
 if TYPE_CHECKING:
@@ -95,7 +93,9 @@ class _FineTuning:
     def __init__(self, stage: Sft, context: StageContext) -> None:
         self.stage, self.context = stage, context
         self.chats = build_mixture(stage.data, seed=context.seed)
-        self.steps = stage.steps or _steps_of(self.chats, stage, context.name)
+        self.steps = stage.steps or steps_of_epochs(
+            self.chats, epochs=stage.epochs, examples=stage.examples, stage=context.name
+        )
 
     def run(self) -> dict[str, float]:
         stage, journal = self.stage, self.context.journal
@@ -130,9 +130,3 @@ class _FineTuning:
         evaluation = self.stage.evaluate
         return evaluation is not None and (done % evaluation.every == 0 or done == self.steps)
 
-
-def _steps_of(chats: Mixture, stage: Sft, name: str) -> int:
-    assert stage.epochs is not None
-    if chats.size is None:
-        raise DataError(f"stage {name}: epochs: the data is endless, so it has no epoch; give `steps`")
-    return math.ceil(stage.epochs * chats.size / stage.examples)

@@ -1,10 +1,13 @@
 """What every stage that changes the weights has in its section."""
 
+import math
 from typing import Literal
 
 from pydantic import Field
 
 from megatron_r1.config.section import Section
+from megatron_r1.data.mixture import Mixture
+from megatron_r1.errors import DataError
 from megatron_r1.stages.optim import Optim
 from megatron_r1.stages.section import StageConfig
 
@@ -37,3 +40,11 @@ class TrainingStage(StageConfig):
     """Newest checkpoints that are kept while the stage runs; a finished stage keeps its last."""
     export: Export | None = None
     """Write the result as Hugging Face's files too."""
+
+
+def steps_of_epochs(data: Mixture, *, epochs: float | None, examples: int, stage: str) -> int:
+    """Steps of so many examples that go through the data so often. DataError where it has no end."""
+    assert epochs is not None, "a section has steps or epochs"
+    if data.size is None:
+        raise DataError(f"stage {stage}: epochs: the data is endless, so it has no epoch; give `steps`")
+    return math.ceil(epochs * data.size / examples)
