@@ -207,7 +207,8 @@ class Chain:
         from megatron_r1.backend.scorer import MegatronScorer
 
         model, template, tokenizer = self._beside(name)
-        return TextScorer(MegatronScorer(model), template, tokenizer)
+        part = self.run.stages[name].part  # type: ignore[attr-defined]
+        return TextScorer(MegatronScorer(model), template, tokenizer, part)
 
     def _beside(self, name: str) -> tuple["MegatronPolicy", ChatTemplate, Tokenizer]:
         """The model of an earlier stage, beside this stage's on the same ranks; without an optimizer."""

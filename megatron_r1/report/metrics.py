@@ -79,6 +79,12 @@ METRICS: dict[str, Metric] = {
     # Held-out questions
     "eval/accuracy": Metric("right answers, mean over samples and questions (pass@1)", "share", "up"),
     "eval/accuracy_on_<domain>": Metric("pass@1 on the questions of one source", "share", "up"),
+    "eval/cons_on_<domain>": Metric("cons@k on the questions of one source", "share", "up"),
+    "eval/format_on_<domain>": Metric("the form asked for, on the questions of one source", "share", "up"),
+    "eval/reward_<name>": Metric("mean of a reward on held-out prompts that it judges", "points", "up"),
+    "eval/reward_<name>_on_<domain>": Metric("the same, on the prompts of one source", "points", "up"),
+    "eval/score_<model>": Metric("mean score of a reward model on held-out prompts", "points", "up"),
+    "eval/score_<model>_on_<domain>": Metric("the same, on the prompts of one source", "points", "up"),
     "eval/accuracy_<language>": Metric("pass@1 on the questions in one language", "share", "up"),
     "eval/pass_at_k": Metric("questions with a right answer among k samples", "share", "up"),
     "eval/cons": Metric("questions whose majority answer of k samples is right (cons@k)", "share", "up"),
@@ -101,7 +107,9 @@ METRICS: dict[str, Metric] = {
     # Reward hacking, on held-out general prompts
     "watch/score_<model>": Metric("score of a reward model: in training, or kept out of it", "points", "up"),
     "watch/length_bias_<model>": Metric("correlation of its scores with the lengths", "correlation"),
+    "watch/score_<model>_on_<domain>": Metric("the same, on the prompts of one source", "points", "up"),
     "watch/judged": Metric("summaries that the judge calls right", "share", "up"),
+    "watch/judged_on_<domain>": Metric("the same, on the prompts of one source", "share", "up"),
     "watch/length": Metric("mean length of a response", "tokens"),
     "watch/summary": Metric("responses that end in a summary", "share", "up"),
     "eval/<metric>_stderr": Metric("standard error of that metric over the questions", "as the metric"),

@@ -27,7 +27,7 @@ from megatron_r1.errors import DataError, Interrupted
 from megatron_r1.rewards.preference import summary_of
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.evaluation import Sources
-from megatron_r1.stages.judge import Judge, JudgeOptions
+from megatron_r1.stages.judge import JudgeOptions, judge_of
 from megatron_r1.stages.sampling import draw_key, sample
 from megatron_r1.stages.section import StageConfig, too_long
 from megatron_r1.types import Completion, Sampling
@@ -108,7 +108,7 @@ class _Making:
         self.stage, self.context = stage, context
         self.replicas, self.directory = context.policy.replicas, context.directory
         self.prompts = build_mixture(stage.data, seed=context.seed)
-        self.judge = Judge(stage.judge, context)
+        self.judge = judge_of(stage.judge, context)
 
     def run(self) -> dict[str, float]:
         stage, journal = self.stage, self.context.journal

@@ -40,7 +40,7 @@ from megatron_r1.errors import DataError, Interrupted
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.demand import Demand
 from megatron_r1.stages.evaluation import Sources
-from megatron_r1.stages.judge import Judge, JudgeOptions, Opinions, ask
+from megatron_r1.stages.judge import JudgeOptions, Opinions, ask, judge_of
 from megatron_r1.stages.sampling import draw_key, sample
 from megatron_r1.stages.section import StageConfig, too_long
 from megatron_r1.types import Completion, Sampling, Scored
@@ -182,7 +182,7 @@ class _Sampling:
         self.replicas, self.directory = context.policy.replicas, context.directory
         self.prompts = build_mixture(stage.data, seed=context.seed)
         self.graders = {name: config.scorer() for name, config in stage.chosen_graders().items()}
-        self.judge = None if stage.judge is None else Judge(stage.judge, context)
+        self.judge = None if stage.judge is None else judge_of(stage.judge, context)
         marks = [piece for piece in context.template.required_pieces if piece not in TAGS]
         self.screen = Screen(stage.filters, self._evaluation_text(), stage.rewrite, marks)
         self.origin = Provenance(
