@@ -33,6 +33,9 @@ class TokenizerTraining(Section):
     model_type: ModelType = "word"
     """`word` makes each word between spaces a token (closed vocabularies only); the others spell any text."""
 
+    def sources(self) -> list[str]:
+        return [self.source] if isinstance(self.source, str) else self.source
+
 
 class TokenizerConfig(Section):
     """Which tokenizer: give `path`, or (sentencepiece only) `train`."""
@@ -128,7 +131,7 @@ def _trained(
     """Train unless an earlier start of the run did: token ids must not move under a checkpoint."""
     if not path.is_file():
         train_sentencepiece(
-            _corpus(training.source),
+            _corpus(training.sources()),
             path=path,
             vocab_size=training.vocab_size,
             model_type=training.model_type,
@@ -137,9 +140,9 @@ def _trained(
     return load_sentencepiece(path)
 
 
-def _corpus(sources: str | list[str]) -> Iterable[str]:
+def _corpus(sources: Sequence[str]) -> Iterable[str]:
     known = registry.sources()
-    for source in [sources] if isinstance(sources, str) else sources:
+    for source in sources:
         if source not in known:
             there = ", ".join(known)
             raise DataError(f"tokenizer.train.source: no data source {source!r}; there are {there}")

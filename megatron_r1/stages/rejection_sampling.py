@@ -98,7 +98,7 @@ class RejectionSampling(StageConfig):
     decontaminate: Decontaminate | None = None
     """Leave out what shares ten words in a row with an evaluation question; null: nothing."""
     duplicates: Duplicates | None = Duplicates()
-    """When two responses count as one; null: never."""
+    """When two samples, each with its question, count as one; null: never."""
     per_prompt: int | None = Field(default=None, ge=1)
     """Most samples of one prompt that are kept; null: all."""
     quotas: dict[str, int] = Field(default_factory=dict)

@@ -23,7 +23,6 @@ from pydantic import Field
 from megatron_r1.config.section import Section
 from megatron_r1.data.split import Split, content_id, split_of
 from megatron_r1.data.template import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
-from megatron_r1.rewards.checklist import clauses
 from megatron_r1.types import Document, Message, Prompt
 
 COLOURS = {"white": "白", "black": "黑", "green": "绿", "blue": "蓝", "red": "红", "yellow": "黄"}
@@ -100,8 +99,8 @@ class AssistantSource:
         metadata = {"wanted": request.wanted, "forbidden": request.forbidden}
         if self._config.topic == "safety":
             response = _tagged(_answer(request, rng, self._config), request, rng, form="chat")
-            said = clauses(response)
-            metadata |= {"response": response, "label": int(not any(c in said for c in request.forbidden))}
+            harms = any(clause in response for clause in request.forbidden)
+            metadata |= {"response": response, "label": int(not harms)}
         return Prompt(
             id=f"{problem_id}-{request.language}",
             messages=(Message("user", request.question),),
