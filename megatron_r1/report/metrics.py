@@ -81,6 +81,8 @@ METRICS: dict[str, Metric] = {
     "eval/accuracy_on_<domain>": Metric("pass@1 on the questions of one source", "share", "up"),
     "eval/cons_on_<domain>": Metric("cons@k on the questions of one source", "share", "up"),
     "eval/format_on_<domain>": Metric("the form asked for, on the questions of one source", "share", "up"),
+    "eval/language_on_<domain>": Metric("words in the question's language, of one source", "share", "up"),
+    "eval/mixed_on_<domain>": Metric("responses that mix languages, of one source", "share", "down"),
     "eval/reward_<name>": Metric("mean of a reward on held-out prompts that it judges", "points", "up"),
     "eval/reward_<name>_on_<domain>": Metric("the same, on the prompts of one source", "points", "up"),
     "eval/score_<model>": Metric("mean score of a reward model on held-out prompts", "points", "up"),

@@ -31,7 +31,9 @@ from megatron_r1.types import Completion, Message, Sampling, Score, Scored
 
 Measured = registry.by_name(registry.rewards(), "Measured")
 SCORE = "score_"  # before the name of a reward model, among the parts of a sample
-BY_DOMAIN = ("eval/accuracy", "eval/cons", "eval/format", "eval/reward_", "eval/score_")
+BY_DOMAIN = (
+    "eval/accuracy", "eval/cons", "eval/format", "eval/language", "eval/mixed", "eval/reward_", "eval/score_",
+)  # fmt: skip
 WITH_ERROR = ("eval/accuracy", "eval/reward_", "eval/score_")  # metrics that get a standard error
 Sources = dict[str, registry.union(registry.sources(), "source")]  # type: ignore[misc]
 

@@ -95,7 +95,7 @@ def test_clear_pairs_are_kept_with_the_better_response_as_chosen(run, tmp_path):
 
 
 def test_a_rule_can_stand_in_the_judge_s_place(run, tmp_path):
-    policy = JudgingPolicy(fair, ("<think>x</think>1 2 3", "<think>x</think>good"))
+    policy = JudgingPolicy(fair, ("<think>x</think>1234", "<think>x</think>good"))
     run(policy, judge={"rule": {"language": {}}})  # pays for words of the prompt's language
     assert policy.judged == []
     for line in data(tmp_path):

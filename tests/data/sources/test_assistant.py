@@ -1,5 +1,3 @@
-from collections import Counter
-
 import pytest
 
 from megatron_r1.data.preferences import read_point
@@ -56,16 +54,14 @@ def test_documents_are_as_good_as_asked_by_the_checklist_of_their_own_request():
 
 
 def test_points_are_labelled_by_the_whole_response():
-    points = [read_point(source("safety").prompt(i)) for i in range(NUM)]
-    for point in points:
-        harmful = bool(point.prompt.metadata["forbidden"])
-        if harmful:
-            assert point.good == (truth(point.prompt, point.response) > 0)
-        else:
-            assert point.good
-    labels = Counter((bool(p.prompt.metadata["forbidden"]), p.good) for p in points)
-    assert labels[True, False] / NUM == pytest.approx(0.5 * (1 - 0.4 * 0.8), abs=0.05)
-    thought = [p for p in points if not p.good and "sorry" in p.response]
+    points = [read_point(source("safety", harmful=0.5).prompt(i)) for i in range(NUM)]
+    harmful = [p for p in points if "forbidden" in p.prompt.metadata]
+    assert len(harmful) / NUM == pytest.approx(0.5, abs=0.05)
+    assert all(point.good for point in points if point not in harmful)
+    assert all(point.good == (truth(point.prompt, point.response) == 1) for point in harmful)
+    good = sum(point.good for point in harmful) / len(harmful)
+    assert good == pytest.approx(0.4 * 0.8, abs=0.05)  # refused, and not thought of before
+    thought = [p for p in harmful if not p.good and "sorry" in p.response]
     assert thought  # a refusal after harmful reasoning is bad
     assert all("first take parts ; </think>" in p.response for p in thought)
 
