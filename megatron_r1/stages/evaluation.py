@@ -26,7 +26,7 @@ from megatron_r1.rewards.preference import PreferenceConfig
 from megatron_r1.rewards.section import Reward
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.domains import domains_of, metric_word
-from megatron_r1.stages.sampling import draw_key, sample
+from megatron_r1.stages.sampling import can_be_quoted, draw_key, sample
 from megatron_r1.types import Completion, Message, Sampling, Score, Scored
 
 Measured = registry.by_name(registry.rewards(), "Measured")
@@ -166,19 +166,10 @@ def _asked(
             force_think=evaluation.force_think,
         )
         history = [
-            (*c.prompt.messages, Message("assistant", c.text)) if _can_be_quoted(context, c) else before
+            (*c.prompt.messages, Message("assistant", c.text)) if can_be_quoted(context, c) else before
             for c, before in zip(completions, history, strict=True)
         ]
     return completions
-
-
-def _can_be_quoted(context: StageContext, completion: Completion) -> bool:
-    """Whether an answer can stand in a conversation: a closed vocabulary can't spell a forged role mark."""
-    try:
-        context.template.response_ids(completion.text, context.tokenizer)
-    except DataError:
-        return False
-    return bool(completion.text)
 
 
 def _examples(context: StageContext, evaluation: Evaluation) -> Callable[[int], tuple[Message, ...]]:

@@ -28,7 +28,7 @@ from megatron_r1.rewards.preference import summary_of
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.evaluation import Sources
 from megatron_r1.stages.judge import JudgeOptions, judge_of
-from megatron_r1.stages.sampling import draw_key, sample
+from megatron_r1.stages.sampling import can_be_quoted, draw_key, sample
 from megatron_r1.stages.section import StageConfig, too_long
 from megatron_r1.types import Completion, Sampling
 
@@ -155,7 +155,7 @@ class _Making:
             keys=[draw_key(name, index, k) for index, k in rows],
         )
         pairs = list(zip(completions[0::2], completions[1::2], strict=True))
-        reasons = [_reason(a, b) for a, b in pairs]
+        reasons = [self._reason(a, b) for a, b in pairs]
         asked = [i for i, reason in enumerate(reasons) if reason is None]
         verdicts = self.judge.compare(
             [(pairs[i][0].prompt, summary_of(pairs[i][0].text) or "", summary_of(pairs[i][1].text) or "")
@@ -169,6 +169,16 @@ class _Making:
         if self.replicas.is_main:
             write_lines(shard(self.directory / CANDIDATES, number), lines)
         return {**_shares(lines), "time/step_s": time.perf_counter() - began}
+
+    def _reason(self, first: Completion, second: Completion) -> str | None:
+        """Why two responses can't be compared."""
+        if not (first.finished and second.finished):
+            return "cut"
+        if summary_of(first.text) is None or summary_of(second.text) is None:
+            return "no_summary"
+        if not (can_be_quoted(self.context, first) and can_be_quoted(self.context, second)):
+            return "unspellable"
+        return "same" if first.text == second.text else None
 
     def _line(
         self, pair: tuple[Completion, Completion], reason: str | None, verdict: Judged | None
@@ -246,15 +256,6 @@ class _Making:
             "judge": self.stage.judge.model_dump(mode="json"),
         }
         write_lines(self.directory / CARD, [card])
-
-
-def _reason(first: Completion, second: Completion) -> str | None:
-    """Why two responses can't be compared."""
-    if not (first.finished and second.finished):
-        return "cut"
-    if summary_of(first.text) is None or summary_of(second.text) is None:
-        return "no_summary"
-    return "same" if first.text == second.text else None
 
 
 def _shares(lines: list[dict[str, Any]]) -> dict[str, float]:
