@@ -40,8 +40,9 @@ def sample(
 
 
 def can_be_quoted(context: StageContext, completion: Completion) -> bool:
-    """Whether a response can stand in a conversation, or be trained on: a closed vocabulary can't spell a forged
-    role mark, nor what an id without a piece decodes to.
+    """Whether a response can stand in a conversation, or be trained on.
+
+    A closed vocabulary can't spell a forged role mark, nor what an id without a piece decodes to.
     """
     try:
         context.template.response_ids(completion.text, context.tokenizer)

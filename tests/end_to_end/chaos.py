@@ -133,13 +133,15 @@ def _compare(whole: Path, runs: list[Path], stages: list[str]) -> int:
             continue  # prepared for a kill that came no more
         for name in stages:
             ours, theirs = _bits(run / name), _bits(whole / name)
-            differences += [f"{run.name}: other {what} in {name}" for what in theirs if ours[what] != theirs[what]]
+            differences += [
+                f"{run.name}: other {what} in {name}" for what in theirs if ours[what] != theirs[what]
+            ]
     sys.stdout.write("\n".join(differences or [f"{len(runs)} runs, all as if never touched"]) + "\n")
     return 1 if differences else 0
 
 
 def _bits(stage: Path) -> dict[str, object]:
-    """What must be the same: weights, data, the hashes of what the stage started from, figures and samples."""
+    """What must be the same: weights, data, the hashes of the inputs, figures and samples."""
     artifact = json.loads((stage / "artifact.json").read_text())
     samples = stage / "samples.jsonl"
     return {
