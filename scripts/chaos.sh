@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# kill -9 of a random rank at a random moment, many times, each followed by a resume: the final weights, metrics and
-# samples must be those of a run that nobody touched.
+# kill -9 of a random rank at a random moment of one stage after the other, each followed by a resume: the final
+# weights, data, metrics and samples must be those of a run that nobody touched.
 #
 #   scripts/chaos.sh [KILLS] [SEED] [CONFIG]   by default 30 kills with a new seed, of tests/end_to_end/micro.yaml;
 #                                            micro_all.yaml has every kind of stage; minutes on two cores

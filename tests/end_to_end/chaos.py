@@ -1,4 +1,4 @@
-"""kill -9 of a random rank at a random moment, again and again, each followed by a resume.
+"""kill -9 of a random rank at a random moment of one stage after the other, each followed by a resume.
 
     python -m tests.end_to_end.chaos FOLDER [KILLS] [SEED] [CONFIG]
 
@@ -33,23 +33,24 @@ def main(folder: Path, kills: int, seed: int, config: str) -> int:
     stages = list(run_config.stages)
     whole = folder / "whole"
     _prepare(whole, run_config)
-    began = time.monotonic()
     _finish(whole)
-    duration_s = time.monotonic() - began
     draws = random.Random(seed)
     runs = [folder / "run0"]
     _prepare(runs[-1], run_config)
     done = 0
     while done < kills:
-        after_s = draws.uniform(0.0, duration_s)
+        stage = stages[done % len(stages)]
+        after_s = draws.uniform(0.0, _seconds(whole / stage))
         victim = draws.randrange(RANKS)
-        if _run(runs[-1], kill=(victim, after_s)):
+        if _run(runs[-1], kill=(victim, stage, after_s)):
             runs.append(folder / f"run{len(runs)}")
             _prepare(runs[-1], run_config)
             continue
         done += 1
         where = _where(runs[-1], stages)
-        sys.stdout.write(f"kill {done}: rank {victim} of {runs[-1].name} after {after_s:.1f} s, {where}\n")
+        sys.stdout.write(
+            f"kill {done}: rank {victim} of {runs[-1].name} {after_s:.1f} s into {stage}, {where}\n"
+        )
         sys.stdout.flush()
     _finish(runs[-1])
     return _compare(whole, runs, stages)
@@ -70,14 +71,20 @@ def _finish(run_dir: Path) -> None:
     assert _run(run_dir, kill=None), (run_dir / "logs" / "rank0.log").read_text()[-4000:]
 
 
-def _run(run_dir: Path, *, kill: tuple[int, float] | None) -> bool:
-    """Start the ranks, kill one of them after so many seconds; whether they ended well before."""
+def _seconds(stage: Path) -> float:
+    return json.loads((stage / "artifact.json").read_text())["metrics"]["time/stage_s"]
+
+
+def _run(run_dir: Path, *, kill: tuple[int, str, float] | None) -> bool:
+    """Start the ranks, kill one of them so many seconds into a stage; whether they ended well before."""
     port = _free_port()
     pids = [_fork(run_dir, rank, port) for rank in range(RANKS)]
-    deadline = time.monotonic() + (3600.0 if kill is None else kill[1])
+    deadline: float | None = None
     left = dict(enumerate(pids))
     codes: list[int] = []
-    while left and time.monotonic() < deadline and not any(codes):
+    while left and (deadline is None or time.monotonic() < deadline) and not any(codes):
+        if deadline is None and kill is not None and (run_dir / kill[1] / "resolved.yaml").exists():
+            deadline = time.monotonic() + kill[2]
         for rank, pid in list(left.items()):
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
