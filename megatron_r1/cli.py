@@ -183,7 +183,6 @@ def _add_conversions(command: ArgumentParser) -> None:
     kind.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of a file; default 5GB")
     _add_nproc(kind)
 
-
     kind = add(convert_verify, "compare logits with transformers', and name the first layer that differs",
                ("HF_DIR", "the model's files"), ("CKPT", "a checkpoint, or a stage's directory"))  # fmt: skip
     kind.add_argument("--prompts", type=Path, metavar="FILE", help="a line each: text, or a list of ids")

@@ -315,6 +315,7 @@ def _build(run: RunConfig, stage: StageConfig, tokenizer: Tokenizer) -> "Megatro
         seed=run.seed,
         eos_id=tokenizer.eos_id,
         rollout_engine=run.rollout_engine,
+        rollout_rows=run.rollout_rows,
         tokens_per_pack=stage.tokens_per_pack if isinstance(stage, TrainingStage) else NO_PACKS,
         score_head=stage.trains_scores,
     )

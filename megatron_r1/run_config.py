@@ -85,6 +85,10 @@ class RunConfig(Section):
     layout. dynamic: Megatron's DynamicInferenceEngine (paged cache, continuous batching), for grouped-query
     attention. The tokens are the same."""
 
+    rollout_rows: int | None = Field(default=None, ge=1)
+    """The most outputs that a replica samples at once, which bounds the memory of its cache; the next begin
+    as others end. null: all of a step's. The tokens are the same, but for rounding where two nearly tie."""
+
     recompute: Literal["none", "selective", "full"] = "none"
     """Activations that the backward pass computes again instead of keeping them: none, attention's inner part
     (selective), or whole layers (full). The result is the same to the bit."""

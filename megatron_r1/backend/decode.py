@@ -14,7 +14,7 @@ log-prob, against the training forward too. Everything else samples through the 
 # B rows, W tokens fed a row (1 after the prompt) in Megatron's order [W, B], h hidden, V vocabulary
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -66,53 +66,57 @@ def is_lean(chunks: Sequence[GPTModel]) -> bool:
 
 
 class LeanDecoder:
-    """rollout.Decoder over the parameters of a whole model. A cache lives as long as the decoder."""
+    """flight.Decoder over the parameters of a whole model. Every row stands at its own place in the cache."""
 
-    def __init__(self, chunks: Sequence[GPTModel], *, length: int) -> None:
-        """length: the most tokens of a row, padding included."""
+    pads_left: ClassVar = False
+    refills: ClassVar = True
+
+    def __init__(self, chunks: Sequence[GPTModel], *, rows: int, length: int) -> None:
         (model,) = chunks
-        self.length, self.used = length, 0
+        self.capacity, self.length, self.count = rows, length, 0
         self.embedding = model.embedding.word_embeddings.weight
         shared = model.share_embeddings_and_output_weights
         self.output: Any = model.shared_embedding_or_output_weight() if shared else model.output_layer.weight
         self.layers = [_Layer(layer, model, length) for layer in model.decoder.layers]
         self.final_norm: Any = model.decoder.final_layernorm
-        self.pads: Tensor | None = None  # [B] of padding on the left; None: no row has any
-        self.cache: list[Tensor] = []  # a layer: [B, ..., length, width]
+        # a layer: [capacity, ..., length, width] of the batch, [U, ..., W, width] of the newest prompts; all
+        # of it finite, since a mask doesn't take a NaN out of a product
+        self.caches: list[Tensor] = []
+        self.newest: list[Tensor] = []
 
-    def prefill(self, tokens: Tensor, pads: Tensor) -> Tensor:
-        """tokens: [B, W] prompts, padded on the left by pads [B]. Returns [B, V] logits of the last token."""
-        self.pads, self.used = pads if pads.any() else None, tokens.shape[1]
-        self.cache = [layer.attention.new_cache(tokens.shape[0], self.used) for layer in self.layers]
-        return self._feed(tokens, Position.of_prompts(self.pads, width=self.used))
+    def prefill(self, tokens: Tensor, places: Tensor) -> Tensor:
+        count, width = tokens.shape
+        self.newest = [layer.attention.new_cache(count, width) for layer in self.layers]
+        hidden = self._through_layers(tokens, self.newest, Position.of_prompts(width))
+        ends = places.argmax(1) * count + torch.arange(count, device=places.device)
+        return self._logits(hidden[ends])
 
-    def decode(self, tokens: Tensor) -> Tensor:
-        """tokens: [B], the next of each row. Returns [B, V] logits."""
-        position = Position.of_token(self.pads, at=self.used)
-        self.used += 1
-        return self._feed(tokens[:, None], position)
+    def enter(self, prompts: Tensor) -> None:
+        if not self.caches:
+            self.caches = [layer.attention.new_cache(self.capacity, self.length) for layer in self.layers]
+        first, self.count = self.count, self.count + len(prompts)
+        for cache, new in zip(self.caches, self.newest, strict=True):
+            cache[first : self.count, ..., : new.shape[-2], :] = new.index_select(0, prompts)
 
-    def spread(self, rows: Tensor) -> None:
-        """Row i of the batch becomes a copy of the former row rows[i]; the cache gets its full length."""
-        self.pads = None if self.pads is None else self.pads[rows]
-        for i, (layer, old) in enumerate(zip(self.layers, self.cache, strict=True)):
-            new = layer.attention.new_cache(len(rows), self.length)
-            new[..., : self.used, :] = old.index_select(0, rows)
-            self.cache[i] = new
+    def decode(self, tokens: Tensor, places: Sequence[int]) -> Tensor:
+        caches = [cache[: self.count] for cache in self.caches]
+        position = Position.of_tokens(places, device=tokens.device)
+        return self._logits(self._through_layers(tokens[:, None], caches, position))
 
     def keep(self, rows: Tensor) -> None:
-        """Row i becomes the former row rows[i] >= i; the rows behind leave. Only what moves is copied."""
-        self.pads = None if self.pads is None else self.pads[rows]
+        self.count = len(rows)
         to = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
-        for i, cache in enumerate(self.cache):
-            cache[to, ..., : self.used, :] = cache[rows[to], ..., : self.used, :]
-            self.cache[i] = cache[: len(rows)]
+        for cache in self.caches:
+            cache[to] = cache[rows[to]]
 
-    def _feed(self, tokens: Tensor, position: Position) -> Tensor:
+    def _through_layers(self, tokens: Tensor, caches: Sequence[Tensor], position: Position) -> Tensor:
         hidden = F.embedding(tokens.t().flatten(), self.embedding)  # [W * B, h]
-        for layer, cache in zip(self.layers, self.cache, strict=True):
+        for layer, cache in zip(self.layers, caches, strict=True):
             hidden = layer(hidden, cache, position)
-        return F.linear(self.final_norm(hidden[-len(tokens) :]), self.output)
+        return hidden
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        return F.linear(self.final_norm(hidden), self.output)
 
 
 class _Layer:

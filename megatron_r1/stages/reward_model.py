@@ -192,4 +192,3 @@ class _Training:
             Judgement(1 / (1 + math.exp(-max(-700.0, score))), label, score, length)
             for score, label, length in zip(scores, labels, lengths, strict=True)
         ]
-

@@ -129,4 +129,3 @@ class _FineTuning:
     def _is_evaluated(self, done: int) -> bool:
         evaluation = self.stage.evaluate
         return evaluation is not None and (done % evaluation.every == 0 or done == self.steps)
-

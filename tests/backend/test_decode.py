@@ -29,6 +29,12 @@ def test_lean_and_modules_sample_the_same_tokens(alone: Results, family: str):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("decoder", ["LeanDecoder", "ModuleDecoder"])
+def test_three_places_sample_what_twelve_do(alone: Results, family: str, decoder: str):
+    assert alone[family]["few"][decoder] == alone[family]["lean"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_lean_agrees_with_the_training_forward(alone: Results, family: str):
     assert alone[family]["to_training"] < TOLERANCE
 
@@ -47,4 +53,5 @@ def test_lean_keeps_expert_ranks_in_step(tmp_path: Path):
     for found in results:
         assert found["is_lean"]
         assert found["lean"] == found["modules"]
+        assert set(map(str, found["few"].values())) == {str(found["lean"])}
         assert found["to_training"] < TOLERANCE

@@ -25,7 +25,17 @@ from megatron_r1.run_config import RunConfig, load_run
 SITE_VARIABLE = "MEGATRON_R1_SITE"
 SITE_FILE = Path("~/.config/megatron_r1/site.yaml")
 # what changes no result, and the stages, of which only one's own part counts
-_UNDECISIVE = {"name", "run_dir", "layout", "recompute", "rollout_engine", "timeout_s", "slurm", "stages"}
+_UNDECISIVE = {
+    "name",
+    "run_dir",
+    "layout",
+    "recompute",
+    "rollout_engine",
+    "rollout_rows",
+    "timeout_s",
+    "slurm",
+    "stages",
+}
 
 log = logging.getLogger(__name__)
 
