@@ -8,15 +8,18 @@ nothing looks. While all rows stand at the same place, the cache is written by a
 # B rows, W tokens fed a row (in the order [W, B]), S columns of the cache in use, h hidden
 # n query heads, g key/value heads, r = n / g, d head width, c latent width, p rotated width
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from megatron.core.tensor_parallel.mappings import gather_from_tensor_model_parallel_region
 from torch import Tensor
 
 from megatron_r1.backend.attention import PackRotary
+from megatron_r1.backend.decode_mlp import added
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +66,11 @@ class Position:
 class _Rotation:
     """RoPE in three operators. x cos + partner(x) sin, the sign of the partner in the table."""
 
-    def __init__(self, rotary: PackRotary, *, length: int, dtype: torch.dtype, interleaved: bool) -> None:
+    def __init__(self, rotary: Any, *, length: int, dtype: torch.dtype, interleaved: bool) -> None:
         """interleaved: pairs are neighbours, as in MLA. Upstream brings them to the two halves first; a dot
         product of two vectors rotated alike doesn't see the order, so here they stay."""
         rounded = 1 << max(length - 1, 63).bit_length()  # upstream caches a table for every length asked for
-        table = rotary.rotary(rounded, packed_seq=True)
+        table = (rotary.rotary if isinstance(rotary, PackRotary) else rotary)(rounded, packed_seq=True)
         angles, scale = table if isinstance(table, tuple) else (table, 1.0)  # YaRN comes with its scale
         angles = angles.view(rounded, -1)  # [length, p], the same angles in both halves
         half = angles.shape[1] // 2
@@ -101,10 +104,23 @@ def _attend_token(query: Tensor, key: Tensor, value: Tensor, *, scale: float, ma
     return torch.bmm(scores.softmax(-1), value)
 
 
-class GroupedQuery:
-    """LocalSelfAttention. Cache: [B, g, 2, length, d], keys after RoPE and values."""
+def _whole(x: Tensor, width: int) -> Tensor:
+    """[T, width] of all tensor ranks' columns, if this rank's x has only a part of them."""
+    return x if x.shape[-1] == width else gather_from_tensor_model_parallel_region(x)
 
-    def __init__(self, module: Any, rotary: PackRotary, *, length: int) -> None:
+
+def norm_before(linear: Any, norm: Any) -> Callable[[Tensor], Tensor]:
+    """The norm in front of a linear layer: Transformer Engine has it inside the layer, else it is `norm`."""
+    weight = getattr(linear, "layer_norm_weight", None)
+    if weight is None:
+        return norm
+    return partial(F.rms_norm, normalized_shape=list(weight.shape), weight=weight, eps=linear.eps)
+
+
+class GroupedQuery:
+    """SelfAttention. Cache: [B, g, 2, length, d], keys after RoPE and values."""
+
+    def __init__(self, module: Any, rotary: Any, *, length: int) -> None:
         self.qkv, self.project = module.linear_qkv, module.linear_proj.weight
         self.q_norm, self.k_norm = module.q_layernorm, module.k_layernorm
         self.groups = module.num_query_groups_per_partition
@@ -134,7 +150,7 @@ class GroupedQuery:
         else:
             keys, values = keys.flatten(0, 1), values.flatten(0, 1)
             out = _attend_token(query.flatten(0, 2), keys, values, scale=self.scale, mask=position.mask)
-        return torch.addmm(stream, out.reshape(stream.shape[0], -1), self.project.t())
+        return added(stream, out.reshape(stream.shape[0], -1), self.project)
 
     def _normalised(self, heads: Tensor) -> Tensor:
         if self.q_norm is None:
@@ -143,7 +159,7 @@ class GroupedQuery:
 
 
 class Latent:
-    """LocalMLASelfAttention, up-projections absorbed. Cache: [B, 1, length, c + p], latent and rotated key.
+    """MLASelfAttention, up-projections absorbed. Cache: [B, 1, length, c + p], latent and rotated key.
 
     A head's key is W_k latent, so its score is (W_k' query) latent; its output is W_v (weights x latents).
     Every head looks at the same c + p numbers a token. Source: DeepSeek-V2, 2405.04434, section 2.1.2.
@@ -152,6 +168,9 @@ class Latent:
     def __init__(self, module: Any, *, length: int) -> None:
         config = module.config
         self.module, self.project = module, module.linear_proj.weight
+        self.latent_norm = norm_before(module.linear_kv_up_proj, module.kv_layernorm)
+        if config.q_lora_rank is not None:
+            self.query_norm = norm_before(module.linear_q_up_proj, module.q_layernorm)
         self.heads = module.num_attention_heads_per_partition
         self.key_width, self.latent = config.qk_head_dim, config.kv_lora_rank
         self.rotated = config.qk_pos_emb_head_dim
@@ -179,19 +198,20 @@ class Latent:
                 scale=self.scale, mask=position.mask,
             )  # fmt: skip
         out = torch.bmm(found.transpose(0, 1), self.up_value.transpose(1, 2))  # [n, W * B, v]
-        return torch.addmm(stream, out.transpose(0, 1).flatten(1), self.project.t())
+        return added(stream, out.transpose(0, 1).flatten(1), self.project)
 
     def _remember(self, x: Tensor, cache: Tensor, position: Position) -> None:
-        down = F.linear(x, self.module.linear_kv_down_proj.weight)
+        down = _whole(F.linear(x, self.module.linear_kv_down_proj.weight), self.latent + self.rotated)
         latent, key = down.view(-1, cache.shape[0], down.shape[-1]).split([self.latent, self.rotated], dim=-1)
-        new = torch.cat([self.module.kv_layernorm(latent), self.rotate(key, position)], dim=-1)
+        new = torch.cat([self.latent_norm(latent), self.rotate(key, position)], dim=-1)
         position.write(cache[:, 0], new)
 
     def _queries(self, x: Tensor, rows: int, position: Position) -> Tensor:
         if self.module.config.q_lora_rank is None:
             query = F.linear(x, self.module.linear_q_proj.weight)
         else:
-            low = self.module.q_layernorm(F.linear(x, self.module.linear_q_down_proj.weight))
+            down = _whole(F.linear(x, self.module.linear_q_down_proj.weight), self.module.config.q_lora_rank)
+            low = self.query_norm(down)
             query = F.linear(low, self.module.linear_q_up_proj.weight)
         query = query.view(-1, rows, self.heads, self.key_width + self.rotated)
         plain, rotated = query.split([self.key_width, self.rotated], dim=-1)

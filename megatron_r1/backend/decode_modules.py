@@ -1,4 +1,4 @@
-"""The decoder for every layout: Megatron's modules with StaticInferenceContext, in the training layout.
+"""The decoder for every model: Megatron's modules with StaticInferenceContext.
 
 Tensor, pipeline and expert ranks all take part in every call, each with the rows of its own replica.
 """
@@ -6,14 +6,14 @@ Tensor, pipeline and expert ranks all take part in every call, each with the row
 # B rows, W tokens fed a row, V vocabulary
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-import torch.distributed as dist
-from megatron.core import parallel_state
 from megatron.core.inference.contexts import StaticInferenceContext
 from megatron.core.models.gpt.gpt_model import GPTModel
 from torch import Tensor
+
+from megatron_r1.backend.decode_pipeline import Stage, through_pipeline
 
 
 class ModuleDecoder:
@@ -48,55 +48,36 @@ class ModuleDecoder:
         self.batch.keep(rows)
 
     def _feed(self, rows: "_Rows", tokens: Tensor) -> Tensor:
-        width = tokens.shape[1]
+        count, width = tokens.shape
+        context, config = rows.context, self.chunks[0].config
         # a dummy row may outlive the longest output: it feeds the last place again
-        offset = min(rows.context.sequence_len_offset, self.length - width)
-        rows.context.sequence_len_offset = offset
-        logits = self._pipelined(rows.context, tokens, rows.mask(offset, width))
-        rows.context.sequence_len_offset = offset + width
-        return logits
-
-    def _pipelined(self, context: StaticInferenceContext, tokens: Tensor, mask: Tensor) -> Tensor:
-        """[B, V] logits of the last position, on every pipeline rank."""
-        size = parallel_state.get_pipeline_model_parallel_world_size()
-        rank = parallel_state.get_pipeline_model_parallel_rank()
-        output = None
-        for i, chunk in enumerate(self.chunks):  # the whole model is chunk 0 of all ranks, then chunk 1 ...
-            if i > 0 or rank > 0:
-                chunk.set_input_tensor(self._received(chunk, tokens))
-            output = self._run(chunk, context, tokens, mask)
-            if i + 1 < len(self.chunks) or rank + 1 < size:
-                dist.send(output.contiguous(), parallel_state.get_pipeline_model_parallel_next_rank())
-                output = None
-        if size == 1:
-            assert output is not None
-            return output[:, -1]
-        if output is None:
-            logits = torch.empty(tokens.shape[0], self.chunks[0].vocab_size, device=tokens.device)
-        else:
-            logits = output[:, -1].float().contiguous()
-        source = parallel_state.get_pipeline_model_parallel_last_rank()
-        group: Any = parallel_state.get_pipeline_model_parallel_group()
-        dist.broadcast(logits, source, group=group)
-        return logits
-
-    def _received(self, chunk: GPTModel, tokens: Tensor) -> Tensor:
-        """[W, B, h] from the rank before; the first rank's is the last."""
-        config = chunk.config
-        shape = (tokens.shape[1], tokens.shape[0], config.hidden_size)
-        hidden = torch.empty(shape, dtype=config.params_dtype, device=tokens.device)
-        dist.recv(hidden, parallel_state.get_pipeline_model_parallel_prev_rank())
-        return hidden
-
-    def _run(self, chunk: GPTModel, context: StaticInferenceContext, tokens: Tensor, mask: Tensor) -> Tensor:
-        positions = context.sequence_len_offset + torch.arange(tokens.shape[1], device=tokens.device)
-        return chunk(
-            tokens,
-            positions[None].expand(tokens.shape[0], -1),
-            mask,
-            inference_context=context,
-            runtime_gather_output=True,
+        context.sequence_len_offset = min(context.sequence_len_offset, self.length - width)
+        logits = through_pipeline(
+            [self._stage(chunk, rows, tokens) for chunk in self.chunks],
+            hidden=(width, count, config.hidden_size),
+            dtype=config.params_dtype,
+            logits=(count, self.chunks[0].vocab_size),
         )
+        context.sequence_len_offset += width
+        return logits
+
+    def _stage(self, chunk: GPTModel, rows: "_Rows", tokens: Tensor) -> Stage:
+        offset, (count, width) = rows.context.sequence_len_offset, tokens.shape
+        positions = offset + torch.arange(width, device=tokens.device)
+
+        def stage(received: Tensor | None) -> Tensor:
+            if received is not None:
+                chunk.set_input_tensor(received)
+            output = chunk(
+                tokens,
+                positions[None].expand(count, -1),
+                rows.mask(offset, width),
+                inference_context=rows.context,
+                runtime_gather_output=True,
+            )
+            return output[:, -1] if chunk.post_process else output
+
+        return stage
 
 
 class _Rows:

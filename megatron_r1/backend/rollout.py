@@ -18,7 +18,7 @@ from megatron_r1.backend.engine_sampling import engine_can_sample
 from megatron_r1.backend.flight import Decoder, Flight
 from megatron_r1.types import Sampled, Sampling
 
-Engine = Literal["megatron", "dynamic"]
+Engine = Literal["megatron", "modules", "dynamic"]
 
 # Attributes by which Megatron's modules know of sequence parallelism (transformer/utils.py lists them too).
 SEQUENCE_PARALLEL = ("sequence_parallel", "scatter_to_sequence_parallel", "reduce_scatter_embeddings")
@@ -74,5 +74,6 @@ def generate(
             from megatron_r1.backend import dynamic_engine  # it imports a second of Megatron's servers
 
             return dynamic_engine.generate(chunks, prompts, sampling, keys=keys, eos_id=eos_id, rows=rows)
-        chosen = decoder or (LeanDecoder if is_lean(chunks) else ModuleDecoder)
+        lean = engine == "megatron" and is_lean(chunks)
+        chosen = decoder or (LeanDecoder if lean else ModuleDecoder)
         return Flight(chosen, chunks, prompts, sampling, keys=keys, eos_id=eos_id, rows=rows).run()

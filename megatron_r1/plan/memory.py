@@ -136,15 +136,18 @@ def _in_flight(layout: Layout, demand: Demand, pipeline_rank: int) -> float:
 
 
 def _kv_cache(run: RunConfig, demand: Demand, pipeline_rank: int) -> float:
-    """All of a replica's outputs at their full length at once, as backend/rollout.py allocates them."""
+    """rollout_rows of a replica's outputs at their full length, as backend/flight.py allocates them."""
     if not demand.outputs:
         return 0.0
     layout, config = run.layout, run.model.transformer_config()
-    if config.get("multi_latent_attention"):
+    if config.get("multi_latent_attention") and run.rollout_engine == "modules":  # keys and values
+        widths = config["qk_head_dim"] + config["qk_pos_emb_head_dim"] + config["v_head_dim"]
+        numbers = config["num_attention_heads"] // layout.tensor * widths
+    elif config.get("multi_latent_attention"):
         numbers = config["kv_lora_rank"] + config["qk_pos_emb_head_dim"]  # on every tensor rank
     else:
         numbers = 2 * max(1, config["num_query_groups"] // layout.tensor) * config["kv_channels"]
     dense, experts, _ = _layers(run, pipeline_rank)
-    rows = -(-demand.outputs // layout.data)
+    rows = min(-(-demand.outputs // layout.data), run.rollout_rows or demand.outputs)
     length = run.plan.prompt_tokens + demand.output_tokens
     return rows * length * (dense + experts) * numbers * parameter_dtype(run.precision).itemsize

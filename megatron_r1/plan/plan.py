@@ -143,7 +143,7 @@ def plan(
 def _remedy(rank: RankMemory, phase: str) -> str:
     """What takes most of the phase, and how it becomes less."""
     parts = {
-        "rollout": (rank.kv_cache, "sample fewer outputs a replica, or shorter ones"),
+        "rollout": (rank.kv_cache, "lower rollout_rows, the outputs that run at once"),
         "log-probs": (rank.forward + rank.logits, "lower tokens_per_pack or raise layout.context"),
         "training": (
             rank.activations + rank.logits,

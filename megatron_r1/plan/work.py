@@ -1,8 +1,8 @@
 """FLOPs, bytes over the links and hours of a stage: models with their assumptions in the `plan:` section.
 
 Training takes the model's FLOPs over an assumed share of the peak, and the pipeline's bubble. Decoding is
-bound by reading the weights and the cache once a token, one pipeline stage after the other, until the longest
-output is done. Links: what each GPU sends a step, in full.
+bound by reading the weights and the cache once a token, one pipeline stage after the other, until as many
+outputs as run at once have come to their end one after the other. Links: what each GPU sends a step, in full.
 """
 
 from dataclasses import dataclass
@@ -74,7 +74,11 @@ def _bubble(run: RunConfig, demand: Demand) -> float:
 def _rollout_seconds(
     run: RunConfig, demand: Demand, shards: list[Shard], memory: list[RankMemory], hardware: Hardware
 ) -> float:
-    """The longest output, token by token: each reads the weights and, on average, half of the full cache."""
+    """Steps of decoding: each reads the weights and, on average, half of the mean output's cache.
+
+    The longest output takes output_tokens of them. Where a replica's outputs enter in turns, each place in
+    the batch decodes its share of all tokens, and the last to enter may be the longest.
+    """
     if not demand.outputs:
         return 0.0
     width = parameter_dtype(run.precision).itemsize
@@ -82,7 +86,9 @@ def _rollout_seconds(
     read += sum(rank.kv_cache * run.plan.mean_length / 2 for rank in memory)
     a_token = read / (hardware.memory_gb_s * 1e9 * run.plan.bandwidth_share)
     a_token += run.model.shape().num_layers * run.plan.layer_latency_us * 1e-6
-    return demand.output_tokens * a_token
+    outputs = -(-demand.outputs // run.layout.data)
+    turns = outputs / min(outputs, run.rollout_rows or outputs)
+    return demand.output_tokens * (1 + (turns - 1) * run.plan.mean_length) * a_token
 
 
 def _sent(run: RunConfig, demand: Demand, shards: list[Shard], hardware: Hardware) -> tuple[float, float]:
