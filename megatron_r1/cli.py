@@ -44,16 +44,18 @@ def plan(args: Namespace) -> int:
 def submit(args: Namespace) -> int:
     from megatron_r1.launch.slurm.submit import submit as submit_run
 
-    print(
-        submit_run(
-            args.conf,
-            overrides=args.overrides,
-            from_stage=args.from_stage,
-            run_dir=args.run_dir,
-            site=args.site,
-            dry_run=args.dry_run,
+    for seed in args.seeds or [None]:
+        print(
+            submit_run(
+                args.conf,
+                overrides=args.overrides,
+                seed=seed,
+                from_stage=args.from_stage,
+                run_dir=args.run_dir,
+                site=args.site,
+                dry_run=args.dry_run,
+            )
         )
-    )
     return 0
 
 
@@ -212,6 +214,10 @@ def _add_run_dir(command: ArgumentParser) -> None:
     command.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the run's directory")
 
 
+def _whole_numbers(text: str) -> list[int]:
+    return [int(word) for word in text.split(",")]
+
+
 def build_parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="megatron-r1",
@@ -252,6 +258,8 @@ def build_parser() -> ArgumentParser:
     _add_config(command)
     command.add_argument("--from", dest="from_stage", metavar="STAGE", help="do STAGE and all after it again")
     command.add_argument("--run-dir", type=Path, metavar="DIR", help="where the run is kept (else runs/NAME)")
+    command.add_argument("--seeds", type=_whole_numbers, metavar="N,N,...",
+                         help="a chain of jobs for each, in runs/NAME_seedN")  # fmt: skip
     command.add_argument("--site", type=Path, metavar="FILE", help="the site's profile, below CONF")
     command.add_argument("--dry-run", action="store_true", help="print the scripts and SLURM's opinion")
 

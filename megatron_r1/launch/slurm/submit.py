@@ -50,6 +50,7 @@ def submit(
     config_path: Path,
     *,
     overrides: Sequence[str] = (),
+    seed: int | None = None,
     from_stage: str | None = None,
     run_dir: Path | None = None,
     site: Path | None = None,
@@ -57,10 +58,16 @@ def submit(
 ) -> str:
     """Submit the stages that are not done; returns what happened, in lines for the user.
 
+    seed: in the place of the configuration's, as a run of its own next to that of other seeds.
     site: the site's profile; by default what MEGATRON_R1_SITE names or ~/.config/megatron_r1/site.yaml.
     dry_run: write nothing into the queue; the scripts, and what `sbatch --test-only` says of them.
     """
     loaded = load_run(config_path, overrides=overrides, site=site or _own_site())
+    if seed is not None:
+        suffix = f"_seed{seed}"
+        run_dir = None if run_dir is None else run_dir.with_name(run_dir.name + suffix)
+        overrides = [*overrides, f"seed={seed}", f"name={loaded.value.name}{suffix}"]
+        loaded = load_run(config_path, overrides=overrides, site=site or _own_site())
     refuse(findings(loaded))
     run = loaded.value
     local.check_from(from_stage, run)
