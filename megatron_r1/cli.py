@@ -6,7 +6,7 @@ seconds). An R1Error is printed without a traceback, and its exit_code becomes t
 
 import json
 import sys
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -214,8 +214,11 @@ def _add_run_dir(command: ArgumentParser) -> None:
     command.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the run's directory")
 
 
-def _whole_numbers(text: str) -> list[int]:
-    return [int(word) for word in text.split(",")]
+def _seeds(text: str) -> list[int]:
+    words = text.split(",")
+    if not all(word.isdecimal() for word in words):
+        raise ArgumentTypeError(f"'{text}': whole numbers with commas between, such as 7,8,9")
+    return [int(word) for word in words]
 
 
 def build_parser() -> ArgumentParser:
@@ -258,7 +261,7 @@ def build_parser() -> ArgumentParser:
     _add_config(command)
     command.add_argument("--from", dest="from_stage", metavar="STAGE", help="do STAGE and all after it again")
     command.add_argument("--run-dir", type=Path, metavar="DIR", help="where the run is kept (else runs/NAME)")
-    command.add_argument("--seeds", type=_whole_numbers, metavar="N,N,...",
+    command.add_argument("--seeds", type=_seeds, metavar="N,N,...",
                          help="a chain of jobs for each, in runs/NAME_seedN")  # fmt: skip
     command.add_argument("--site", type=Path, metavar="FILE", help="the site's profile, below CONF")
     command.add_argument("--dry-run", action="store_true", help="print the scripts and SLURM's opinion")

@@ -32,6 +32,7 @@ class RankMemory:
     gradients: float
     optimizer: float
     reference: float
+    other_models: float  # weights of reward models and judges
     other: float
     kv_cache: float
     activations: float
@@ -41,7 +42,8 @@ class RankMemory:
     @property
     def resident(self) -> float:
         """There in every phase."""
-        return self.parameters + self.gradients + self.optimizer + self.reference + self.other
+        weights = self.parameters + self.gradients + self.optimizer + self.reference
+        return weights + self.other_models + self.other
 
     def phases(self) -> dict[str, float]:
         """The peak of each phase."""
@@ -58,12 +60,17 @@ class RankMemory:
         return max(self.phases().values())
 
 
-def rank_memory(run: RunConfig, demand: Demand, shards: list[Shard]) -> list[RankMemory]:
-    """One for each pipeline stage, at the replica that keeps the most of the optimizer."""
-    return [_one(run, demand, shard) for shard in shards]
+def rank_memory(
+    run: RunConfig, demand: Demand, shards: list[Shard], *, others: list[list[Shard]]
+) -> list[RankMemory]:
+    """One for each pipeline stage, at the replica that keeps the most of the optimizer.
+
+    others: the shards of the models that are kept beside the policy.
+    """
+    return [_one(run, demand, shard, [model[i] for model in others]) for i, shard in enumerate(shards)]
 
 
-def _one(run: RunConfig, demand: Demand, shard: Shard) -> RankMemory:
+def _one(run: RunConfig, demand: Demand, shard: Shard, others: list[Shard]) -> RankMemory:
     width = parameter_dtype(run.precision).itemsize
     trains = demand.updates > 0
     copies = FP8_COPIES * shard.parameters if run.precision not in ("fp32", "bf16") else 0
@@ -75,6 +82,8 @@ def _one(run: RunConfig, demand: Demand, shard: Shard) -> RankMemory:
         gradients=shard.gradient_bytes if trains else 0,
         optimizer=optimizer if trains else 0,
         reference=width * shard.parameters + shard.other_bytes if demand.reference else 0,
+        # a reward model has one output in the place of the vocabulary: this counts the head that it lacks
+        other_models=sum(width * other.parameters + other.other_bytes for other in others),
         other=shard.other_bytes,
         kv_cache=_kv_cache(run, demand, shard.pipeline_rank),
         activations=activations if trains else 0.0,

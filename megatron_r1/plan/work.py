@@ -29,13 +29,20 @@ class Work:
     node_bytes: float
     network_bytes: float
     links_s: float
+    checkpoint_s: float  # of one checkpoint
     bubble: float  # share of the training time in which a pipeline stage waits
     hours: float
     gpu_hours: float
 
 
 def work(
-    run: RunConfig, demand: Demand, shards: list[Shard], memory: list[RankMemory], hardware: Hardware
+    run: RunConfig,
+    demand: Demand,
+    shards: list[Shard],
+    memory: list[RankMemory],
+    hardware: Hardware,
+    *,
+    checkpoint_bytes: float,
 ) -> Work:
     """What a step of the stage costs, and the stage as a whole."""
     layout, plan = run.layout, run.plan
@@ -53,10 +60,12 @@ def work(
     node, network = _sent(run, demand, shards, hardware)
     links_s = node / (hardware.node_gb_s * 1e9) + network / (hardware.network_gb_s * 1e9)
     links_s /= plan.bandwidth_share
-    hours = demand.steps * (train_s + score_s + rollout_s) / 3600
+    checkpoint_s = checkpoint_bytes / (plan.storage_gb_s * 1e9)
+    seconds = demand.steps * (train_s + score_s + rollout_s) + demand.checkpoints * checkpoint_s
+    hours = seconds / 3600
     return Work(
-        trained + scored + again, train_s, score_s, rollout_s, node, network, links_s, bubble, hours,
-        hours * layout.ranks,
+        trained + scored + again, train_s, score_s, rollout_s, node, network, links_s, checkpoint_s, bubble,
+        hours, hours * layout.ranks,
     )  # fmt: skip
 
 

@@ -46,7 +46,8 @@ def test_flops_and_hours_are_near_what_the_paper_reports(paper):
     )  # whole layers are not computed twice
     stage = make_plan(as_reported, "h800").stages[0]
     tokens = stage.steps * 15360 * 4096
-    without_bubble = stage.work.gpu_hours * (1 - stage.work.bubble)  # DualPipe hides most of it
+    saving = stage.checkpoints * stage.work.checkpoint_s / 3600 * run.layout.ranks
+    without_bubble = (stage.work.gpu_hours - saving) * (1 - stage.work.bubble)  # DualPipe hides most of it
     assert without_bubble / tokens * 1e12 == pytest.approx(180_000, rel=0.1)
 
 
@@ -115,3 +116,20 @@ def test_an_uneven_split_of_v3_in_16_stages_is_the_published_one():
             ranks=pipeline, pipeline=pipeline, pipeline_split=even_split(shape, pipeline=pipeline)
         )
         assert problems(layout, shape) == []
+
+
+@pytest.mark.slow
+def test_reward_models_stay_beside_the_policy_and_are_planned_themselves():
+    preferences = Path(__file__).parents[1] / "end_to_end" / "micro_preferences.yaml"
+    overrides = ["stages.helpful.epochs=null", "stages.helpful.steps=3", "stages.all.checkpoint_every=4"]
+    run = load_run(preferences, overrides=overrides).value
+    found = make_plan(run, "h100")
+    stages = {stage.name: stage for stage in found.stages}
+    assert found.unplanned == ["harmless"]  # as long as its data
+    with_models = stages["all"].fullest
+    assert with_models.other_models == 2 * (with_models.parameters + with_models.other)
+    assert stages["zero"].fullest.other_models == stages["helpful"].fullest.other_models == 0
+    assert stages["helpful"].fullest.gradients == with_models.gradients > 0
+    work = stages["all"].work
+    assert work.checkpoint_s == pytest.approx(stages["all"].checkpoint_bytes / 20e9)
+    assert work.hours * 3600 > 2 * work.checkpoint_s
