@@ -8,13 +8,16 @@ of it on the GPU in every phase, and the rollout reads the weights that train, s
 # T tokens of a pack, V vocabulary
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from megatron_r1.backend.layout import Layout, split_layers
 from megatron_r1.backend.precision import parameter_dtype
-from megatron_r1.backend.shards import Shard
 from megatron_r1.plan.activations import kept, working_layer
 from megatron_r1.run_config import RunConfig
 from megatron_r1.stages.demand import Demand
+
+if TYPE_CHECKING:
+    from megatron_r1.backend.shards import Shard
 
 PHASES = ("rollout", "log-probs", "training", "checkpoint", "refit")
 MOMENTS = 8  # Adam's two in fp32
@@ -61,7 +64,7 @@ class RankMemory:
 
 
 def rank_memory(
-    run: RunConfig, demand: Demand, shards: list[Shard], *, others: list[list[Shard]]
+    run: RunConfig, demand: Demand, shards: "list[Shard]", *, others: "list[list[Shard]]"
 ) -> list[RankMemory]:
     """One for each pipeline stage, at the replica that keeps the most of the optimizer.
 
@@ -70,7 +73,7 @@ def rank_memory(
     return [_one(run, demand, shard, [model[i] for model in others]) for i, shard in enumerate(shards)]
 
 
-def _one(run: RunConfig, demand: Demand, shard: Shard, others: list[Shard]) -> RankMemory:
+def _one(run: RunConfig, demand: Demand, shard: "Shard", others: "list[Shard]") -> RankMemory:
     width = parameter_dtype(run.precision).itemsize
     trains = demand.updates > 0
     copies = FP8_COPIES * shard.parameters if run.precision not in ("fp32", "bf16") else 0

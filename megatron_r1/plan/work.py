@@ -6,14 +6,17 @@ outputs as run at once have come to their end one after the other. Links: what e
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from megatron_r1.backend.precision import parameter_dtype
-from megatron_r1.backend.shards import Shard
 from megatron_r1.models.flops import PASSES, token_cost
 from megatron_r1.plan.hardware import Hardware
 from megatron_r1.plan.memory import RankMemory
 from megatron_r1.run_config import RunConfig
 from megatron_r1.stages.demand import Demand
+
+if TYPE_CHECKING:
+    from megatron_r1.backend.shards import Shard
 
 FP32 = 4
 
@@ -38,7 +41,7 @@ class Work:
 def work(
     run: RunConfig,
     demand: Demand,
-    shards: list[Shard],
+    shards: "list[Shard]",
     memory: list[RankMemory],
     hardware: Hardware,
     *,
@@ -81,7 +84,7 @@ def _bubble(run: RunConfig, demand: Demand) -> float:
 
 
 def _rollout_seconds(
-    run: RunConfig, demand: Demand, shards: list[Shard], memory: list[RankMemory], hardware: Hardware
+    run: RunConfig, demand: Demand, shards: "list[Shard]", memory: list[RankMemory], hardware: Hardware
 ) -> float:
     """Steps of decoding: each reads the weights and, on average, half of the mean output's cache.
 
@@ -100,7 +103,7 @@ def _rollout_seconds(
     return demand.output_tokens * (1 + (turns - 1) * run.plan.mean_length) * a_token
 
 
-def _sent(run: RunConfig, demand: Demand, shards: list[Shard], hardware: Hardware) -> tuple[float, float]:
+def _sent(run: RunConfig, demand: Demand, shards: "list[Shard]", hardware: Hardware) -> tuple[float, float]:
     """Bytes that the busiest GPU sends a training step inside its node and to others.
 
     Ranks are numbered with tensor, context, expert and data parallelism from the inside and pipeline stages
@@ -128,7 +131,7 @@ def _sent(run: RunConfig, demand: Demand, shards: list[Shard], hardware: Hardwar
     return near, sum(sent for _, sent in groups) - near
 
 
-def _reduced(run: RunConfig, demand: Demand, shards: list[Shard], width: int) -> list[tuple[int, float]]:
+def _reduced(run: RunConfig, demand: Demand, shards: "list[Shard]", width: int) -> list[tuple[int, float]]:
     """Gradients scattered in fp32 and weights gathered again, every update, on the largest pipeline stage."""
     layout = run.layout
     found = []

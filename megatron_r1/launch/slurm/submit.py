@@ -80,7 +80,8 @@ def submit(
         return _dry_run(scripts)
     if not scripts:
         return f"every stage of {run_dir} is done; --from STAGE does them again"
-    jobs.folder(run_dir).mkdir(parents=True, exist_ok=True)
+    lock.make_run_dir(run_dir)
+    jobs.folder(run_dir).mkdir(exist_ok=True)
     for text in scripts.values():  # a job that is held is not looked at when it is submitted
         commands.would_start(text)
     _refuse_second(run_dir)  # before the lock too: the job that holds it is better named by its id
