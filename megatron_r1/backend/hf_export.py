@@ -105,6 +105,7 @@ class _Export:
         with ThreadPoolExecutor(1) as pool:
             checked = pool.submit(self._check_hashes, manifest)
             self._write_shards(shards, left, lambda: progress(self.parts.written(), total))
+            on_all_ranks(what, self.parts.settle)
             on_all_ranks(f"{self.directory}: not read", checked.result)
         on_first_rank(what, self._finish)
         progress(total, total)
@@ -112,7 +113,7 @@ class _Export:
     def _check_hashes(self, manifest: Manifest) -> None:
         """This rank's share of the checkpoint's files, while they are exported: reading is cheap by then."""
         for name in share(list(manifest.files)):
-            files.check_file(self.directory, name, manifest.files[name])
+            files.check_file(self.directory, name, manifest.files[name], quick=True)
 
     def _write_shards(
         self, shards: Mapping[str, target.Shard], left: Sequence[str], progress: Callable[[], None]
