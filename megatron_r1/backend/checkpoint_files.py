@@ -4,7 +4,7 @@
       __0_0.distcp ...        tensors, a file a rank (megatron.core.dist_checkpointing, torch_dist format)
       .metadata metadata.json that format's own index
       state.json              the stage's state and what the policy counts
-      manifest.json           written last: format, model, layout; size, SHA-256 and CRC-32 of the other files
+      manifest.json           written last: format, model, layout, and size and SHA-256 of every other file
 
 Plain files here, one process; checkpoint.py lets the ranks work together.
 """
@@ -13,22 +13,18 @@ import hashlib
 import json
 import os
 import shutil
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from megatron_r1.errors import CheckpointError
-from megatron_r1.huggingface.parts import Checksums
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 STATE = "state.json"
 NUMBERED = "step_"
 TENSORS = ".distcp"
-BLOCK = 1 << 20  # read at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +36,7 @@ class Manifest:
     precision: str
     has_optimizer: bool
     has_reference: bool
-    files: dict[str, dict[str, Any]]  # name -> {"size", "sha256", "crc32"}
+    files: dict[str, dict[str, Any]]  # name -> {"size", "sha256"}
     format: int = FORMAT
 
     def text(self) -> str:
@@ -104,19 +100,10 @@ def file_names(directory: Path) -> list[str]:
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """Size and checksums of a file."""
-    checksums = Checksums()
-    for block in _blocks(path):
-        checksums.update(block)
-    return {"size": path.stat().st_size, **checksums.found()}
-
-
-def _blocks(path: Path) -> Iterator[memoryview]:
-    """The content, each block gone with the next."""
-    memory = memoryview(bytearray(BLOCK))
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(memory):
-            yield memory[:count]
+    """Size and SHA-256 of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"size": path.stat().st_size, "sha256": digest}
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -147,20 +134,13 @@ def tensors_digest(directory: Path) -> str:
     return _digest({name: file["sha256"] for name, file in files.items() if name.endswith(TENSORS)})
 
 
-def check_file(directory: Path, name: str, expected: Mapping[str, Any], *, quick: bool = False) -> None:
-    """Raises CheckpointError unless the file is there, byte for byte as it was written.
-
-    quick: by CRC-32, which takes half the time or less. Files of before it was kept go by SHA-256.
-    """
+def check_file(directory: Path, name: str, expected: Mapping[str, Any]) -> None:
+    """Raises CheckpointError unless the file is there, byte for byte as it was written."""
     check_size(directory, name, expected)
-    path = directory / name
-    if quick and "crc32" in expected:
-        found = reduce(lambda crc, block: zlib.crc32(block, crc), _blocks(path), 0)
-        kind, same = "CRC-32", found == expected["crc32"]
-    else:
-        kind, same = "SHA-256", describe(path)["sha256"] == expected["sha256"]
-    if not same:
-        raise CheckpointError(f"{path}: damaged, its {kind} does not match; take another checkpoint")
+    if describe(directory / name)["sha256"] != expected["sha256"]:
+        raise CheckpointError(
+            f"{directory / name}: damaged, its SHA-256 does not match; take another checkpoint"
+        )
 
 
 def check_size(directory: Path, name: str, expected: Mapping[str, Any]) -> None:

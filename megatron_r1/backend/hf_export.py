@@ -113,7 +113,7 @@ class _Export:
     def _check_hashes(self, manifest: Manifest) -> None:
         """This rank's share of the checkpoint's files, while they are exported: reading is cheap by then."""
         for name in share(list(manifest.files)):
-            files.check_file(self.directory, name, manifest.files[name], quick=True)
+            files.check_file(self.directory, name, manifest.files[name])
 
     def _write_shards(
         self, shards: Mapping[str, target.Shard], left: Sequence[str], progress: Callable[[], None]

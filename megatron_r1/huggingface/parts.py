@@ -2,7 +2,7 @@
 
     TARGET.tmp/plan.json       what is to be written, and from what; another plan throws the parts away
     TARGET.tmp/NAME            a finished part, on the disk before it gets its name
-    TARGET.tmp/NAME.done       its size, its checksums and what its writer noted
+    TARGET.tmp/NAME.done       its size, its SHA-256 and what its writer noted
 
 The directory gets its own name last, in one rename (`finish`), so that nothing unfinished looks complete.
 Several ranks may write parts of one directory; one of them starts and finishes it.
@@ -16,7 +16,6 @@ import os
 import queue
 import shutil
 import threading
-import zlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -33,25 +32,11 @@ TRIM_BYTES = 256 << 20  # written between two clean-ups of the allocator
 QUEUED = 4  # chunks that wait to be hashed
 
 
-class Checksums:
-    """SHA-256, by which files are named, and CRC-32, by which a reader finds damage in half the time."""
-
-    def __init__(self) -> None:
-        self._sha, self._crc = hashlib.sha256(), 0
-
-    def update(self, data: bytes | memoryview) -> None:
-        self._sha.update(data)
-        self._crc = zlib.crc32(data, self._crc)
-
-    def found(self) -> dict[str, Any]:
-        return {"sha256": self._sha.hexdigest(), "crc32": self._crc}
-
-
 class HashedFile:
-    """A file being written; its checksums are computed meanwhile by a thread of its own."""
+    """A file being written; SHA-256 is computed meanwhile by a thread of its own."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file, self._checksums = file, Checksums()
+        self._file, self._hash = file, hashlib.sha256()
         self._small = bytearray()  # small pieces, handed over together: a zip archive has dozens a tensor
         self._queue: queue.Queue[memoryview | None] = queue.Queue(QUEUED)
         self._queued = self._hashed = self._settled = 0  # chunks; `settled`: queued when `settle` came last
@@ -90,12 +75,12 @@ class HashedFile:
     def flush(self) -> None:
         self._file.flush()
 
-    def digest(self) -> dict[str, Any]:
+    def digest(self) -> str:
         """Ends the thread; nothing may be written any more."""
         self._hand_over_small()
         self._queue.put(None)
         self._thread.join()
-        return self._checksums.found()
+        return self._hash.hexdigest()
 
     def _hand_over_small(self) -> None:
         if self._small:
@@ -108,7 +93,7 @@ class HashedFile:
 
     def _consume(self) -> None:
         while (chunk := self._queue.get()) is not None:
-            self._checksums.update(chunk)
+            self._hash.update(chunk)
             with self._progress:
                 self._hashed += 1
                 self._progress.notify()
@@ -147,7 +132,7 @@ class Parts:
         return [path.name.removesuffix(DONE) for path in found]
 
     def note(self, name: str) -> dict[str, Any]:
-        """Size, checksums and `note` of a finished part."""
+        """Size, sha256 and `note` of a finished part."""
         return json.loads((self.partial / (name + DONE)).read_text(encoding="utf-8"))
 
     def write(self, name: str, fill: Callable[[HashedFile], Any]) -> None:
@@ -179,7 +164,7 @@ class Parts:
             os.fsync(raw.fileno())
             size = raw.tell()
         (self.partial / (name + PART)).rename(self.partial / name)
-        text = json.dumps({"size": size, **digest, "note": note})
+        text = json.dumps({"size": size, "sha256": digest, "note": note})
         _write_durably(self.partial / (name + DONE), text)
 
     def written(self) -> int:
