@@ -26,7 +26,7 @@ from megatron_r1.errors import CheckpointError
 PLAN = "plan.json"
 DONE = ".done"
 PART = ".part"
-CHUNK = 8 << 20
+CHUNK = 1 << 20
 SMALL = 1 << 16  # below this a copy costs nothing, and headers come out of passing buffers
 TRIM_BYTES = 256 << 20  # written between two clean-ups of the allocator
 QUEUED = 4  # chunks that wait to be hashed
