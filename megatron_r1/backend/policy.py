@@ -60,7 +60,7 @@ class MegatronPolicy:
     ) -> None:
         """tokens_per_pack: the most tokens of one micro-batch on a rank. rollout_rows: the most outputs
         that a replica samples at once, None for all. score_head: for a MegatronScorer."""
-        self.score_head = score_head
+        self.score_head, self.language_family = score_head, family
         if score_head:
             family = heads.without_language_head(family)
         self.family, self.layout, self.options = family, layout, options
@@ -168,7 +168,7 @@ class MegatronPolicy:
 
     def load_hugging_face(self, directory: Path) -> list[str]:
         """Weights from Hugging Face's files; each rank reads its slices. Returns warnings; collective."""
-        found = load_directory(self.chunks, directory, self.family)
+        found = load_directory(self.chunks, directory, self.language_family, score_head=self.score_head)
         if self.optimizer is not None:
             self.optimizer.reload_model_params()  # the fp32 masters
         if self.replicas.is_main:

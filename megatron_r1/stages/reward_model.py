@@ -75,8 +75,13 @@ class RewardModel(TrainingStage):
         copies, found = run.layout.data, []
         if self.examples % copies:
             found.append(f"examples: {self.examples} do not divide over {copies} replicas; use a multiple")
-        if self.init is None or self.init not in run.stages:
-            found.append("init: a reward model starts from a language model of this run; name its stage")
+        if self.init is None:
+            found.append("init: a reward model starts from a language model; name its stage or hf:PATH")
+        if self.export is not None:
+            found.append(
+                "export: Hugging Face's files have no place for a score head; later stages take a reward "
+                "model by the name of its stage, so leave this out"
+            )
         return found
 
     def batch_table(self, run: "RunConfig") -> list[tuple[str, str]]:
