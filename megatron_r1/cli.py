@@ -242,7 +242,7 @@ def build_parser() -> ArgumentParser:
                   example="conf/tiny_zero.yaml layout.tensor=2")  # fmt: skip
     _add_config(command)
     command.add_argument("--no-files", dest="files", action="store_false",
-                         help="don't ask for the weights and data that CONF names: they are elsewhere")  # fmt: skip
+                         help="the weights and data that CONF names are on another machine")  # fmt: skip
 
     command = add(plan, "say what CONF needs of its GPUs: memory by phase, links, FLOPs, hours",
                   example="conf/r1_zero_671b.yaml --hardware h200")  # fmt: skip

@@ -2,21 +2,13 @@
 
 DeepSeek-R1, section 2.3.3, and section 2.3.1 for the cold start. Samples come in shards; while one is drawn,
 the one before is judged in a thread. What the samples of a shard decide by themselves is decided there
-(verdict, filters, decontamination); duplicates and quotas are decided over all shards at the end.
-
-    candidates/settings.json       with what the shards beside it were made
-    candidates/shard_00000.jsonl   a line a sample; an interrupted stage goes on after the last whole shard
-    data/shard_00000.jsonl         what was kept, for `{source: stage}` or `{source: jsonl}`
-    data_card.json                 counts, lengths, and why samples were dropped
+(verdict, filters, decontamination); duplicates and quotas are decided over all shards at the end. What it
+leaves: curation/shards.py; its data serves as `{source: stage}` and as `{source: jsonl}`.
 """
 
-import json
-import shutil
 import time
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,12 +23,11 @@ from megatron_r1.curation.duplicates import Duplicates
 from megatron_r1.curation.filters import Filters
 from megatron_r1.curation.rewrite import Rewrite
 from megatron_r1.curation.selection import Selection, select
-from megatron_r1.curation.shards import num_whole, read_lines, shard, write_lines
+from megatron_r1.curation.shards import CANDIDATES, Workshop, num_whole, shares
 from megatron_r1.curation.verdict import judge
 from megatron_r1.data.mixture import build_mixture, replica_range
-from megatron_r1.data.sources.stage import DATA
 from megatron_r1.data.template import TAGS
-from megatron_r1.errors import DataError, Interrupted
+from megatron_r1.errors import Interrupted
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.demand import Demand
 from megatron_r1.stages.evaluation import Sources
@@ -47,11 +38,6 @@ from megatron_r1.types import Completion, Sampling, Scored
 
 if TYPE_CHECKING:
     from megatron_r1.run_config import RunConfig
-
-CANDIDATES = "candidates"
-SETTINGS = "settings.json"
-CARD = "data_card.json"
-LINES_A_FILE = 10_000
 
 Graders = registry.by_name(registry.rewards(), "Graders")
 
@@ -179,7 +165,8 @@ class _Shard:
 class _Sampling:
     def __init__(self, stage: RejectionSampling, context: StageContext) -> None:
         self.stage, self.context = stage, context
-        self.replicas, self.directory = context.policy.replicas, context.directory
+        self.replicas = context.policy.replicas
+        self.files = Workshop(context.name, context.directory, self.replicas)
         self.prompts = build_mixture(stage.data, seed=context.seed)
         self.graders = {name: config.scorer() for name, config in stage.chosen_graders().items()}
         self.judge = None if stage.judge is None else Judge(stage.judge, context)
@@ -193,7 +180,8 @@ class _Sampling:
     def run(self) -> dict[str, float]:
         stage, journal = self.stage, self.context.journal
         journal.expect(stage.num_shards)
-        self._require_same_settings()
+        settings = {**asdict(self.origin), "section": stage.model_dump(mode="json")}
+        self.files.begin(settings, resumed=self.context.start_step > 0)
         drawn: _Shard | None = None
         with ThreadPoolExecutor(1) as thread:
             for number in range(self.context.start_step, stage.num_shards):
@@ -210,21 +198,6 @@ class _Sampling:
             if drawn is not None:
                 self._finish(drawn)
         return self._select()
-
-    def _require_same_settings(self) -> None:
-        """An interrupted start's shards count only if this one would have made the same."""
-        path = self.directory / CANDIDATES / SETTINGS
-        ours = {**asdict(self.origin), "section": self.stage.model_dump(mode="json")}
-        if not self.context.start_step:
-            if self.replicas.is_main:
-                write_lines(path, [ours])
-            return
-        theirs = next(read_lines(path)) if path.is_file() else None
-        if theirs != ours:
-            raise DataError(
-                f"stage {self.context.name}: {path.parent} holds shards sampled with other settings; "
-                f"restore them, or begin anew with --from {self.context.name}"
-            )
 
     # ---- a shard: drawn, judged, written
 
@@ -278,8 +251,7 @@ class _Sampling:
         lines = self.replicas.gather([(judged.index, judged.sample, judged.line) for judged in mine])
         lines.sort(key=lambda row: row[:2])
         metrics = self._metrics(drawn, [line for _, _, line in lines])
-        if self.replicas.is_main:
-            write_lines(shard(self.directory / CANDIDATES, drawn.number), (line for _, _, line in lines))
+        self.files.write(drawn.number, (line for _, _, line in lines))
         self.context.journal.step(drawn.number + 1, metrics)
 
     def _metrics(self, drawn: _Shard, lines: list[dict[str, Any]]) -> dict[str, float]:
@@ -288,7 +260,7 @@ class _Sampling:
             card.count(line)
         tokens = self.replicas.sum({"tokens": float(drawn.num_tokens)})["tokens"]
         return {
-            **_shares(card.content()),
+            **shares(card.content()),
             "rollout/length": tokens / len(lines),
             "rollout/tokens_per_s": tokens / drawn.rollout_s,
             "time/step_s": drawn.rollout_s,
@@ -297,37 +269,16 @@ class _Sampling:
     # ---- the choice over all shards
 
     def _select(self) -> dict[str, float]:
-        if self.replicas.is_main:
-            self._write_data()
-        self.replicas.barrier()
-        card = json.loads((self.directory / CARD).read_text(encoding="utf-8"))
-        if not card["kept"]:
-            raise DataError(
-                f"stage {self.context.name}: none of {card['sampled']} samples was kept: "
-                f"{', '.join(f'{count} {why}' for why, count in card['dropped'].items())}; see "
-                f"{self.directory / CARD}"
-            )
-        return _shares(card) | {"rollout/length": card["tokens"]["mean"]}
+        card, found = self.files.choose(self._publish)
+        return found | {"rollout/length": card["tokens"]["mean"]}
 
-    def _write_data(self) -> None:
+    def _publish(self) -> dict[str, Any]:
         stage, card = self.stage, Card()
         selection = Selection(duplicates=stage.duplicates, per_prompt=stage.per_prompt, quotas=stage.quotas)
-        new = self.directory / f"{DATA}.new"
-        shutil.rmtree(new, ignore_errors=True)  # of an interrupted start
-        new.mkdir()
-        lines = card.counting(select(self._candidates(), selection))
-        kept = (line for line in lines if "dropped" not in line)
-        for number, first in enumerate(kept):
-            of_file = chain([first], islice(kept, LINES_A_FILE - 1))
-            write_lines(shard(new, number), map(published, of_file))
-        shutil.rmtree(self.directory / DATA, ignore_errors=True)
-        new.rename(self.directory / DATA)
+        lines = card.counting(select(self.files.candidates(stage.num_shards), selection))
+        self.files.publish(published(line) for line in lines if "dropped" not in line)
         about = {**asdict(self.origin), "prompts": stage.prompts, "samples_a_prompt": stage.samples}
-        write_lines(self.directory / CARD, [card.content(**about, quotas=stage.quotas)])
-
-    def _candidates(self) -> Iterator[dict[str, Any]]:
-        for number in range(self.stage.num_shards):
-            yield from read_lines(shard(self.directory / CANDIDATES, number))
+        return card.content(**about, quotas=stage.quotas)
 
     def _evaluation_text(self) -> EvaluationText | None:
         options = self.stage.decontaminate
@@ -335,9 +286,3 @@ class _Sampling:
             return None
         held_out = build_mixture(options.data, seed=self.context.seed, split="held_out")
         return EvaluationText((held_out.prompt(i) for i in range(options.questions)), n=options.ngram)
-
-
-def _shares(card: dict[str, Any]) -> dict[str, float]:
-    """Of all samples: those kept, and those dropped by reason."""
-    dropped = {f"rollout/dropped_{why}": count / card["sampled"] for why, count in card["dropped"].items()}
-    return {"rollout/kept": card["kept"] / card["sampled"], **dropped}
