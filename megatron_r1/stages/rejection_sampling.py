@@ -32,6 +32,7 @@ from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.demand import Demand
 from megatron_r1.stages.evaluation import Sources
 from megatron_r1.stages.judge import Judge, JudgeOptions, Opinions, ask
+from megatron_r1.stages.restyle import UNPARSEABLE, Restyle, restyled
 from megatron_r1.stages.sampling import draw_key, sample
 from megatron_r1.stages.section import StageConfig, too_long
 from megatron_r1.types import Completion, Sampling, Scored
@@ -60,7 +61,7 @@ class RejectionSampling(StageConfig):
     data: Sources
     """The sources of the prompts by domain; their weights are their shares."""
     prompts: int = Field(ge=1)
-    """Prompts in all."""
+    """Prompts in all; with restyle at most as many as there are lines."""
     samples: int = Field(ge=1)
     """Samples a prompt."""
     prompts_a_shard: int = Field(default=256, ge=1)
@@ -90,7 +91,10 @@ class RejectionSampling(StageConfig):
     quotas: dict[str, int] = Field(default_factory=dict)
     """Most samples kept of a domain, by the name of its source."""
     rewrite: Rewrite | None = None
-    """Write what is kept in another form; null: as it was sampled."""
+    """Write what is kept in another form, by rule; null: as it was sampled."""
+    restyle: Restyle | None = None
+    """The prompts are lines that an earlier stage kept, and the samples this stage's model writing their
+    responses anew; null: answers to the prompts."""
     samples_every: int = Field(default=1, ge=1)
     """Shards between those whose samples are shown in samples.jsonl."""
 
@@ -107,6 +111,8 @@ class RejectionSampling(StageConfig):
             found.append("init: random weights have nothing to keep; name a stage or hf:PATH")
         if not self.chosen_graders() and self.judge is None:
             found.append("graders: none is set; give at least one, such as accuracy: {}")
+        if self.restyle is not None and any(source.source != "stage" for source in self.data.values()):
+            found.append("data: restyle takes what an earlier stage kept; name {source: stage, stage: ...}")
         unknown = [name for name in self.quotas if name not in self.data]
         if unknown:
             found.append(f"quotas: no source {', '.join(unknown)} in data; there are {', '.join(self.data)}")
@@ -168,6 +174,10 @@ class _Sampling:
         self.replicas = context.policy.replicas
         self.files = Workshop(context.name, context.directory, self.replicas)
         self.prompts = build_mixture(stage.data, seed=context.seed)
+        self.num_prompts = stage.prompts
+        if stage.restyle is not None:
+            self.num_prompts = min(stage.prompts, self.prompts.size or stage.prompts)
+        self.num_shards = -(-self.num_prompts // stage.prompts_a_shard)
         self.graders = {name: config.scorer() for name, config in stage.chosen_graders().items()}
         self.judge = None if stage.judge is None else Judge(stage.judge, context)
         marks = [piece for piece in context.template.required_pieces if piece not in TAGS]
@@ -179,12 +189,12 @@ class _Sampling:
 
     def run(self) -> dict[str, float]:
         stage, journal = self.stage, self.context.journal
-        journal.expect(stage.num_shards)
+        journal.expect(self.num_shards)
         settings = {**asdict(self.origin), "section": stage.model_dump(mode="json")}
         self.files.begin(settings, resumed=self.context.start_step > 0)
         drawn: _Shard | None = None
         with ThreadPoolExecutor(1) as thread:
-            for number in range(self.context.start_step, stage.num_shards):
+            for number in range(self.context.start_step, self.num_shards):
                 following = self._draw(number, thread)
                 if drawn is not None:
                     self._finish(drawn)
@@ -192,7 +202,7 @@ class _Sampling:
                 if journal.stop_here():
                     self._finish(drawn)
                     raise Interrupted(
-                        f"stage {self.context.name}: {number + 1} of {stage.num_shards} shards are written; "
+                        f"stage {self.context.name}: {number + 1} of {self.num_shards} shards are written; "
                         "run the same command to continue"
                     )
             if drawn is not None:
@@ -205,21 +215,25 @@ class _Sampling:
         stage, name = self.stage, self.context.name
         began = time.perf_counter()
         rows = [(index, k) for index in self._indices(number) for k in range(stage.samples)]
-        completions = sample(
-            self.context,
-            [self.prompts.prompt(index) for index, _ in rows],
-            Sampling(stage.max_new_tokens, stage.temperature, stage.top_p, seed=self.context.seed),
-            keys=[draw_key(name, index, k) for index, k in rows],
+        completions = self._completions(
+            [index for index, _ in rows], keys=[draw_key(name, index, k) for index, k in rows]
         )
         opinions = self._opinions(rows, completions)
         verdicts = thread.submit(self._judge, rows, completions, opinions) if self.replicas.leads else None
         num_tokens = sum(len(c.token_ids) for c in completions)
         return _Shard(number, verdicts, num_tokens, time.perf_counter() - began)
 
+    def _completions(self, indices: list[int], *, keys: list[int]) -> list[Completion]:
+        stage = self.stage
+        sampling = Sampling(stage.max_new_tokens, stage.temperature, stage.top_p, seed=self.context.seed)
+        if stage.restyle is not None:
+            return restyled(self.context, stage.restyle, self.prompts, indices, sampling, keys=keys)
+        return sample(self.context, [self.prompts.prompt(i) for i in indices], sampling, keys=keys)
+
     def _indices(self, number: int) -> range:
         stage = self.stage
         first = number * stage.prompts_a_shard
-        count = min(stage.prompts_a_shard, stage.prompts - first)
+        count = min(stage.prompts_a_shard, self.num_prompts - first)
         return replica_range(first, count, index=self.replicas.index, num_replicas=self.replicas.count)
 
     def _opinions(self, rows: list[tuple[int, int]], completions: list[Completion]) -> Opinions | None:
@@ -240,7 +254,10 @@ class _Sampling:
             scored = Scored(
                 completion, None if verdict.right is None else float(verdict.right), verdict.scores
             )
-            line = self.screen.line(completion, verdict, index=index, sample=k, origin=self.origin)
+            if self.stage.restyle is not None and not completion.text:
+                line = {"source": completion.prompt.source, "tokens": 0, "dropped": UNPARSEABLE}
+            else:
+                line = self.screen.line(completion, verdict, index=index, sample=k, origin=self.origin)
             judged.append(Judged(index, k, scored, line))
         return judged
 
@@ -275,9 +292,9 @@ class _Sampling:
     def _publish(self) -> dict[str, Any]:
         stage, card = self.stage, Card()
         selection = Selection(duplicates=stage.duplicates, per_prompt=stage.per_prompt, quotas=stage.quotas)
-        lines = card.counting(select(self.files.candidates(stage.num_shards), selection))
+        lines = card.counting(select(self.files.candidates(self.num_shards), selection))
         self.files.publish(published(line) for line in lines if "dropped" not in line)
-        about = {**asdict(self.origin), "prompts": stage.prompts, "samples_a_prompt": stage.samples}
+        about = {**asdict(self.origin), "prompts": self.num_prompts, "samples_a_prompt": stage.samples}
         return card.content(**about, quotas=stage.quotas)
 
     def _evaluation_text(self) -> EvaluationText | None:
