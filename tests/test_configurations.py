@@ -1,4 +1,4 @@
-"""Every configuration in conf/: check passes, the plan says whether it fits, the figures are published ones."""
+"""Every configuration in conf/: check passes, a plan says whether it fits, figures are the published ones."""
 
 import json
 from math import prod
