@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from megatron_r1 import registry
 from megatron_r1.backend import layout as layouts
 from megatron_r1.backend.precision import pack_multiple
-from megatron_r1.config import Loaded, load, refuse
+from megatron_r1.config import Loaded, refuse
 from megatron_r1.config.explain import near
 from megatron_r1.config.tree import Finding, KeyPath
 from megatron_r1.data.template import TEMPLATES
@@ -26,7 +26,7 @@ from megatron_r1.huggingface.source import Source
 from megatron_r1.launch.cores import crowding_warning, usable_cores
 from megatron_r1.models.shape import FamilyConfig, ModelShape
 from megatron_r1.plan.plan import Plan, make_plan
-from megatron_r1.run_config import HF, RunConfig, bad_references, run_config_class
+from megatron_r1.run_config import HF, RunConfig, bad_references, read_run
 from megatron_r1.stages.section import StageConfig
 from megatron_r1.stages.training import TrainingStage
 
@@ -39,7 +39,7 @@ def check(config_path: Path, *, overrides: Sequence[str] = (), files: bool = Tru
 
     files: whether the files that the run names must be here and fit.
     """
-    loaded = load(config_path, run_config_class(), overrides=overrides)
+    loaded = read_run(config_path, overrides=overrides)
     planned = planner(loaded.value)
     refuse(findings(loaded, files=files, planned=planned))
     return report(loaded.value, planned)

@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from megatron_r1 import registry
 from megatron_r1.backend.checkpoint_files import describe, tensors_digest
 from megatron_r1.data.sources.stage import DATA, stage_outputs
 from megatron_r1.data.template import ChatTemplate, get_template
@@ -321,7 +322,8 @@ def _build(run: RunConfig, stage: StageConfig, tokenizer: Tokenizer) -> "Megatro
 
 
 def _decisive(run: RunConfig, stage: StageConfig) -> dict[str, Any]:
-    """All that decides a stage's result: its section, its model, the data's seed, the tokenizer."""
+    """All that decides a stage's result: its section, its model, the data's seed, the tokenizer, plug-ins."""
+    plugins = registry.plugged_in(stage, run.model)
     return {
         "stage": stage.model_dump(mode="json", exclude={"export"}),
         "model": run.model.model_dump(mode="json"),
@@ -329,6 +331,7 @@ def _decisive(run: RunConfig, stage: StageConfig) -> dict[str, Any]:
         "template": run.template,
         "seed": run.seed,
         "precision": run.precision,
+        **({"plugins": plugins} if plugins else {}),
     }
 
 
