@@ -61,8 +61,8 @@ class RunConfig(Section):
     """Where run directories are made."""
 
     plugins: list[str] = Field(default_factory=list)
-    """Python files of your own with a REWARD, SOURCE, FAMILY or STAGE, by path. They are run on every rank, and
-    by `check` and `plan` too: name only files that you trust."""
+    """Python files of your own with a REWARD, SOURCE, FAMILY or STAGE, by path. `check`, `plan` and all ranks
+    run them: name only files that you trust."""
 
     seed: int = 0
     """Decides weights, data order and samples; the same in every layout."""
