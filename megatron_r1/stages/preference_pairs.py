@@ -23,7 +23,7 @@ from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.evaluation import Sources
 from megatron_r1.stages.judge import Judge, JudgeOptions
 from megatron_r1.stages.sampling import draw_key, sample
-from megatron_r1.stages.section import StageConfig, too_long
+from megatron_r1.stages.section import StageConfig, earlier_stages, too_long
 from megatron_r1.types import Completion, Sampling
 
 if TYPE_CHECKING:
@@ -69,8 +69,7 @@ class PreferencePairs(StageConfig):
         found = too_long("max_new_tokens", self.max_new_tokens, run)
         if self.init is None:
             found.append("init: random weights have nothing to compare; name a stage or hf:PATH")
-        names = [name for name, one in run.stages.items() if one is self]
-        earlier = list(run.stages)[: list(run.stages).index(names[0])] if names else []
+        earlier = earlier_stages(self, run)
         if self.judge.model is not None and self.judge.model not in earlier:
             found.append(
                 f"judge.model: {self.judge.model!r} is no earlier stage; there are "
