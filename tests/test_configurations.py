@@ -113,6 +113,15 @@ def test_one_node_holds_the_whole_chain_of_the_16b_mixture():
 
 
 @pytest.mark.slow
+def test_models_beside_the_policy_are_planned_for():
+    run = load_run(CONF / "r1_671b.yaml").value
+    plans = {stage.name: stage for stage in make_plan(run, "h800").stages}
+    dev2, r1 = plans["dev2"].fullest, plans["r1"].fullest  # a reference; and two reward models and a judge
+    assert r1.reference == pytest.approx(4 * dev2.reference, rel=0.001)
+    assert plans["rejection"].fullest.reference == pytest.approx(dev2.reference, rel=0.001)  # the judge
+
+
+@pytest.mark.slow
 def test_r1_as_published_has_the_papers_figures():
     stages = load_run(CONF / "r1_671b.yaml").value.stages
     assert sum(stages["rejection"].quotas.values()) + 177_812 == 804_745  # R1 B.3.3

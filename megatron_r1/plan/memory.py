@@ -7,7 +7,8 @@ of it on the GPU in every phase, and the rollout reads the weights that train, s
 
 # T tokens of a pack, V vocabulary
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from megatron_r1.backend.layout import Layout, split_layers
 from megatron_r1.backend.precision import parameter_dtype
@@ -25,7 +26,7 @@ FP32 = 4
 
 @dataclass(frozen=True, slots=True)
 class RankMemory:
-    """Bytes on a rank of one pipeline stage."""
+    """Bytes on a rank of one pipeline stage. reference: of every model without an optimizer."""
 
     pipeline_rank: int
     parameters: float
@@ -58,9 +59,19 @@ class RankMemory:
         return max(self.phases().values())
 
 
-def rank_memory(run: RunConfig, demand: Demand, shards: list[Shard]) -> list[RankMemory]:
-    """One for each pipeline stage, at the replica that keeps the most of the optimizer."""
-    return [_one(run, demand, shard) for shard in shards]
+def rank_memory(
+    run: RunConfig, demand: Demand, shards: list[Shard], beside: Sequence[list[Shard]] = ()
+) -> list[RankMemory]:
+    """One for each pipeline stage, at the replica that keeps the most of the optimizer.
+
+    beside: the shards of each model that lies on the same ranks for its weights alone.
+    """
+    found = []
+    for stage, shard in enumerate(shards):
+        others = sum(other[stage].parameter_bytes + other[stage].other_bytes for other in beside)
+        one = _one(run, demand, shard)
+        found.append(replace(one, reference=one.reference + others))
+    return found
 
 
 def _one(run: RunConfig, demand: Demand, shard: Shard) -> RankMemory:

@@ -93,14 +93,21 @@ def make_plan(run: RunConfig, hardware_name: str, *, built: "list[Shard] | None"
     """
     hardware, stages, unplanned = load_hardware(hardware_name), [], []
     by_model: dict[str | None, list[Shard]] = {None: shards_of(run) if built is None else built}
+
+    def shards_for(stage: str) -> "list[Shard]":
+        model = run.model_name(stage)
+        if model not in by_model:
+            by_model[model] = shards_of(run.for_stage(stage))
+        return by_model[model]
+
     for name, stage in run.stages.items():
-        own, model = run.for_stage(name), run.model_name(name)
+        own = run.for_stage(name)
         demand = stage.demand(own)
         if demand is None:
             unplanned.append(name)
             continue
-        found = by_model[model] = by_model.get(model) or shards_of(own)
-        memory, total = rank_memory(own, demand, found), sum(_sizes(found))
+        found, beside = shards_for(name), [shards_for(other) for other in demand.beside]
+        memory, total = rank_memory(own, demand, found, beside), sum(_sizes(found))
         weights = total * (4 if _kept_as(run) == "fp32" else 2)
         size = weights + total * CHECKPOINT_BYTES if demand.updates else 0
         steps = work(own, demand, found, memory, hardware)

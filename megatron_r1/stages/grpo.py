@@ -153,6 +153,7 @@ class Grpo(TrainingStage):
             outputs=outputs,
             output_tokens=longest,
             checkpoints=self.steps // self.checkpoint_every + 1,
+            beside=tuple(self._models_beside()),
         )
 
     def _micro_batches(self, outputs: int) -> str:
@@ -166,9 +167,12 @@ class Grpo(TrainingStage):
 
     def inputs(self) -> list[str]:
         """Reward models decide the result as well."""
+        return list(dict.fromkeys([*super().inputs(), *self._models_beside()]))
+
+    def _models_beside(self) -> list[str]:
         models = [config.model for config in reward_models(self).values()]
         watched = [] if self.watch is None else self.watch.stages()
-        return list(dict.fromkeys([*super().inputs(), *models, *watched]))
+        return list(dict.fromkeys([*models, *watched]))
 
 
 STAGE = Grpo
