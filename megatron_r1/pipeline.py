@@ -324,6 +324,7 @@ def _build(
         seed=run.seed,
         eos_id=tokenizer.eos_id,
         rollout_engine=run.rollout_engine,
+        rollout_rows=run.rollout_rows,
         tokens_per_pack=packing.tokens_per_pack if isinstance(packing, TrainingStage) else NO_PACKS,
         score_head=stage.trains_scores,
     )

@@ -113,12 +113,14 @@ def test_one_node_holds_the_whole_chain_of_the_16b_mixture():
 
 
 @pytest.mark.slow
-def test_models_beside_the_policy_are_planned_for():
-    run = load_run(CONF / "r1_671b.yaml").value
-    plans = {stage.name: stage for stage in make_plan(run, "h800").stages}
-    dev2, r1 = plans["dev2"].fullest, plans["r1"].fullest  # a reference; and two reward models and a judge
-    assert r1.reference == pytest.approx(4 * dev2.reference, rel=0.001)
-    assert plans["rejection"].fullest.reference == pytest.approx(dev2.reference, rel=0.001)  # the judge
+def test_512_h800_hold_r1_s_chain_with_the_models_beside_the_policy():
+    found = make_plan(load_run(CONF / "r1_671b.yaml").value, "h800")
+    assert (found.misfits(), found.unplanned) == ([], [])
+    ranks = {stage.name: stage.memory for stage in found.stages}
+    models = {"r1": 2, "rejection": 1, "pairs": 1}  # reward models, or a judge
+    for name, count in models.items():
+        for mine, dev2 in zip(ranks[name], ranks["dev2"], strict=True):
+            assert mine.other_models == count * dev2.reference
 
 
 @pytest.mark.slow

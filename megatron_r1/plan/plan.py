@@ -94,7 +94,7 @@ def make_plan(run: RunConfig, hardware_name: str, *, built: "list[Shard] | None"
     hardware, stages, unplanned = load_hardware(hardware_name), [], []
     by_model: dict[str | None, list[Shard]] = {None: shards_of(run) if built is None else built}
 
-    def shards_for(stage: str) -> "list[Shard]":
+    def known(stage: str) -> "list[Shard]":
         model = run.model_name(stage)
         if model not in by_model:
             by_model[model] = shards_of(run.for_stage(stage))
@@ -106,11 +106,11 @@ def make_plan(run: RunConfig, hardware_name: str, *, built: "list[Shard] | None"
         if demand is None:
             unplanned.append(name)
             continue
-        found, beside = shards_for(name), [shards_for(other) for other in demand.beside]
-        memory, total = rank_memory(own, demand, found, beside), sum(_sizes(found))
+        found, others = known(name), [known(other) for other in demand.other_models]
+        memory, total = rank_memory(own, demand, found, others=others), sum(_sizes(found))
         weights = total * (4 if _kept_as(run) == "fp32" else 2)
         size = weights + total * CHECKPOINT_BYTES if demand.updates else 0
-        steps = work(own, demand, found, memory, hardware)
+        steps = work(own, demand, found, memory, hardware, checkpoint_bytes=size)
         stages.append(StagePlan(name, memory, steps, demand.steps, size, demand.checkpoints))
     parameters, mtp_parameters = _sizes(by_model[None])
     return Plan(hardware_name, hardware, parameters, mtp_parameters, stages, unplanned)
@@ -150,7 +150,7 @@ def plan(
 def _remedy(rank: RankMemory, phase: str) -> str:
     """What takes most of the phase, and how it becomes less."""
     parts = {
-        "rollout": (rank.kv_cache, "sample fewer outputs a replica, or shorter ones"),
+        "rollout": (rank.kv_cache, "lower rollout_rows, the outputs that run at once"),
         "log-probs": (rank.forward + rank.logits, "lower tokens_per_pack or raise layout.context"),
         "training": (
             rank.activations + rank.logits,

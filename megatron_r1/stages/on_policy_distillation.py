@@ -94,7 +94,7 @@ class OnPolicyDistillation(TrainingStage):
             outputs=outputs,
             output_tokens=self.max_new_tokens,
             checkpoints=self.steps // self.checkpoint_every + 1,
-            beside=(self.teacher,),
+            other_models=(self.teacher,),
         )
 
     def run(self, context: StageContext) -> dict[str, float]:

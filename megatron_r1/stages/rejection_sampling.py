@@ -140,7 +140,7 @@ class RejectionSampling(StageConfig):
             steps=self.num_shards,
             outputs=min(self.prompts_a_shard, self.prompts) * self.samples,
             output_tokens=self.max_new_tokens,
-            beside=tuple(self._judges()),
+            other_models=tuple(self._judges()),
         )
 
     def chosen_graders(self) -> dict[str, Any]:
