@@ -37,7 +37,7 @@ def sizes(hidden, inner, layers, heads, groups):
             "num_attention_heads": heads, "num_key_value_heads": groups}  # fmt: skip
 
 
-STUDENTS = {  # paper: the rate of table 15; base, parameters
+STUDENTS = {  # the rate (R1 B.4.3, table 6), the base, its parameters
     "qwen_1_5b": (1e-4, "Qwen2.5-Math-1.5B", 1_543_714_304, {
         **MATH, **sizes(1536, 8960, 28, 12, 2), "vocab_size": 151936, "tie_word_embeddings": True}),
     "qwen_7b": (8e-5, "Qwen2.5-Math-7B", 7_615_616_512, {**MATH, **sizes(3584, 18944, 28, 28, 4)}),
