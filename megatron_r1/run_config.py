@@ -85,10 +85,15 @@ class RunConfig(Section):
     precision: Literal["fp32", "bf16", "fp8_delayed", "fp8_current", "fp8_blockwise", "mxfp8"] = "fp32"
     """Of the matrix products; weights, gradients and sums are kept in fp32."""
 
-    rollout_engine: Literal["megatron", "dynamic"] = "megatron"
-    """What samples, on the live weights. megatron: our loop over Megatron's modules, for every model and
-    layout. dynamic: Megatron's DynamicInferenceEngine (paged cache, continuous batching), for grouped-query
-    attention. The tokens are the same."""
+    rollout_engine: Literal["megatron", "modules", "dynamic"] = "megatron"
+    """What samples, on the live weights. megatron: our loop over the parameters of Megatron's modules, with
+    MLA's latents as its cache. modules: the same loop through the modules themselves; slower, with a larger
+    cache for MLA, and the next prompts begin only when all have ended. dynamic: Megatron's
+    DynamicInferenceEngine (paged cache), for grouped-query attention. The tokens are the same."""
+
+    rollout_rows: int | None = Field(default=None, ge=1)
+    """The most outputs that a replica samples at once, which bounds the memory of its cache; the next begin
+    as others end. null: all of a step's. The tokens are the same, but for rounding where two nearly tie."""
 
     recompute: Literal["none", "selective", "full"] = "none"
     """Activations that the backward pass computes again instead of keeping them: none, attention's inner part

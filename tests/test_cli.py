@@ -11,6 +11,7 @@ import pytest
 from megatron_r1 import __version__, cli
 from megatron_r1.errors import ConfigError, Interrupted
 
+REPOSITORY = Path(__file__).parents[1]
 HEAVY = {"torch", "pydantic", "rich", "numpy", "matplotlib", "megatron", "ruamel", "transformers"}
 
 
@@ -33,6 +34,18 @@ def test_help_imports_nothing_heavy():
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "run" in out
     assert HEAVY.isdisjoint(out.splitlines()[-1].split())
+
+
+def test_check_starts_no_megatron_and_says_nothing_but_its_report():
+    code = (
+        "import sys\nfrom megatron_r1.cli import main\n"
+        "main(['check', 'conf/tiny_zero.yaml'])\n"
+        "print('megatron' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.stdout.startswith("tiny_zero: no problems found")
+    assert done.stdout.splitlines()[-1] == "False"
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def sizes(hidden, inner, layers, heads, groups):
             "num_attention_heads": heads, "num_key_value_heads": groups}  # fmt: skip
 
 
-STUDENTS = {  # paper: the rate of table 15; base, parameters
+STUDENTS = {  # the rate (R1 B.4.3, table 6), the base, its parameters
     "qwen_1_5b": (1e-4, "Qwen2.5-Math-1.5B", 1_543_714_304, {
         **MATH, **sizes(1536, 8960, 28, 12, 2), "vocab_size": 151936, "tie_word_embeddings": True}),
     "qwen_7b": (8e-5, "Qwen2.5-Math-7B", 7_615_616_512, {**MATH, **sizes(3584, 18944, 28, 28, 4)}),
@@ -110,6 +110,17 @@ def test_one_node_holds_the_whole_chain_of_the_16b_mixture():
     assert (run.layout.ranks, found.misfits(), found.unplanned) == (8, [], [])
     # Moonlight, table 2: 15.29 billion without the embeddings
     assert (found.parameters - 2 * 163840 * 2048) / 1e9 == pytest.approx(15.29, abs=0.005)
+
+
+@pytest.mark.slow
+def test_512_h800_hold_r1_s_chain_with_the_models_beside_the_policy():
+    found = make_plan(load_run(CONF / "r1_671b.yaml").value, "h800")
+    assert (found.misfits(), found.unplanned) == ([], [])
+    ranks = {stage.name: stage.memory for stage in found.stages}
+    models = {"r1": 2, "rejection": 1, "pairs": 1}  # reward models, or a judge
+    for name, count in models.items():
+        for mine, dev2 in zip(ranks[name], ranks["dev2"], strict=True):
+            assert mine.other_models == count * dev2.reference
 
 
 @pytest.mark.slow

@@ -20,10 +20,11 @@ from megatron_r1.data.mixture import build_mixture, replica_range
 from megatron_r1.errors import Interrupted
 from megatron_r1.rewards.preference import summary_of
 from megatron_r1.stages.context import StageContext
+from megatron_r1.stages.demand import Demand
 from megatron_r1.stages.evaluation import Sources
 from megatron_r1.stages.judge import Judge, JudgeOptions
 from megatron_r1.stages.sampling import draw_key, sample
-from megatron_r1.stages.section import StageConfig, too_long
+from megatron_r1.stages.section import StageConfig, earlier_stages, too_long
 from megatron_r1.types import Completion, Sampling
 
 if TYPE_CHECKING:
@@ -62,15 +63,16 @@ class PreferencePairs(StageConfig):
 
     def inputs(self) -> list[str]:
         """The judge decides the result as well."""
-        judge = [] if self.judge.model is None else [self.judge.model]
-        return list(dict.fromkeys([*super().inputs(), *judge]))
+        return list(dict.fromkeys([*super().inputs(), *self._judges()]))
+
+    def _judges(self) -> list[str]:
+        return [] if self.judge.model is None else [self.judge.model]
 
     def problems(self, run: "RunConfig") -> list[str]:
         found = too_long("max_new_tokens", self.max_new_tokens, run)
         if self.init is None:
             found.append("init: random weights have nothing to compare; name a stage or hf:PATH")
-        names = [name for name, one in run.stages.items() if one is self]
-        earlier = list(run.stages)[: list(run.stages).index(names[0])] if names else []
+        earlier = earlier_stages(self, run)
         if self.judge.model is not None and self.judge.model not in earlier:
             found.append(
                 f"judge.model: {self.judge.model!r} is no earlier stage; there are "
@@ -85,6 +87,15 @@ class PreferencePairs(StageConfig):
             ("judgements", f"{self.prompts} pairs x {self.asks} = {self.prompts * self.asks}"),
             ("shards", f"{self.prompts} / {self.prompts_a_shard} prompts = {self.num_shards}"),
         ]
+
+    def demand(self, run: "RunConfig") -> Demand:
+        """A step is a shard; the judge's own sampling comes on top."""
+        return Demand(
+            steps=self.num_shards,
+            outputs=2 * min(self.prompts_a_shard, self.prompts),
+            output_tokens=self.max_new_tokens,
+            other_models=tuple(self._judges()),
+        )
 
     def run(self, context: StageContext) -> dict[str, float]:
         return _Making(self, context).run()

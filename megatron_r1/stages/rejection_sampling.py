@@ -129,8 +129,10 @@ class RejectionSampling(StageConfig):
 
     def inputs(self) -> list[str]:
         """The judge decides the result as well."""
-        judge = [] if self.judge is None or self.judge.model is None else [self.judge.model]
-        return list(dict.fromkeys([*super().inputs(), *judge]))
+        return list(dict.fromkeys([*super().inputs(), *self._judges()]))
+
+    def _judges(self) -> list[str]:
+        return [] if self.judge is None or self.judge.model is None else [self.judge.model]
 
     def demand(self, run: "RunConfig") -> Demand:
         """A step is a shard."""
@@ -138,6 +140,7 @@ class RejectionSampling(StageConfig):
             steps=self.num_shards,
             outputs=min(self.prompts_a_shard, self.prompts) * self.samples,
             output_tokens=self.max_new_tokens,
+            other_models=tuple(self._judges()),
         )
 
     def chosen_graders(self) -> dict[str, Any]:

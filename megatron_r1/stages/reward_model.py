@@ -18,6 +18,7 @@ from megatron_r1.data.preferences import Pair, Point, read_pair, read_point
 from megatron_r1.errors import DataError
 from megatron_r1.rl.preference import Judgement, judged, pair_loss, point_loss
 from megatron_r1.stages.context import StageContext
+from megatron_r1.stages.demand import Demand
 from megatron_r1.stages.evaluation import Sources
 from megatron_r1.stages.text_scorer import Part, TextScorer, scored_part
 from megatron_r1.stages.training import TrainingStage, steps_of_epochs
@@ -88,6 +89,19 @@ class RewardModel(TrainingStage):
                                     f"{self.examples * responses / copies:g}"),
             ("tokens a rank", f"at most {self.tokens_per_pack} a micro-batch"),
         ]  # fmt: skip
+
+    def demand(self, run: "RunConfig") -> Demand | None:
+        """Responses at the full length of the positions; None with `epochs`: the data decides the steps."""
+        if not self.steps:
+            return None
+        responses = self.examples * (2 if self.preferences == "pairs" else 1)
+        return Demand(
+            steps=self.steps,
+            updates=1,
+            trained_tokens=responses * run.model.max_position_embeddings,
+            pack_tokens=self.tokens_per_pack,
+            checkpoints=self.steps // self.checkpoint_every + 1,
+        )
 
     def run(self, context: StageContext) -> dict[str, float]:
         return _Training(self, context).run()
@@ -192,4 +206,3 @@ class _Training:
             Judgement(1 / (1 + math.exp(-max(-700.0, score))), label, score, length)
             for score, label, length in zip(scores, labels, lengths, strict=True)
         ]
-

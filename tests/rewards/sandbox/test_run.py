@@ -178,3 +178,20 @@ def test_check_can_say_what_is_missing_here(monkeypatch, tmp_path) -> None:
     assert Code().missing() is None or shutil.which("bwrap") is None
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "bwrap" in (Code().missing() or "")
+
+
+@needs_sandbox
+def test_a_signal_to_all_processes_of_a_job_costs_no_verdict() -> None:
+    """SLURM's, before a requeue: to every process of the step, those in sandboxes too."""
+    me = psutil.Process()
+    with ThreadPoolExecutor(1) as thread:
+        source = "import sys, time\nprint('began', file=sys.stderr, flush=True)\ntime.sleep(1)\nprint(7)"
+        ran = thread.submit(run_program, source, {"function": None}, "", limits=SMALL)
+        while not (inside := [p for p in me.children(recursive=True) if "python" in p.name()]):
+            time.sleep(0.01)
+        time.sleep(0.3)  # past the start of Python
+        for process in me.children(recursive=True):
+            for signum in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+                process.send_signal(signum)
+        assert inside
+        assert (ran.result().fate, ran.result().stdout) == (Fate.DONE, b"7\n")
