@@ -8,23 +8,25 @@ does not turn right answers into wrong ones; a much longer wall limit stands beh
 Workers start with the first item, inherit nothing but three pipes, see no GPU, and end with the parent.
 """
 
+import contextlib
 import os
 import pickle
 import selectors
+import signal
 import subprocess
 import sys
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import IO, Any
 
 from megatron_r1.errors import R1Error
-from megatron_r1.rewards import grading_worker, job_signals
+from megatron_r1.rewards import grading_worker
 
 STARTUP_LIMIT_S = 300.0  # sympy and reasoning-gym are slow to import, more so on a loaded file system
 WALL_FACTOR = 20.0  # wall limit of an item / its CPU limit
@@ -113,7 +115,7 @@ class GradingPool:
             "OPENBLAS_NUM_THREADS": "1",  # each BLAS thread would reserve address space
         }
         command = [sys.executable, "-P", "-W", "ignore", "-m", grading_worker.__name__]
-        with job_signals.blocked():
+        with _signals_of_a_job_blocked():
             process = subprocess.Popen(
                 [*command, str(self.cpu_s), str(self.memory_bytes)],
                 stdin=subprocess.PIPE,
@@ -177,6 +179,20 @@ class GradingPool:
     def _dismiss(self, worker: _Worker) -> None:
         self._workers.remove(worker)
         _kill_all([worker])
+
+
+@contextlib.contextmanager
+def _signals_of_a_job_blocked() -> Iterator[None]:
+    """Processes started within never see the signals that ask a rank to stop.
+
+    SLURM sends them to every process of a step; a worker that died of one would cost an item its verdict, and
+    the resumed run would differ from the uninterrupted one. Workers end with SIGKILL or with the rank.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _kill_all(workers: list[_Worker]) -> None:

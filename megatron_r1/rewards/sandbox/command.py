@@ -21,7 +21,7 @@ from megatron_r1.rewards.sandbox.limits import Limits
 
 INTERPRETER = "/usr/bin/python3"
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"  # all that the sandbox can learn of our environment (/proc/1/environ)
-TOOLS = ("env", "bwrap", "unshare", "mount", "prlimit", "sh")
+TOOLS = ("bwrap", "unshare", "mount", "prlimit", "sh")
 REMEDY = "`megatron-r1 doctor bubblewrap` says what is missing and the command that mends it"
 FIRST_UID = 2_000_000_000  # nobody's: files, processes and signals of no other user are in reach
 DRIVER, PROGRAM = "/driver.py", "/program.py"
@@ -55,8 +55,6 @@ def sandboxed(
     """The whole command; the descriptors have to be inherited. slot: which worker, for a user of its own."""
     tmp = f"size={limits.disk_bytes},nr_inodes={limits.files},mode=1777,nosuid,nodev"
     return [
-        # the mask that the process starts with (job_signals.py) would end in the shell, which clears it
-        *(_found("env"), *(f"--ignore-signal={name}" for name in ("INT", "TERM", "USR1"))),
         *_other_user(slot),
         *(_found("unshare"), "--user", "--map-root-user", "--mount", "--propagation", "private"),
         *("sh", "-c", MOUNT_TMP, "sh", tmp),

@@ -15,7 +15,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from megatron_r1.rewards import job_signals
 from megatron_r1.rewards.sandbox import seccomp, watch
 from megatron_r1.rewards.sandbox.command import PATH, require_tools, sandboxed
 from megatron_r1.rewards.sandbox.limits import Limits
@@ -88,17 +87,16 @@ def _run(source: str, data: bytes, limits: Limits, slot: int) -> tuple[Ran, bool
             limits, driver_fd=driver, program_fd=program, filter_fd=filter_, status_fd=status_out, slot=slot
         )
         try:
-            with job_signals.blocked():
-                process = subprocess.Popen(
-                    command,
-                    stdin=given,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    pass_fds=(driver, program, filter_, status_out),
-                    start_new_session=True,  # Ctrl-C is the rank's to handle
-                    cwd="/",
-                    env={"PATH": PATH},
-                )
+            process = subprocess.Popen(
+                command,
+                stdin=given,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=(driver, program, filter_, status_out),
+                start_new_session=True,  # Ctrl-C is the rank's to handle
+                cwd="/",
+                env={"PATH": PATH},
+            )
         finally:
             os.close(status_out)
         sandbox = _Sandbox(process, time.monotonic())
