@@ -32,6 +32,18 @@ LLAMA = {
 }  # fmt: skip
 
 
+MOONLIGHT = {
+    "architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3", "attention_bias": False,
+    "first_k_dense_replace": 1, "hidden_act": "silu", "hidden_size": 2048, "intermediate_size": 11264,
+    "kv_lora_rank": 512, "max_position_embeddings": 8192, "moe_intermediate_size": 1408, "moe_layer_freq": 1,
+    "n_group": 1, "n_routed_experts": 64, "n_shared_experts": 2, "norm_topk_prob": True,
+    "num_attention_heads": 16, "num_experts_per_tok": 6, "num_hidden_layers": 27, "num_key_value_heads": 16,
+    "q_lora_rank": None, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "rms_norm_eps": 1e-5,
+    "rope_theta": 50000.0, "routed_scaling_factor": 2.446, "scoring_func": "sigmoid", "topk_group": 1,
+    "topk_method": "noaux_tc", "v_head_dim": 128, "vocab_size": 163840, "tie_word_embeddings": False,
+}  # fmt: skip
+
+
 def sizes(hidden, inner, layers, heads, groups):
     return {"hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers,
             "num_attention_heads": heads, "num_key_value_heads": groups}  # fmt: skip
@@ -104,7 +116,12 @@ def test_a_student_is_its_published_base_with_the_papers_rate_and_fits(name, tmp
 
 
 @pytest.mark.slow
-def test_one_node_holds_the_whole_chain_of_the_16b_mixture():
+def test_one_node_holds_the_whole_chain_of_the_16b_mixture(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_headers(tmp_path / "models" / "Moonlight-16B-A3B", MOONLIGHT)
+    (tmp_path / "data" / "rl").mkdir(parents=True)
+    (tmp_path / "data" / "rl" / "math.jsonl").touch()
+    assert "from hf:models/Moonlight-16B-A3B" in check(CONF / "r1_moe_16b.yaml")
     run = load_run(CONF / "r1_moe_16b.yaml").value
     found = make_plan(run, "h100")
     assert (run.layout.ranks, found.misfits(), found.unplanned) == (8, [], [])
