@@ -30,7 +30,7 @@ def run(args: Namespace) -> int:
 def check(args: Namespace) -> int:
     from megatron_r1.check import check as check_config
 
-    print(check_config(args.conf, overrides=args.overrides))
+    print(check_config(args.conf, overrides=args.overrides, files=args.files))
     return 0
 
 
@@ -249,6 +249,8 @@ def build_parser() -> ArgumentParser:
     command = add(check, "validate CONF and say what it would run, without running it",
                   example="conf/tiny_zero.yaml layout.tensor=2")  # fmt: skip
     _add_config(command)
+    command.add_argument("--no-files", dest="files", action="store_false",
+                         help="the weights and data that CONF names are on another machine")  # fmt: skip
 
     command = add(plan, "say what CONF needs of its GPUs: memory by phase, links, FLOPs, hours",
                   example="conf/r1_zero_671b.yaml --hardware h200")  # fmt: skip

@@ -14,11 +14,12 @@ from pydantic import AfterValidator, Field, create_model
 
 from megatron_r1 import config, registry
 from megatron_r1.backend.layout import Layout
-from megatron_r1.config.explain import near
+from megatron_r1.config.explain import near, position_of
 from megatron_r1.config.section import Section
-from megatron_r1.config.tree import Finding
+from megatron_r1.config.tree import Finding, Tree
 from megatron_r1.data.sources.stage import stage_outputs
 from megatron_r1.data.tokenizer import TokenizerConfig
+from megatron_r1.errors import ConfigError
 from megatron_r1.launch.slurm.section import Slurm
 from megatron_r1.models.shape import FamilyConfig
 from megatron_r1.plan.section import PlanConfig
@@ -58,6 +59,10 @@ class RunConfig(Section):
 
     run_dir: str = "runs"
     """Where run directories are made."""
+
+    plugins: list[str] = Field(default_factory=list)
+    """Python files of your own with a REWARD, SOURCE, FAMILY or STAGE, by path. `check`, `plan` and all ranks
+    run them: name only files that you trust."""
 
     seed: int = 0
     """Decides weights, data order and samples; the same in every layout."""
@@ -167,9 +172,31 @@ def load_run(
     path: Path, *, overrides: Sequence[str] = (), site: Path | None = None
 ) -> config.Loaded[RunConfig]:
     """Read and validate a run, over a site's profile. ConfigError lists every finding, one a line."""
-    loaded = config.load(path, run_config_class(), overrides=overrides, below=site)
+    loaded = read_run(path, overrides=overrides, site=site)
     config.refuse(bad_references(loaded))
     return loaded
+
+
+def read_run(
+    path: Path, *, overrides: Sequence[str] = (), site: Path | None = None
+) -> config.Loaded[RunConfig]:
+    """load_run without a look at how the stages refer to one another."""
+    tree = config.read(path, overrides=overrides, below=site)
+    config.refuse(_plug_in(tree))
+    return config.validated(tree, run_config_class())
+
+
+def _plug_in(tree: Tree) -> Iterator[Finding]:
+    """What is wrong with the plug-ins; what they define is there before the schema is made."""
+    plugins = tree.value.get("plugins")
+    for number, path in enumerate(plugins if isinstance(plugins, list) else []):
+        if not isinstance(path, str):
+            continue  # the schema says so
+        try:
+            registry.plug_in(Path(path))
+        except ConfigError as error:
+            where = ("plugins", number)
+            yield Finding(position_of(tree, where), where, str(error))
 
 
 def json_schema() -> dict[str, Any]:

@@ -109,7 +109,7 @@ def test_the_exit_code_of_a_run_is_the_commands(stub):
     ("error", "code"), [(ConfigError("a.yaml:3: no key 'lrr'"), 2), (Interrupted("b"), 75)]
 )
 def test_an_error_of_the_user_is_one_line_and_its_exit_code(error, code, stub, capsys):
-    def check(path, *, overrides):
+    def check(path, **rest):
         raise error
 
     stub("megatron_r1.check", check=check)
@@ -119,7 +119,7 @@ def test_an_error_of_the_user_is_one_line_and_its_exit_code(error, code, stub, c
 
 
 def test_our_own_mistake_keeps_its_traceback(stub):
-    def check(path, *, overrides):
+    def check(path, **rest):
         raise AssertionError("ours")
 
     stub("megatron_r1.check", check=check)
@@ -128,9 +128,9 @@ def test_our_own_mistake_keeps_its_traceback(stub):
 
 
 def test_check_prints_the_report(stub, capsys):
-    stub("megatron_r1.check", check=lambda path, *, overrides: f"{path} {overrides}")
+    stub("megatron_r1.check", check=lambda path, *, overrides, files: f"{path} {overrides} {files}")
     assert cli.main(["check", "a.yaml", "x=1"]) == 0
-    assert capsys.readouterr().out == "a.yaml ['x=1']\n"
+    assert capsys.readouterr().out == "a.yaml ['x=1'] True\n"
 
 
 def test_schema_is_printed_or_written_for_editors(stub, capsys, tmp_path, monkeypatch):

@@ -272,8 +272,9 @@ def _engine_mtp_spec(config: TransformerConfig, vp_stage: int | None) -> Any:
 def _set_rotary(model: GPTModel, family: FamilyConfig, *, packed: bool) -> None:
     """Llama's rescaled frequencies (Megatron takes only the factor), and packed positions."""
     rotary = model.rotary_pos_emb
-    if isinstance(family, Llama) and family.rope_scaling is not None:
-        rescaled = family.rope_scaling.rescale(rotary.inv_freq.tolist())
+    scaling = family.rope_scaling if isinstance(family, Llama) else None
+    if scaling is not None and not rotary.inv_freq.is_meta:  # a plan's model has shapes only
+        rescaled = scaling.rescale(rotary.inv_freq.tolist())
         rotary.inv_freq = torch.tensor(rescaled, dtype=rotary.inv_freq.dtype, device=rotary.inv_freq.device)
         rotary.forward.cache_clear()
     if packed:

@@ -186,6 +186,7 @@ class MegatronPolicy:
     def _pack(self, sequences: Sequence[TrainSequence]) -> Packing:
         """Packs on this rank's device; as many on every replica, because experts are shared between them."""
         self._require_positions(max((len(s.token_ids) - 1 for s in sequences), default=0), "a sequence")
+        self._require_rows(max((int(s.token_ids.max()) for s in sequences), default=0))
         padded = [pad_for_context(sequence, self.layout.context) for sequence in sequences]
         multiple = pack_multiple(self.layout, self.options.precision)
         packing = pack(padded, max_tokens=self.tokens_per_pack, multiple=multiple)
@@ -203,6 +204,11 @@ class MegatronPolicy:
                 f"{what}: {num_tokens} tokens, above model.max_position_embeddings = {positions}; "
                 "leave out the longest, lower max_new_tokens, or raise it"
             )
+
+    def _require_rows(self, token_id: int) -> None:
+        rows = self.family.shape().vocab_size
+        if token_id >= rows:  # drawn by another model: on a GPU it would read beyond the embedding
+            raise DataError(f"a sequence holds token {token_id}, above model.vocab_size = {rows}; raise it")
 
     def _agree_on_max(self, value: int) -> int:
         if self.replicas.count == 1:

@@ -143,7 +143,7 @@ def plan(
         raise ConfigError("plan.hardware: not set; name a GPU, such as --hardware h100")
     if suggest is not None:  # the layout of the file counts for nothing
         return suggestions(run, run.plan.hardware, gpus=suggest)
-    refuse(findings(loaded))
+    refuse(findings(loaded, files=False))  # a plan is made before the weights are fetched
     return report(run, make_plan(run, run.plan.hardware))
 
 
