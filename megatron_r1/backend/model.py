@@ -45,6 +45,7 @@ from megatron_r1.backend.precision import Precision, precision_options, transfor
 from megatron_r1.backend.router import PackRouter
 from megatron_r1.backend.vocabulary import mask_padding, padded_rows
 from megatron_r1.errors import ConfigError
+from megatron_r1.models.deepseek_v3 import LATENT_EPSILON
 from megatron_r1.models.llama import Llama
 from megatron_r1.models.shape import FamilyConfig
 
@@ -79,7 +80,15 @@ def transformer_config(family: FamilyConfig, layout: Layout, options: ModelOptio
     unknown = sorted(set(wanted) - known)
     if unknown:
         raise ConfigError(f"model.megatron: {', '.join(unknown)}: no field of megatron-core's {cls.__name__}")
-    return cls(**wanted)
+    config = cls(**wanted)
+    epsilon = config.layernorm_epsilon
+    if options.transformer_engine and config.multi_latent_attention and epsilon != LATENT_EPSILON:
+        raise ConfigError(
+            f"model.norm_epsilon: {epsilon:g}, and Transformer Engine's layers would use it for MLA's "
+            f"latents too, whose own is {LATENT_EPSILON:g}: other logits than DeepSeek's code; use "
+            f"{LATENT_EPSILON:g}"
+        )
+    return config
 
 
 def _common_options(options: ModelOptions) -> dict[str, Any]:
