@@ -176,9 +176,10 @@ def _unknown_names(loaded: Loaded[RunConfig]) -> Iterator[Finding]:
             path = (*owner, "template")
             yield loaded.finding(path, _unknown("template", holder.template, list(TEMPLATES)))
         train = holder.tokenizer.train if holder.tokenizer is not None else None
-        if train is not None and train.source not in registry.sources():
-            path = (*owner, "tokenizer", "train", "source")
-            yield loaded.finding(path, _unknown("data source", train.source, list(registry.sources())))
+        for source in [] if train is None else train.sources():
+            if source not in registry.sources():
+                path = (*owner, "tokenizer", "train", "source")
+                yield loaded.finding(path, _unknown("data source", source, list(registry.sources())))
 
 
 def _unknown(what: str, name: str, names: list[str]) -> str:

@@ -208,7 +208,8 @@ class Chain:
         from megatron_r1.backend.scorer import MegatronScorer
 
         model, template, tokenizer = self._beside(name)
-        return TextScorer(MegatronScorer(model), template, tokenizer)
+        part = self.run.stages[name].part  # type: ignore[attr-defined]
+        return TextScorer(MegatronScorer(model), template, tokenizer, part)
 
     def _beside(
         self, name: str, *, packs_of: StageConfig | None = None

@@ -99,7 +99,8 @@ def test_all_mistakes_come_at_once_each_where_it_was_made():
         "override 'template=minimum': template: no template 'minimum'; did you mean minimal?; "
         "one of r1_zero, minimal, deepseek",
         "override 'tokenizer.train.source=aritmetic': tokenizer.train.source: no data source 'aritmetic'; "
-        "did you mean arithmetic?; one of arithmetic, gym, jsonl, stage",
+        "did you mean arithmetic?; one of arithmetic, assistant, gym, gym_words, jsonl, "
+        "stage, unusual",
         "x.yaml:12: layout: 2 ranks cannot hold pipeline=3",
         "x.yaml:12: layout: pipeline=3 does not divide num_layers=4; use 1 or 2, or say an uneven split in "
         "pipeline_split",
@@ -162,4 +163,3 @@ def test_weights_of_another_model_are_found_before_the_start():
     Path("yes.jsonl").write_text("")
     (line,) = errors("stages.base.init=hf:hf", "stages.base.path=yes.jsonl")
     assert "stages.base.init: hf: holds another model than `model` describes" in line
-

@@ -18,7 +18,7 @@ NUM_ROWS = 8
 
 
 class Duplicates(Section):
-    """When two responses count as one; the first stays."""
+    """When two answered questions count as one; the first stays."""
 
     threshold: float = Field(default=0.9, gt=0, le=1)
     """Jaccard similarity of their runs of words, from which on they do."""

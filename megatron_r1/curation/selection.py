@@ -23,12 +23,14 @@ class Selection:
 
     def reason(self, line: Line) -> str | None:
         """Why a candidate is left out; None: it is taken, and counts from here on."""
-        domain, prompt, response = line["source"], line["id"], line["messages"][-1]["content"]
+        domain, prompt = line["source"], line["id"]
+        # with the question: the same short answer to another question is no duplicate
+        text = "\n".join(message["content"] for message in line["messages"])
         if self._of_domain[domain] >= self._quotas.get(domain, float("inf")):
             return "quota"
         if self._per_prompt is not None and self._of_prompt[prompt] >= self._per_prompt:
             return "per_prompt"
-        if self._seen is not None and not self._seen.add(response):
+        if self._seen is not None and not self._seen.add(text):
             return "duplicate"
         self._of_domain[domain] += 1
         self._of_prompt[prompt] += 1

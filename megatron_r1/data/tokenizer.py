@@ -26,12 +26,15 @@ from megatron_r1.errors import DataError
 class TokenizerTraining(Section):
     """Train a sentencepiece model on a source's own corpus when the run starts."""
 
-    source: str
-    """Name of a data source that can list its text, such as `arithmetic`."""
+    source: str | list[str]
+    """Name of a data source that can list its text, such as `arithmetic`; or several."""
     vocab_size: int = Field(default=64, ge=8)
     """Upper bound; a smaller corpus gives a smaller vocabulary."""
     model_type: ModelType = "word"
     """`word` makes each word between spaces a token (closed vocabularies only); the others spell any text."""
+
+    def sources(self) -> list[str]:
+        return [self.source] if isinstance(self.source, str) else self.source
 
 
 class TokenizerConfig(Section):
@@ -128,7 +131,7 @@ def _trained(
     """Train unless an earlier start of the run did: token ids must not move under a checkpoint."""
     if not path.is_file():
         train_sentencepiece(
-            _corpus(training.source),
+            _corpus(training.sources()),
             path=path,
             vocab_size=training.vocab_size,
             model_type=training.model_type,
@@ -137,11 +140,13 @@ def _trained(
     return load_sentencepiece(path)
 
 
-def _corpus(source: str) -> Iterable[str]:
+def _corpus(sources: Sequence[str]) -> Iterable[str]:
     known = registry.sources()
-    if source not in known:
-        raise DataError(f"tokenizer.train.source: no data source {source!r}; there are {', '.join(known)}")
-    corpus = vars(known[source].module).get("corpus")
-    if corpus is None:
-        raise DataError(f"tokenizer.train.source: {source!r} can't list its text; name another source")
-    return corpus()
+    for source in sources:
+        if source not in known:
+            there = ", ".join(known)
+            raise DataError(f"tokenizer.train.source: no data source {source!r}; there are {there}")
+        corpus = vars(known[source].module).get("corpus")
+        if corpus is None:
+            raise DataError(f"tokenizer.train.source: {source!r} can't list its text; name another source")
+        yield from corpus()

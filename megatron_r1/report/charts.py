@@ -92,6 +92,28 @@ def rl_charts(stage: StageRecord) -> list[Chart]:
     ]
 
 
+def watch_charts(stage: StageRecord) -> list[Chart]:
+    """Reward hacking: scores that rise while the judged quality does not."""
+    judged = {"watch/judged": "judged"} | _names(stage, "watch/judged_") | {"watch/summary": "with a summary"}
+    return [
+        line_chart(
+            "Held-out general prompts: the judge",
+            [Series(label, stage.series(metric), style="dots") for metric, label in judged.items()],
+            unit="share",
+            caption="What the judge says. Scores that rise beside it without it are a hacked reward model.",
+            low=0,
+            high=1,
+        ),
+        line_chart(
+            "Held-out general prompts: the reward models",
+            [Series(label, stage.series(metric), style="dots")
+             for metric, label in _names(stage, "watch/score_").items()],
+            unit="points",
+            caption="Mean scores of the reward models, on all prompts and by their source.",
+        ),
+    ]  # fmt: skip
+
+
 def loss_chart(stage: StageRecord) -> Chart:
     series = [
         *_noisy(stage, {"train/loss": "training", "train/mtp_loss": "MTP head"}),

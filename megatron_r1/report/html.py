@@ -10,8 +10,17 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from megatron_r1.report import charts
+from megatron_r1.report.chain import chain_graph
+from megatron_r1.report.checkpoints import (
+    ASKED,
+    asked_otherwise,
+    checkpoint_of,
+    comparable,
+    preferences,
+    table,
+)
 from megatron_r1.report.findings import Finding, findings, reflection_by_step
-from megatron_r1.report.metrics import METRICS, STDERR, describe
+from megatron_r1.report.metrics import METRICS
 from megatron_r1.report.plot import Chart, Series, line_chart, number
 from megatron_r1.report.progress import duration
 from megatron_r1.report.record import StageRecord, read_run
@@ -28,17 +37,6 @@ TRAINED = ("pretrain", "sft", "reward_model")
 QUESTIONS_A_LANGUAGE = 3
 MAX_TEXT = 1500  # characters shown of a response
 TAG = re.compile(r"(</?[A-Za-z_|]+>)")
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One metric over the evaluations: a cell each, then the change from the first to the last."""
-
-    metric: str
-    meaning: str
-    cells: list[str]
-    change: str
-    better: str  # better | worse | "" where neither is, or where it is within two standard errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +73,9 @@ def write_report(run_dir: Path) -> Path:
     """Write run_dir/report.html; what the run lacks is said to be not measured. Returns its path."""
     stages = read_run(run_dir)
     evaluations = [stage for stage in stages if stage.kind == "evaluate"]
-    headline = _headline(evaluations)
+    alike = comparable(evaluations)
+    headline = [one for one in alike if one.model == evaluations[0].model]
+    rows = table(alike, headline)
     trained = [stage for stage in stages if stage.kind in TRAINED]
     page = _template().render(
         name=run_dir.resolve().name,
@@ -85,15 +85,35 @@ def write_report(run_dir: Path) -> Path:
         seconds=sum(stage.seconds or 0.0 for stage in stages),
         rl=[_rl_section(stage, stages) for stage in stages if stage.kind == "grpo"],
         losses=[chart for stage in trained for chart in _trained_charts(stage)],
-        evaluations=evaluations,
-        rows=_rows(evaluations, headline),
-        ends=[stage.name for stage in (headline[:1] + headline[-1:])],
+        graph=chain_graph(stages, _accuracies(alike)),
+        columns=[(checkpoint_of(one), one.model) for one in alike],
+        rows=[row for row in rows if row.is_key],
+        other_rows=[row for row in rows if not row.is_key],
+        ends=[checkpoint_of(stage) for stage in (headline[:1] + headline[-1:])],
+        asked_labels=list(ASKED.values()),
+        asked=asked_otherwise(evaluations, alike),
+        preferences=preferences(stages),
         pairs=_pairs(headline),
+        configurations=_configurations(stages),
         cards=[(stage, stage.data_card) for stage in stages if stage.data_card],
     )
     path = run_dir / "report.html"
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def _configurations(stages: Sequence[StageRecord]) -> list[tuple[str, list[str]]]:
+    """Each resolved configuration once, with the stages that ran under it."""
+    found: dict[str, list[str]] = {}
+    for stage in stages:
+        found.setdefault(stage.config_text, []).append(stage.name)
+    return list(found.items())
+
+
+def _accuracies(evaluations: Sequence[StageRecord]) -> dict[str, float]:
+    """pass@1 by the checkpoint."""
+    found = {checkpoint_of(one): one.result("eval/accuracy") for one in evaluations}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _template() -> Any:
@@ -130,11 +150,6 @@ def _is_notable(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 1
 
 
-def _headline(evaluations: Sequence[StageRecord]) -> list[StageRecord]:
-    """Those that can be compared with the first: the same model, asked in the same way."""
-    return [one for one in evaluations if one.model == evaluations[0].model and one.is_headline]
-
-
 def _tiles(evaluations: Sequence[StageRecord]) -> list[tuple[str, str, str]]:
     """(label, before, after) of the headline numbers; before is empty with a single evaluation."""
     tiles = []
@@ -151,10 +166,11 @@ def _rl_section(stage: StageRecord, stages: Sequence[StageRecord]) -> RLSection:
     before = next((one for one in measured if one.inputs[:1] == stage.inputs[:1]), None)
     after = next((one for one in measured if one.inputs[:1] == (stage.name,)), None)
     reflection = reflection_by_step(stage.samples())
+    watched = charts.watch_charts(stage) if stage.measured("watch/") else []
     others = [*charts.rl_charts(stage), _reflection_chart(reflection)]
     return RLSection(
         stage=stage,
-        paper=[charts.accuracy_chart(stage, before), charts.length_chart(stage)],
+        paper=[charts.accuracy_chart(stage, before), charts.length_chart(stage), *watched],
         charts=[chart for chart in others if chart.svg],
         missing=[chart.title for chart in others if not chart.svg],
         findings=findings(stage, before, after, reflection),
@@ -171,45 +187,6 @@ def _trained_charts(stage: StageRecord) -> Iterator[Chart]:
     for chart in (charts.loss_chart(stage), charts.expert_chart(stage)):
         if chart.svg:
             yield chart
-
-
-def _rows(evaluations: Sequence[StageRecord], headline: Sequence[StageRecord]) -> list[Row]:
-    """Every eval/ metric that an evaluation measured, in the table's order."""
-    found = {
-        name: None
-        for stage in evaluations
-        for name in [*stage.results, *stage.measured("eval/")]
-        if name.startswith("eval/") and not name.endswith("_stderr")
-    }
-    order = {id(metric): i for i, metric in enumerate(METRICS.values())}
-    unknown = METRICS[STDERR]  # of a name that a later version dropped: last
-    return [
-        _row(name, evaluations, headline)
-        for name in sorted(found, key=lambda n: (order[id(describe(n) or unknown)], n))
-    ]
-
-
-def _row(name: str, evaluations: Sequence[StageRecord], headline: Sequence[StageRecord]) -> Row:
-    """A cell an evaluation; the change is that of the headline ones."""
-    metric = describe(name)
-    unit = metric.unit if metric else ""
-    cells = [_cell(s.result(name), s.result(f"{name}_stderr"), unit) for s in evaluations]
-    values = [stage.result(name) for stage in headline]
-    errors = [stage.result(f"{name}_stderr") for stage in headline]
-    first, last = values[0], values[-1]
-    change, better = "", ""
-    if len(values) > 1 and first is not None and last is not None:
-        error = ((errors[0] or 0.0) ** 2 + (errors[-1] or 0.0) ** 2) ** 0.5
-        change = f"{'+' if last >= first else '−'}{number(abs(last - first), unit).replace('%', 'points')}"
-        if metric and metric.direction and abs(last - first) > 2 * error:
-            better = "better" if (last > first) == (metric.direction == "up") else "worse"
-    return Row(name, metric.meaning if metric else "", cells, change, better)
-
-
-def _cell(value: float | None, error: float | None, unit: str) -> str:
-    if value is None:
-        return "not measured"
-    return number(value, unit) + ("" if error is None else f" ± {number(error, unit)}")
 
 
 def _pairs(evaluations: Sequence[StageRecord]) -> list[Pair]:

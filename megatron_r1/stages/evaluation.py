@@ -8,9 +8,9 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from megatron_r1 import registry
 from megatron_r1.config.section import Section
@@ -22,12 +22,19 @@ from megatron_r1.rewards.answer import chain_of_thought, final_answer
 from megatron_r1.rewards.combine import combine
 from megatron_r1.rewards.format import Form, Format
 from megatron_r1.rewards.language import is_mixed, language_share
+from megatron_r1.rewards.preference import PreferenceConfig
 from megatron_r1.rewards.section import Reward
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.domains import domains_of, metric_word
-from megatron_r1.stages.sampling import draw_key, sample
-from megatron_r1.types import Completion, Message, Sampling, Scored
+from megatron_r1.stages.sampling import can_be_quoted, draw_key, sample
+from megatron_r1.types import Completion, Message, Sampling, Score, Scored
 
+Measured = registry.by_name(registry.rewards(), "Measured")
+SCORE = "score_"  # before the name of a reward model, among the parts of a sample
+BY_DOMAIN = (
+    "eval/accuracy", "eval/cons", "eval/format", "eval/language", "eval/mixed", "eval/reward_", "eval/score_",
+)  # fmt: skip
+WITH_ERROR = ("eval/accuracy", "eval/reward_", "eval/score_")  # metrics that get a standard error
 Sources = dict[str, registry.union(registry.sources(), "source")]  # type: ignore[misc]
 
 
@@ -66,6 +73,23 @@ class Evaluation(Section):
     last answer is graded."""
     greedy: bool = False
     """Also measure the answers at temperature 0."""
+    rewards: Measured = Measured()  # type: ignore[valid-type]
+    """Rewards by rule to measure besides accuracy and format, such as code; each on its tasks' prompts."""
+
+    @model_validator(mode="after")
+    def _rules_only(self) -> Self:
+        chosen = self.chosen_rewards()
+        models = [name for name, config in chosen.items() if isinstance(config, PreferenceConfig)]
+        if models:
+            raise ValueError(
+                f"rewards: {', '.join(models)} need a reward model; name it under `models` of an evaluate "
+                "stage"
+            )
+        return self
+
+    def chosen_rewards(self) -> dict[str, Any]:
+        """The rewards that are set, by name."""
+        return {name: config for name, config in self.rewards if config is not None}
 
 
 class EvaluateEvery(Section):
@@ -82,9 +106,16 @@ def held_out(evaluation: Evaluation, *, seed: int) -> Mixture:
     return build_mixture(evaluation.data, seed=seed, split="held_out")
 
 
-def evaluate(context: StageContext, evaluation: Evaluation) -> tuple[dict[str, float], list[Scored]]:
-    """Metrics over all replicas (eval/...), and this replica's samples, k in a row for each question."""
+def evaluate(
+    context: StageContext, evaluation: Evaluation, *, models: Mapping[str, str] | None = None
+) -> tuple[dict[str, float], list[Scored]]:
+    """Metrics over all replicas (eval/...), and this replica's samples, k in a row for each question.
+
+    models: reward_model stages by name whose scores are reported too.
+    """
     scored = _sample_and_grade(context, evaluation, temperature=evaluation.temperature)
+    for name, stage in (models or {}).items():
+        scored = _with_scores(context, scored, name=name, stage=stage)
     domains = domains_of(evaluation.data)
     metrics = _summary(context, scored, k=evaluation.samples, domains=domains)
     if evaluation.greedy:
@@ -102,8 +133,16 @@ def _sample_and_grade(context: StageContext, evaluation: Evaluation, *, temperat
     rewards: Mapping[str, tuple[float, Reward]] = {
         "accuracy": (1.0, Accuracy().build()),
         "format": (0.0, Format(form=evaluation.form).build()),
+        **{name: (0.0, config.scorer()) for name, config in evaluation.chosen_rewards().items()},
     }
     return replicas.share(lambda: combine(completions, rewards))
+
+
+def _with_scores(context: StageContext, scored: Sequence[Scored], *, name: str, stage: str) -> list[Scored]:
+    """With what a reward model says among the parts; collective."""
+    found = context.reward_models(stage).score_completions([s.completion for s in scored])
+    key = f"{SCORE}{name}"
+    return [replace(s, parts={**s.parts, key: Score(v)}) for s, v in zip(scored, found, strict=True)]
 
 
 def _asked(
@@ -127,19 +166,10 @@ def _asked(
             force_think=evaluation.force_think,
         )
         history = [
-            (*c.prompt.messages, Message("assistant", c.text)) if _can_be_quoted(context, c) else before
+            (*c.prompt.messages, Message("assistant", c.text)) if can_be_quoted(context, c) else before
             for c, before in zip(completions, history, strict=True)
         ]
     return completions
-
-
-def _can_be_quoted(context: StageContext, completion: Completion) -> bool:
-    """Whether an answer can stand in a conversation: a closed vocabulary can't spell a forged role mark."""
-    try:
-        context.template.response_ids(completion.text, context.tokenizer)
-    except DataError:
-        return False
-    return bool(completion.text)
 
 
 def _examples(context: StageContext, evaluation: Evaluation) -> Callable[[int], tuple[Message, ...]]:
@@ -169,15 +199,15 @@ def _summary(
     total = _sum_of_all_keys(context, sums)
     names = sorted({key.rsplit("/", 1)[0] for key in total})
     means = {name: total[f"{name}/sum"] / total[f"{name}/count"] for name in names}
-    if "eval/accuracy" not in means:
+    if not any(name.startswith(("eval/accuracy", "eval/reward_")) for name in means):
         raise DataError(_nothing_graded(context, scored, num_questions=int(total["eval/format/count"])))
-    count = total["eval/accuracy/count"]
-    variance = max(0.0, total["eval/accuracy/square"] / count - means["eval/accuracy"] ** 2)
-    means["eval/accuracy_stderr"] = math.sqrt(variance / max(1.0, count - 1))
-    if k == 1:
-        means.pop("eval/cons", None)
-        means.pop("eval/pass_at_k", None)
-    return means
+    for name in names:
+        if name.startswith(WITH_ERROR):
+            count = total[f"{name}/count"]
+            variance = max(0.0, total[f"{name}/square"] / count - means[name] ** 2)
+            means[f"{name}_stderr"] = math.sqrt(variance / max(1.0, count - 1))
+    of_one = ("eval/cons", "eval/pass_at_k") if k == 1 else ()  # one sample has no majority
+    return {name: value for name, value in means.items() if not name.startswith(of_one)}
 
 
 def _nothing_graded(context: StageContext, scored: Sequence[Scored], *, num_questions: int) -> str:
@@ -213,14 +243,30 @@ def _question(samples: Sequence[Scored], domains: Sequence[str]) -> dict[str, fl
         found[f"eval/target_share_{prompt.language}"] = found["eval/target_share"]
     if graded:
         right = [float(s.parts["accuracy"].value == 1.0) for s in graded]
-        found["eval/accuracy"] = found[f"eval/accuracy_{prompt.language}"] = _mean(right)
-        if prompt.source in domains:
-            found[f"eval/accuracy_on_{metric_word(prompt.source)}"] = found["eval/accuracy"]
+        found["eval/accuracy"] = _mean(right)
         found["eval/pass_at_k"] = max(right)
         found["eval/cons"] = _consensus(graded)
         full = [r for r, s in zip(right, graded, strict=True) if _works_through(s)]
         if full:
             found["eval/full_chain"] = _mean(full)
+    found |= _parts(samples)
+    if prompt.source in domains:
+        domain = metric_word(prompt.source)
+        found |= {f"{name}_on_{domain}": found[name] for name in found if name.startswith(BY_DOMAIN)}
+    if graded:
+        found[f"eval/accuracy_{prompt.language}"] = found["eval/accuracy"]
+    return found
+
+
+def _parts(samples: Sequence[Scored]) -> dict[str, float]:
+    """The means of further rewards and of reward models' scores, where there are any."""
+    found = {}
+    names = dict.fromkeys(name for s in samples for name in s.parts if name not in ("accuracy", "format"))
+    for name in names:
+        values = [s.parts[name].value for s in samples if name in s.parts]
+        known = [value for value in values if value is not None]
+        if known:
+            found[f"eval/{name}" if name.startswith(SCORE) else f"eval/reward_{name}"] = _mean(known)
     return found
 
 

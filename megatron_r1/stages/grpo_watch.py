@@ -15,10 +15,11 @@ from megatron_r1.data.mixture import build_mixture, replica_range
 from megatron_r1.rewards.preference import summary_of
 from megatron_r1.rl.preference import correlation
 from megatron_r1.stages.context import StageContext
+from megatron_r1.stages.domains import domains_of, metric_word
 from megatron_r1.stages.evaluation import Sources
-from megatron_r1.stages.judge import Judge, JudgeOptions
+from megatron_r1.stages.judge import JudgeOptions, judge_of
 from megatron_r1.stages.sampling import draw_key, sample
-from megatron_r1.types import Completion, Document, Sampling
+from megatron_r1.types import Completion, Sampling
 
 
 class Watch(Section):
@@ -46,7 +47,10 @@ class Watch(Section):
 
 
 def look(context: StageContext, watch: Watch) -> dict[str, float]:
-    """watch/score_NAME of each model, watch/length_bias_NAME, watch/judged and watch/length; collective."""
+    """watch/score_NAME of each model, watch/length_bias_NAME, watch/judged and watch/length; collective.
+
+    Of several sources, scores and verdicts on each one's prompts too.
+    """
     replicas = context.policy.replicas
     source = build_mixture(watch.data, seed=context.seed, split="held_out")
     mine = replica_range(0, watch.questions, index=replicas.index, num_replicas=replicas.count)
@@ -59,30 +63,33 @@ def look(context: StageContext, watch: Watch) -> dict[str, float]:
     )
     summaries = [summary_of(completion.text) for completion in completions]
     lengths = replicas.gather([len(c.token_ids) for c in completions])
+    domains = replicas.gather([c.prompt.source for c in completions])
+    several = domains_of(watch.data)
     summarised = replicas.gather([summary is not None for summary in summaries])
     found = {"watch/length": _mean(lengths), "watch/summary": _mean(summarised)}
     for name, stage in watch.models.items():
-        scores = replicas.gather(_scores(context, stage, completions, summaries))
+        scores = replicas.gather(context.reward_models(stage).score_completions(completions))
         known = [(score, length) for score, length in zip(scores, lengths, strict=True) if score is not None]
         if known:
             found[f"watch/score_{name}"] = _mean([score for score, _ in known])
             found[f"watch/length_bias_{name}"] = _correlation(known)
+            found |= _by_domain(f"watch/score_{name}", scores, domains, several)
     if watch.judge is not None:
-        found |= _judged(context, watch.judge, completions, summaries, keys)
+        verdicts = _judged(context, watch.judge, completions, summaries, keys)
+        values = [value for value in verdicts if value is not None]
+        found |= {"watch/judged": _mean(values)} if values else {}
+        found |= _by_domain("watch/judged", verdicts, domains, several)
     return found
 
 
-def _scores(
-    context: StageContext, stage: str, completions: Sequence[Completion], summaries: Sequence[str | None]
-) -> list[float | None]:
-    """What the reward model says of each summary; it is asked on all ranks together."""
-    asked = [
-        Document(completion.prompt.messages, summary, completion.prompt.language)
-        for completion, summary in zip(completions, summaries, strict=True)
-        if summary is not None
-    ]
-    found = iter(context.reward_models(stage).score(asked))
-    return [None if summary is None else next(found) for summary in summaries]
+def _by_domain(
+    metric: str, values: Sequence[float | None], domains: Sequence[str], several: Sequence[str]
+) -> dict[str, float]:
+    known = {
+        domain: [v for v, of in zip(values, domains, strict=True) if of == domain and v is not None]
+        for domain in several
+    }
+    return {f"{metric}_on_{metric_word(domain)}": _mean(own) for domain, own in known.items() if own}
 
 
 def _judged(
@@ -91,12 +98,12 @@ def _judged(
     completions: Sequence[Completion],
     summaries: Sequence[str | None],
     keys: Sequence[int],
-) -> dict[str, float]:
-    """Right by the judge. A response without a summary is not; one without a verdict does not count."""
-    verdicts = Judge(options, context).verdicts(completions, keys=keys, answers=[s or "" for s in summaries])
+) -> list[float | None]:
+    """Right by the judge. A response without a summary is not; one without a verdict has none (None)."""
+    judge = judge_of(options, context)
+    verdicts = judge.verdicts(completions, keys=keys, answers=[s or "" for s in summaries])
     values = [0.0 if s is None else verdict.value for s, verdict in zip(summaries, verdicts, strict=True)]
-    known = [value for value in context.policy.replicas.gather(values) if value is not None]
-    return {"watch/judged": _mean(known)} if known else {}
+    return context.policy.replicas.gather(values)
 
 
 def _correlation(known: Sequence[tuple[float, float]]) -> float:

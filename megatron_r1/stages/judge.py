@@ -1,16 +1,28 @@
-"""A generative judge: any policy, asked for verdicts that are parsed strictly (rewards/judging.py)."""
+"""A generative judge: any policy, asked for verdicts that are parsed strictly (rewards/judging.py); or a rule
+that stands in its place.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from megatron_r1 import registry
 from megatron_r1.config.section import Section
 from megatron_r1.curation.pairs import ASKS, Judged, judged, orders
 from megatron_r1.errors import DataError
 from megatron_r1.rewards.answer import after_thinking
-from megatron_r1.rewards.judging import comparison_messages, read_comparison, read_verdict, verdict_messages
+from megatron_r1.rewards.combine import combine
+from megatron_r1.rewards.judging import (
+    HIGHEST,
+    LOWEST,
+    comparison_messages,
+    read_comparison,
+    read_verdict,
+    verdict_messages,
+)
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.sampling import draw_key, sample
 from megatron_r1.types import Completion, Message, Prompt, Sampling, Score
@@ -20,8 +32,15 @@ NOT_JUDGED = "not one of the judge's tasks"
 UNASKED = "not asked: too long for the judge, or not to be spelled by its tokenizer"
 
 
+Rules = registry.by_name(registry.rewards(), "Rules")
+
+
 class JudgeOptions(Section):
     """Who judges, and how it is asked."""
+
+    rule: Rules | None = None  # type: ignore[valid-type]
+    """Rewards by rule in the judge's place, where the truth is known: their weighted sum, from 0 to 1, stands
+    for a verdict, and spread over 1 to 10 for a score. null: a model is asked."""
 
     model: str | None = None
     """The earlier stage whose model judges; null: the weights of this stage."""
@@ -31,6 +50,12 @@ class JudgeOptions(Section):
     """What makes a longer question is not asked, and has no verdict."""
     temperature: float = Field(default=0.6, ge=0)
     """Of its answers."""
+
+    @model_validator(mode="after")
+    def _one_judge(self) -> Self:
+        if self.rule is not None and self.model is not None:
+            raise ValueError("give `model` or `rule`, not both")
+        return self
 
 
 class Judge:
@@ -88,6 +113,40 @@ class Judge:
         return len(ids) <= self.options.max_prompt_tokens
 
 
+class RuleJudge:
+    """A rule in a judge's place; it needs no model, no order and no parsing."""
+
+    def __init__(self, rule: Section) -> None:
+        chosen = {name: config for name, config in rule if config is not None}
+        self._rewards = {name: (config.weight, config.scorer()) for name, config in chosen.items()}
+
+    def verdicts(
+        self, completions: Sequence[Completion], *, keys: Sequence[int], answers: Sequence[str]
+    ) -> list[Score]:
+        """As Judge.verdicts, with all values between 0 and 1."""
+        judged = [replace(c, text=answer) for c, answer in zip(completions, answers, strict=True)]
+        return [Score(scored.reward) for scored in combine(judged, self._rewards)]
+
+    def compare(
+        self, pairs: Sequence[tuple[Prompt, str, str]], *, keys: Sequence[int], asks: int = ASKS
+    ) -> list[Judged]:
+        """As Judge.compare."""
+        prompts = [prompt for prompt, _, _ in pairs for _ in range(2)]
+        texts = [text for _, *both in pairs for text in both]
+        said = [Completion(p, [], [], [], text, True, 0) for p, text in zip(prompts, texts, strict=True)]
+        values = [scored.reward for scored in combine(said, self._rewards)]
+        return [_margin(a, b) for a, b in zip(values[0::2], values[1::2], strict=True)]
+
+
+def _margin(first: float | None, second: float | None) -> Judged:
+    return Judged(None if first is None or second is None else (first - second) * (HIGHEST - LOWEST))
+
+
+def judge_of(options: JudgeOptions, context: StageContext) -> Judge | RuleJudge:
+    """The judge that the section asks for."""
+    return Judge(options, context) if options.rule is None else RuleJudge(options.rule)
+
+
 class Opinions:
     """curation.verdict.Grader of completions that a judge has seen; None for all others."""
 
@@ -100,7 +159,11 @@ class Opinions:
 
 
 def ask(
-    judge: Judge, completions: Sequence[Completion], *, keys: Sequence[int], tasks: Sequence[str]
+    judge: Judge | RuleJudge,
+    completions: Sequence[Completion],
+    *,
+    keys: Sequence[int],
+    tasks: Sequence[str],
 ) -> Opinions:
     """The judge's verdicts on the answers of the prompts of these tasks; collective."""
     mine = [i for i, c in enumerate(completions) if any(fnmatchcase(c.prompt.task, task) for task in tasks)]

@@ -22,8 +22,8 @@ from megatron_r1.rewards.preference import summary_of
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.demand import Demand
 from megatron_r1.stages.evaluation import Sources
-from megatron_r1.stages.judge import Judge, JudgeOptions
-from megatron_r1.stages.sampling import draw_key, sample
+from megatron_r1.stages.judge import JudgeOptions, judge_of
+from megatron_r1.stages.sampling import can_be_quoted, draw_key, sample
 from megatron_r1.stages.section import StageConfig, earlier_stages, too_long
 from megatron_r1.types import Completion, Sampling
 
@@ -110,7 +110,7 @@ class _Making:
         self.replicas = context.policy.replicas
         self.files = Workshop(context.name, context.directory, self.replicas)
         self.prompts = build_mixture(stage.data, seed=context.seed)
-        self.judge = Judge(stage.judge, context)
+        self.judge = judge_of(stage.judge, context)
 
     def run(self) -> dict[str, float]:
         stage, journal = self.stage, self.context.journal
@@ -140,7 +140,7 @@ class _Making:
             keys=[draw_key(name, index, k) for index, k in rows],
         )
         pairs = list(zip(completions[0::2], completions[1::2], strict=True))
-        reasons = [_reason(a, b) for a, b in pairs]
+        reasons = [self._reason(a, b) for a, b in pairs]
         asked = [i for i, reason in enumerate(reasons) if reason is None]
         verdicts = self.judge.compare(
             [(pairs[i][0].prompt, summary_of(pairs[i][0].text) or "", summary_of(pairs[i][1].text) or "")
@@ -153,6 +153,16 @@ class _Making:
         lines = [line for _, line in sorted(self.replicas.gather(mine), key=lambda row: row[0])]
         self.files.write(number, lines)
         return {**shares(_counts(lines)), "time/step_s": time.perf_counter() - began}
+
+    def _reason(self, first: Completion, second: Completion) -> str | None:
+        """Why two responses can't be compared."""
+        if not (first.finished and second.finished):
+            return "cut"
+        if summary_of(first.text) is None or summary_of(second.text) is None:
+            return "no_summary"
+        if not (can_be_quoted(self.context, first) and can_be_quoted(self.context, second)):
+            return "unspellable"
+        return "same" if first.text == second.text else None
 
     def _line(
         self, pair: tuple[Completion, Completion], reason: str | None, verdict: Judged | None
@@ -204,15 +214,6 @@ class _Making:
             "weights": self.context.weights,
             "judge": self.stage.judge.model_dump(mode="json"),
         }
-
-
-def _reason(first: Completion, second: Completion) -> str | None:
-    """Why two responses can't be compared."""
-    if not (first.finished and second.finished):
-        return "cut"
-    if summary_of(first.text) is None or summary_of(second.text) is None:
-        return "no_summary"
-    return "same" if first.text == second.text else None
 
 
 def _counts(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from megatron_r1.errors import Interrupted
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.demand import Demand
 from megatron_r1.stages.evaluation import Sources
-from megatron_r1.stages.judge import Judge, JudgeOptions, Opinions, ask
+from megatron_r1.stages.judge import JudgeOptions, Opinions, ask, judge_of
 from megatron_r1.stages.restyle import UNPARSEABLE, Restyle, restyled
 from megatron_r1.stages.sampling import draw_key, sample
 from megatron_r1.stages.section import StageConfig, too_long
@@ -85,7 +85,7 @@ class RejectionSampling(StageConfig):
     decontaminate: Decontaminate | None = None
     """Leave out what shares ten words in a row with an evaluation question; null: nothing."""
     duplicates: Duplicates | None = Duplicates()
-    """When two responses count as one; null: never."""
+    """When two samples, each with its question, count as one; null: never."""
     per_prompt: int | None = Field(default=None, ge=1)
     """Most samples of one prompt that are kept; null: all."""
     quotas: dict[str, int] = Field(default_factory=dict)
@@ -182,7 +182,7 @@ class _Sampling:
             self.num_prompts = min(stage.prompts, self.prompts.size or stage.prompts)
         self.num_shards = -(-self.num_prompts // stage.prompts_a_shard)
         self.graders = {name: config.scorer() for name, config in stage.chosen_graders().items()}
-        self.judge = None if stage.judge is None else Judge(stage.judge, context)
+        self.judge = None if stage.judge is None else judge_of(stage.judge, context)
         marks = [piece for piece in context.template.required_pieces if piece not in TAGS]
         self.screen = Screen(stage.filters, self._evaluation_text(), stage.rewrite, marks)
         self.origin = Provenance(

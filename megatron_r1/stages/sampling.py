@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 
+from megatron_r1.errors import DataError
 from megatron_r1.stages.context import StageContext
 from megatron_r1.types import Completion, Prompt, Sampling
 
@@ -36,6 +37,18 @@ def sample(
         )
         for prompt, ids, output in zip(prompts, prompt_ids, outputs, strict=True)
     ]
+
+
+def can_be_quoted(context: StageContext, completion: Completion) -> bool:
+    """Whether a response can stand in a conversation, or be trained on.
+
+    A closed vocabulary can't spell a forged role mark, nor what an id without a piece decodes to.
+    """
+    try:
+        context.template.response_ids(completion.text, context.tokenizer)
+    except DataError:
+        return False
+    return bool(completion.text)
 
 
 def draw_key(*parts: int | str) -> int:

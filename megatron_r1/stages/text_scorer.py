@@ -8,7 +8,7 @@ from megatron_r1.data.template import ChatTemplate
 from megatron_r1.data.tokenizer import Tokenizer
 from megatron_r1.errors import DataError
 from megatron_r1.rewards.preference import summary_of, whole_of
-from megatron_r1.types import Document, Message, Scorer
+from megatron_r1.types import Completion, Document, Message, Scorer
 
 Part = Literal["summary", "response"]
 PARTS: dict[Part, Callable[[str], str | None]] = {"summary": summary_of, "response": whole_of}
@@ -26,6 +26,7 @@ class TextScorer:
     scorer: Scorer
     template: ChatTemplate
     tokenizer: Tokenizer
+    part: Part = "response"  # what of a response it learnt to score
 
     def ids(self, messages: Sequence[Message], text: str) -> list[int]:
         given, answer = self.template.document_ids(Document(tuple(messages), text), self.tokenizer)
@@ -36,6 +37,17 @@ class TextScorer:
         sequences = [self._readable(document) for document in documents]
         found = iter(self.scorer.score([ids for ids in sequences if ids is not None]))
         return [None if ids is None else next(found) for ids in sequences]
+
+    def score_completions(self, completions: Sequence[Completion]) -> list[float | None]:
+        """Its part of each; None where there is none, or no tokens for it. Collective."""
+        texts = [scored_part(completion.text, self.part) for completion in completions]
+        asked = [
+            Document(completion.prompt.messages, text, completion.prompt.language)
+            for completion, text in zip(completions, texts, strict=True)
+            if text is not None
+        ]
+        found = iter(self.score(asked))
+        return [None if text is None else next(found) for text in texts]
 
     def _readable(self, document: Document) -> list[int] | None:
         try:

@@ -34,8 +34,13 @@ def test_a_domain_ends_at_its_quota_and_others_do_not():
 
 
 def test_a_duplicate_takes_no_place():
-    lines = [line("a", "one two three four"), line("b", "one two three four"), line("c", "five")]
+    lines = [line("a", "one two three four"), line("a", "one two three four"), line("c", "five")]
     assert selected(lines, duplicates=Duplicates(), quotas={"maths": 2}) == [None, "duplicate", None]
+
+
+def test_the_same_answer_to_another_question_is_no_duplicate():
+    lines = [line("does all follow from some", "so Yes"), line("does none follow from all", "so Yes")]
+    assert selected(lines, duplicates=Duplicates()) == [None, None]
 
 
 def test_what_was_dropped_before_passes_and_counts_nowhere():

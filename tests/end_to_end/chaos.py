@@ -1,6 +1,8 @@
 """kill -9 of a random rank at a random moment, again and again, each followed by a resume.
 
-    python -m tests.end_to_end.chaos FOLDER [KILLS] [SEED]
+    python -m tests.end_to_end.chaos FOLDER [KILLS] [SEED] [CONFIG]
+
+CONFIG: micro.yaml beside this file, or micro_all.yaml with samples, pairs, a reward model and RL with it.
 
 The ranks are forked from this process, which has imported everything, so that a start takes no time; they run
 what `python -m megatron_r1.launch.rank` runs. Runs that end before their next kill are followed by new ones.
@@ -8,6 +10,7 @@ In the end every run must be, bit for bit, the one that nobody touched. Prints a
 the differences if there are any.
 """
 
+import json
 import os
 import random
 import signal
@@ -16,38 +19,40 @@ import sys
 import time
 from pathlib import Path
 
+from megatron_r1.launch.local import write_resolved
+from megatron_r1.run_config import RunConfig, load_run
 from tests.end_to_end.micro_run import CONFIG, lines, metrics, tensor_digests
 
 RANKS = 2
 OVERRIDES = ("layout.ranks=2", "layout.expert=2", "stages.base.checkpoint_every=2")
-TRAINED = ("base", "zero")
-STAGES = (*TRAINED, "measure")
 
 
-def main(folder: Path, kills: int, seed: int) -> int:
+def main(folder: Path, kills: int, seed: int, config: str) -> int:
     _import_everything()
+    run_config = load_run(CONFIG.with_name(config), overrides=OVERRIDES).value
+    stages = list(run_config.stages)
     whole = folder / "whole"
-    _prepare(whole)
+    _prepare(whole, run_config)
     began = time.monotonic()
     _finish(whole)
     duration_s = time.monotonic() - began
     draws = random.Random(seed)
     runs = [folder / "run0"]
-    _prepare(runs[-1])
+    _prepare(runs[-1], run_config)
     done = 0
     while done < kills:
         after_s = draws.uniform(0.0, duration_s)
         victim = draws.randrange(RANKS)
         if _run(runs[-1], kill=(victim, after_s)):
             runs.append(folder / f"run{len(runs)}")
-            _prepare(runs[-1])
+            _prepare(runs[-1], run_config)
             continue
         done += 1
-        where = _where(runs[-1])
+        where = _where(runs[-1], stages)
         sys.stdout.write(f"kill {done}: rank {victim} of {runs[-1].name} after {after_s:.1f} s, {where}\n")
         sys.stdout.flush()
     _finish(runs[-1])
-    return _compare(whole, runs)
+    return _compare(whole, runs, stages)
 
 
 def _import_everything() -> None:
@@ -56,12 +61,9 @@ def _import_everything() -> None:
     import megatron_r1.pipeline  # noqa: F401
 
 
-def _prepare(run_dir: Path) -> None:
-    from megatron_r1.launch.local import write_resolved
-    from megatron_r1.run_config import load_run
-
+def _prepare(run_dir: Path, config: RunConfig) -> None:
     (run_dir / "logs").mkdir(parents=True)
-    write_resolved(load_run(CONFIG, overrides=OVERRIDES).value, run_dir)
+    write_resolved(config, run_dir)
 
 
 def _finish(run_dir: Path) -> None:
@@ -116,31 +118,42 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _where(run_dir: Path) -> str:
+def _where(run_dir: Path, stages: list[str]) -> str:
     """How far the run's files say that it was."""
-    done = [name for name in STAGES if (run_dir / name / "artifact.json").exists()]
-    found = [(name, lines(run_dir / name / "metrics.jsonl")) for name in STAGES]
+    done = [name for name in stages if (run_dir / name / "artifact.json").exists()]
+    found = [(name, lines(run_dir / name / "metrics.jsonl")) for name in stages]
     steps = [f"{name} step {line[-1]['step']}" for name, line in found if line]
     return f"{len(done)} stages done, {steps[-1] if steps else 'before the first step'}"
 
 
-def _compare(whole: Path, runs: list[Path]) -> int:
+def _compare(whole: Path, runs: list[Path], stages: list[str]) -> int:
     differences = []
     for run in runs:
-        if not (run / "measure" / "artifact.json").exists():
+        if not (run / stages[-1] / "artifact.json").exists():
             continue  # prepared for a kill that came no more
-        for what, read, stages in (
-            ("weights", tensor_digests, TRAINED),
-            ("metrics", metrics, STAGES),
-            ("samples", lambda stage: (stage / "samples.jsonl").read_bytes(), ("zero", "measure")),
-        ):
-            different = [name for name in stages if read(run / name) != read(whole / name)]
-            differences += [f"{run.name}: other {what} in {name}" for name in different]
+        for name in stages:
+            ours, theirs = _bits(run / name), _bits(whole / name)
+            differences += [
+                f"{run.name}: other {what} in {name}" for what in theirs if ours[what] != theirs[what]
+            ]
     sys.stdout.write("\n".join(differences or [f"{len(runs)} runs, all as if never touched"]) + "\n")
     return 1 if differences else 0
 
 
+def _bits(stage: Path) -> dict[str, object]:
+    """What must be the same: weights, data, the hashes of the inputs, figures and samples."""
+    artifact = json.loads((stage / "artifact.json").read_text())
+    samples = stage / "samples.jsonl"
+    return {
+        "weights": tensor_digests(stage) if artifact["checkpoint"] else None,
+        "data": artifact["outputs"],
+        "inputs": artifact["inputs"],
+        "metrics": metrics(stage),
+        "samples": samples.read_bytes() if samples.exists() else None,
+    }
+
+
 if __name__ == "__main__":
     given = sys.argv[1:]
-    folder, kills, seed = [*given, *("30", "0")[len(given) - 1 :]]
-    sys.exit(main(Path(folder), int(kills), int(seed)))
+    folder, kills, seed, config = [*given, *("30", "0", CONFIG.name)[len(given) - 1 :]]
+    sys.exit(main(Path(folder), int(kills), int(seed), config))

@@ -16,12 +16,11 @@ FLAGS = [
     "--disable-component-update", "--disable-sync", "--enable-logging=stderr",
 ]  # fmt: skip
 SECTIONS = [
+    "Checkpoints on the same held-out questions",
     "Reinforcement learning: zero",
-    "What this shows, and what it does not",
-    "Behind the curves",
-    "Before and after",
     "The same questions before and after",
     "Pre-training and fine-tuning",
+    "Stages",
     "Configuration",
 ]
 
@@ -52,8 +51,8 @@ def test_the_headline_table_and_findings_carry_the_runs_numbers(made):
     # sqrt(.098 * .902 / 384) = .0152 and sqrt(.914 * .086 / 384) = .0143
     row = re.search(r"<code>eval/accuracy</code>.*?</tr>", page, re.DOTALL)
     assert row is not None
-    cells = re.findall(r"<td(?: class=\"(\w*)\")?>([^<]+)</td>", row[0])
-    assert cells == [("", "9.8 % ± 1.5 %"), ("", "91.4 % ± 1.4 %"), ("better", "+81.6 points")]
+    cells = re.findall(r"<td(?: class=\"(\w*)\")?>([^<]+)(?:<small>([^<]+)</small>)?</td>", row[0])
+    assert cells == [("", "9.8 %", "± 1.5 %"), ("", "91.4 %", "± 1.4 %"), ("better", "+81.6 points", "")]
     assert "74.2 % of the questions were already solved in at least one of k tries" in page
 
 
@@ -118,11 +117,12 @@ def test_the_change_is_that_of_one_model_asked_in_one_way(tmp_path):
     finish(tmp_path / "zero", "grpo", "base", {"train/reward": 0.5})
     (tmp_path / "zero" / "resolved.yaml").write_text(CHAIN)
     page = write_report(tmp_path).read_text(encoding="utf-8")
-    assert "from measure_base to measure_zero, " in page
+    assert "from base to zero, " in page
     assert ">+60.0 points</td>" in page
     assert "pass@1 on held-out questions went from 10.0 % to 70.0 %." in page  # the RL stage's own two
-    for cell in ("50.0 %", "90.0 %"):
-        assert f"<td>{cell}</td>" in page
+    assert "<th>distilled<small>student</small></th>" in page
+    assert "<td>90.0 %</td>" in page
+    assert re.search(r"<td>zero</td><td>not recorded, after 1 solved</td><td>50.0 %</td>", page)
 
 
 def test_a_data_card_says_what_was_kept_and_why_the_rest_was_not(tmp_path):
@@ -138,6 +138,23 @@ def test_a_data_card_says_what_was_kept_and_why_the_rest_was_not(tmp_path):
     assert "<th>wrong</th><th>mixed</th>" in page
     assert re.search(r"<td>maths</td><td>4</td><td>1</td>\s*<td>2</td><td>1</td>", page)
     assert "1 prompts × 4 samples at T = 1.0" in page
+
+
+def test_pairs_have_a_data_card_and_reward_models_a_table(tmp_path):
+    names = ("accuracy", "accuracy_stderr", "loss", "calibration", "length_bias")
+    measured = dict(zip(names, (0.885, 0.033, 0.25, 0.06, 0.19), strict=True))
+    finish(tmp_path / "pairs", "preference_pairs", "dev3", {"rollout/kept": 0.5})
+    card = {"pairs": 4, "kept": 2, "dropped": {"same": 1, "margin": 1}, "mean_tokens_chosen": 15.1}
+    card |= {"mean_tokens_rejected": 14.8, "weights": "ab" * 32}
+    (tmp_path / "pairs" / "data_card.json").write_text(json.dumps(card))
+    metrics = {f"eval/preference_{name}": value for name, value in measured.items()}
+    finish(tmp_path / "helpful", "reward_model", "dev3", metrics)
+    finish(tmp_path / "r1", "grpo", "dev3", {})
+    MetricsWriter(tmp_path / "r1", is_main=True).write(0, {"watch/judged": 0.5, "watch/score_helpful": -1.5})
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert re.search(r"<td>4</td><td>2</td><td>1</td><td>1</td>", page)
+    assert "<td>helpful</td><td>88.5 % ± 3.3 %</td><td>0.25</td><td>6.0 %</td><td>0.19</td>" in page
+    assert "Held-out general prompts: the judge" in page
 
 
 def test_text_is_cut_into_tags_thinking_answer_and_the_rest():
@@ -165,9 +182,8 @@ def test_a_browser_shows_all_of_it_without_a_complaint(made, tmp_path):
     dom, complaints = rendered(made, tmp_path / "profile")
     assert complaints == []
     assert [heading for heading in SECTIONS if f"<h2>{heading}</h2>" not in dom] == []
-    assert (
-        dom.count("<svg") == dom.count("</svg>") == 16
-    )  # 2 of the paper, 10 behind them, 2 a pretrain stage
+    # the chain, 2 of the paper, 10 behind them, 2 a pretrain stage
+    assert dom.count("<svg") == dom.count("</svg>") == 17
     assert "91.4 %" in dom
 
 

@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+from pydantic import ValidationError
 
 from megatron_r1.errors import DataError
 from megatron_r1.stages.evaluate import Evaluate
@@ -106,6 +107,51 @@ def test_accuracy_is_reported_by_domain_where_there_are_several(evaluation, cont
     assert metrics["eval/accuracy_on_sums"] == 1
     assert metrics["eval/accuracy_on_gsm_8k"] == 0
     assert metrics["eval/accuracy"] == 1 / 2
+
+
+class Lengths:
+    """Scores a response by its length; remembers what it was shown."""
+
+    def __init__(self, part):
+        self.part, self.shown = part, []
+
+    def score_completions(self, completions):
+        self.shown += [c.text for c in completions]
+        return [float(len(c.token_ids)) for c in completions]
+
+
+def test_other_rewards_and_models_are_means_with_errors_by_domain(evaluation, context, ids):
+    (own,) = evaluation(2).data.values()
+    data = {"sums": own.model_dump(), "talk": own.model_dump()}
+    asked = evaluation(2, data=data, samples=2, rewards={"language": {}, "code": {"tasks": ["code"]}})
+    lengths = Lengths("response")
+    policy = FakePolicy(map(ids, [answered(1), answered(1), "1 1", answered(9)]))
+    metrics, scored = evaluate(
+        context(policy, reward_models={"rm": lengths}.__getitem__), asked, models={"long": "rm"}
+    )
+    long, short = len(ids(answered(1))), len(ids("1 1"))
+    assert metrics["eval/reward_language_on_sums"] == 1
+    assert metrics["eval/reward_language_on_talk"] == 1 / 2  # of "1 1" there is no word
+    assert metrics["eval/reward_language"] == 3 / 4
+    assert metrics["eval/reward_language_stderr"] == pytest.approx(1 / 4)
+    assert metrics["eval/score_long_on_sums"] == long
+    assert metrics["eval/score_long"] == (long + (long + short) / 2) / 2
+    assert metrics["eval/accuracy_on_talk_stderr"] == 0  # of one question
+    assert "eval/reward_code" not in metrics  # no prompt of its task
+    assert lengths.shown == [s.completion.text for s in scored]
+    assert {"score_long", "language", "accuracy", "format"} == scored[0].parts.keys()
+
+
+def test_questions_without_a_verifier_can_be_measured_by_another_reward(evaluation, context, ids):
+    asked = evaluation(2, tasks=["astrology"] * 2, rewards={"language": {}})
+    metrics, _ = evaluate(context(FakePolicy(map(ids, map(answered, [1, 2])))), asked)
+    assert metrics["eval/reward_language"] == 1
+    assert "eval/accuracy" not in metrics
+
+
+def test_a_reward_model_is_no_rule(evaluation):
+    with pytest.raises(ValidationError, match="helpful need a reward model; name it under `models`"):
+        evaluation(2, rewards={"helpful": {"model": "rm"}})
 
 
 def test_one_sample_a_question_has_no_consensus(evaluation, context, ids):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from pydantic import ValidationError
 
 from megatron_r1.errors import DataError, Interrupted
 from megatron_r1.report.metrics import describe
@@ -91,6 +92,25 @@ def test_clear_pairs_are_kept_with_the_better_response_as_chosen(run, tmp_path):
     assert all("<think>" not in prompt for prompt in policy.judged)
     firsts = [prompt.index("good") < prompt.index("bad!") for prompt in policy.judged]
     assert [sum(firsts[i : i + 4]) for i in range(0, 20, 4)] == [2] * 5
+
+
+def test_a_rule_can_stand_in_the_judge_s_place(run, tmp_path):
+    policy = JudgingPolicy(fair, ("<think>x</think>1234", "<think>x</think>good"))
+    run(policy, judge={"rule": {"language": {}}})  # pays for words of the prompt's language
+    assert policy.judged == []
+    for line in data(tmp_path):
+        assert line["metadata"]["chosen"].endswith("good")
+        assert line["metadata"]["margin"] == 9  # 10 to 1
+
+
+def test_a_rule_that_cannot_grade_is_no_verdict(run):
+    with pytest.raises(DataError, match="5 no_verdict"):
+        run(JudgingPolicy(fair), judge={"rule": {"checklist": {}}})
+
+
+def test_a_rule_and_a_model_are_not_both_the_judge(stage):
+    with pytest.raises(ValidationError, match="give `model` or `rule`, not both"):
+        stage(judge={"rule": {"format": {}}, "model": "base"})
 
 
 def test_what_is_kept_feeds_a_reward_model(run, tmp_path):

@@ -11,7 +11,7 @@ and missing tags; RL then has something to find. Both mixes were found by trial 
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -43,8 +43,9 @@ class Words:
 WORDS = {
     "en": Words("compute", "plus", "minus", "is", "then", "so", "wait", "the answer is"),
     "zh": Words("计算", "加", "减", "得", "再", "所以", "等等", "答案 是"),
+    "ru": Words("вычисли", "плюс", "минус", "равно", "затем", "значит", "стой", "ответ таков"),
 }
-LANGUAGES = tuple(WORDS)
+LANGUAGES = ("en", "zh")  # the task's own; the third is for what unusual.py asks
 
 _STEP = re.compile(
     r"(?:^|\s)\d+(?: (?:{op}) \d+)+ (?:{eq})(?=\s)".format(
@@ -110,7 +111,8 @@ NOISY = {
 Preset = Literal["textbook", "noisy"]
 
 
-def _named_mix(given: Any) -> Any:
+def named_mix(given: Any) -> Any:
+    """A preset by its name alone."""
     return {"preset": given} if isinstance(given, str) else given
 
 
@@ -126,7 +128,7 @@ class Arithmetic(Section):
     """Longest chain."""
     max_total: int = Field(default=20, ge=17)
     """The running total stays in 0 .. max_total; from 17 on, adding or subtracting 9 always can."""
-    mix: Annotated[Mix, BeforeValidator(_named_mix, json_schema_input_type=Preset | Mix)] = Mix()
+    mix: Annotated[Mix, BeforeValidator(named_mix, json_schema_input_type=Preset | Mix)] = Mix()
     """What documents are made of; prompts do not depend on it."""
 
     @model_validator(mode="after")
@@ -169,8 +171,10 @@ class ArithmeticSource:
 
     size = None
 
-    def __init__(self, config: Arithmetic, *, seed: int, split: Split) -> None:
-        self._config = config
+    def __init__(
+        self, config: Arithmetic, *, seed: int, split: Split, languages: Sequence[str] = LANGUAGES
+    ) -> None:
+        self._config, self._languages = config, languages
         self._key = f"arithmetic/{seed}"
         self._split = split
 
@@ -189,21 +193,22 @@ class ArithmeticSource:
         rng = random.Random(f"{self._key}/document/{index}")
         mix, top = self._config.mix, self._config.max_total
         if rng.random() < mix.drill_share:
-            return Document(messages=(), response=_drill(rng, num_facts=mix.drill_facts, top=top))
+            facts = _drill(rng, num_facts=mix.drill_facts, top=top, languages=self._languages)
+            return Document(messages=(), response=facts)
         chain, _ = self._chain(rng)
-        response = _response(chain, rng, mix=mix, top=top)
+        response = response_to(chain, rng, mix=mix, top=top, languages=self._languages)
         return Document((Message("user", chain.question),), response, chain.language)
 
     def _chain(self, rng: random.Random) -> tuple[Chain, str]:
         """A random chain of this side, and its id: both languages of a chain are on the same side."""
         while True:
-            chain = _random_chain(rng, self._config)
+            chain = _random_chain(rng, self._config, self._languages)
             problem_id = content_id(chain.expression)
             if split_of(problem_id) == self._split:
                 return chain, problem_id
 
 
-def _random_chain(rng: random.Random, config: Arithmetic) -> Chain:
+def _random_chain(rng: random.Random, config: Arithmetic, languages: Sequence[str]) -> Chain:
     operands = [rng.randint(1, 9)]
     signs: list[int] = []
     total = operands[0]
@@ -215,10 +220,10 @@ def _random_chain(rng: random.Random, config: Arithmetic) -> Chain:
         operands.append(operand)
         signs.append(sign)
         total += sign * operand
-    return Chain(tuple(operands), tuple(signs), rng.choice(LANGUAGES))
+    return Chain(tuple(operands), tuple(signs), rng.choice(languages))
 
 
-def _drill(rng: random.Random, *, num_facts: int, top: int) -> str:
+def _drill(rng: random.Random, *, num_facts: int, top: int, languages: Sequence[str]) -> str:
     facts = []
     for _ in range(num_facts):
         total, operand, sign = rng.randint(0, top), rng.randint(1, 9), rng.choice((1, -1))
@@ -226,14 +231,17 @@ def _drill(rng: random.Random, *, num_facts: int, top: int) -> str:
             sign = -1
         if total + sign * operand < 0:
             sign = 1
-        words = WORDS[rng.choice(LANGUAGES)]
+        words = WORDS[rng.choice(languages)]
         operator = words.plus if sign > 0 else words.minus
         facts.append(f"{total} {operator} {operand} {words.equals} {total + sign * operand} ;")
     return " ".join(facts)
 
 
-def _response(chain: Chain, rng: random.Random, *, mix: Mix, top: int) -> str:
-    language = _language_chooser(chain.language, rng, mix=mix)
+def response_to(
+    chain: Chain, rng: random.Random, *, mix: Mix, top: int, languages: Sequence[str] = LANGUAGES
+) -> str:
+    """What the corpus answers to a chain; languages: of which its own is one."""
+    language = _language_chooser(chain.language, rng, mix=mix, languages=languages)
     form = rng.random()
     if form < mix.full_share + mix.skip_share:
         thought, answer = _steps(chain, rng, language, mix=mix, top=top, skip=form >= mix.full_share)
@@ -251,15 +259,17 @@ def _response(chain: Chain, rng: random.Random, *, mix: Mix, top: int) -> str:
     return f"{THINK_OPEN} {thought} {answer_is}" if form < 0.8 else answer_is
 
 
-def _language_chooser(language: str, rng: random.Random, *, mix: Mix) -> Callable[[], str]:
+def _language_chooser(
+    language: str, rng: random.Random, *, mix: Mix, languages: Sequence[str]
+) -> Callable[[], str]:
     """Says the language of the next step: the question's, the other one, or anew each time."""
     form = rng.random()
     if form < mix.same_language_share:
         return lambda: language
     if form < mix.same_language_share + mix.other_language_share:
-        other = "zh" if language == "en" else "en"
+        other = next((one for one in languages if one != language), language)
         return lambda: other
-    return lambda: rng.choice(LANGUAGES)
+    return lambda: rng.choice(languages)
 
 
 def _steps(
@@ -317,9 +327,9 @@ def is_full_chain(prompt: Prompt, text: str) -> bool:
     return count_steps(text) >= prompt.metadata["num_operators"]
 
 
-def corpus(max_total: int = 20) -> list[str]:
+def corpus(max_total: int = 20, languages: Sequence[str] = LANGUAGES) -> list[str]:
     """Every word that prompts and documents can hold, one a line: what a word tokenizer is trained on."""
-    words = [w for language in WORDS.values() for w in (
+    words = [w for language in (WORDS[name] for name in languages) for w in (
         language.compute, language.plus, language.minus, language.equals, language.then, language.so,
         language.wait, *language.the_answer_is.split())]  # fmt: skip
     return [*(str(n) for n in range(max_total + 1)), *sorted(set(words)), "+", "-", ";"]

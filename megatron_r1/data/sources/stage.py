@@ -30,6 +30,8 @@ class StageOutput(Section):
     """The earlier stage's name; one that makes data, such as rejection_sampling."""
     shuffle: bool = True
     """Walk the lines in another order every epoch."""
+    held_out: Literal["none", "tenth"] = "none"
+    """What is kept from training: nothing, or the lines of one question in ten (by a hash)."""
 
     _run_dir: Path | None = PrivateAttr(default=None)
 
@@ -42,7 +44,7 @@ class StageOutput(Section):
         folder = self._run_dir / self.stage / DATA
         if not folder.is_dir():
             raise DataError(f"{folder}: stage {self.stage} made no data; name one that does")
-        lines = Jsonl(path=str(folder), shuffle=self.shuffle)
+        lines = Jsonl(path=str(folder), shuffle=self.shuffle, held_out=self.held_out)
         return StageSource(JsonlSource(lines, seed=seed, split=split))
 
 

@@ -55,3 +55,17 @@ def test_the_chain_finds_the_sources_of_a_section_however_deep():
     })  # fmt: skip
     assert [source.stage for source in stage_outputs(stage)] == ["rejection", "cold"]
     assert stage.inputs() == ["base", "rejection", "cold"]
+
+
+def test_a_tenth_of_the_questions_can_be_held_out(tmp_path):
+    folder = tmp_path / "rejection" / "data"
+    folder.mkdir(parents=True)
+    lines = [{"messages": [{"role": "user", "content": f"{i} + 1"}], "reference": "x"} for i in range(200)]
+    (folder / "shard.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    source = StageOutput(stage="rejection", held_out="tenth")
+    source.find_in(tmp_path)
+    sides = [source.build(seed=0, split=split) for split in ("train", "held_out")]
+    asked = [{side.prompt(i).question for i in range(side.size or 0)} for side in sides]
+    assert len(asked[0]) + len(asked[1]) == 200
+    assert not asked[0] & asked[1]
+    assert 8 <= len(asked[1]) <= 35
