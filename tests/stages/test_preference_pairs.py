@@ -60,9 +60,9 @@ def stage(questions):
 
 @pytest.fixture
 def run(stage, context, tmp_path):
-    def run_(policy, *, journal=None, directory=tmp_path, start=0, made=None, **changes):
+    def run_(policy, *, journal=None, directory=tmp_path, start=0, made=None, tokenizer=TOKENIZER, **changes):
         where = context(policy, journal, directory=directory, weights="abc", start_step=start)
-        where = type(where)(**{**{f: getattr(where, f) for f in where.__slots__}, "tokenizer": TOKENIZER})
+        where = type(where)(**{**{f: getattr(where, f) for f in where.__slots__}, "tokenizer": tokenizer})
         return (made or stage(**changes)).run(where)
 
     return run_
@@ -156,6 +156,22 @@ def test_responses_that_cannot_be_compared_are_not_judged(run, answers, why):
     policy = JudgingPolicy(fair, answers)
     with pytest.raises(DataError, match=f"none of 5 was kept: 5 {why}"):
         run(policy)
+    assert policy.judged == []
+
+
+class Closed(SpellingTokenizer):
+    """Has no token for "!", though an id may decode to it."""
+
+    def encode(self, text, **options):
+        if "!" in text:
+            raise DataError("no token for '!'")
+        return super().encode(text, **options)
+
+
+def test_a_response_that_a_reward_model_could_not_read_makes_no_pair(run):
+    policy = JudgingPolicy(fair)
+    with pytest.raises(DataError, match="none of 5 pairs was kept: 5 unspellable"):
+        run(policy, tokenizer=Closed())
     assert policy.judged == []
 
 
