@@ -26,20 +26,20 @@ def drawn_lengths(keys: list[int], *, seed: int, mean: float | None, limit: int)
 
 @contextmanager
 def forced_in_ours(mean: float | None) -> Iterator[None]:
-    from megatron_r1.backend import rollout
+    from megatron_r1.backend import flight
 
-    sample = rollout.next_tokens
+    sample = flight.next_tokens
 
     def forced(logits: torch.Tensor, uniforms: torch.Tensor, **options: Any) -> Any:
         logits[:, EOS] = -torch.inf
         tokens, logprobs = sample(logits, uniforms, **options)
         return (tokens if mean is None else tokens.masked_fill(uniforms < 1 / mean, EOS)), logprobs
 
-    rollout.next_tokens = forced
+    flight.next_tokens = forced
     try:
         yield
     finally:
-        rollout.next_tokens = sample
+        flight.next_tokens = sample
 
 
 class ForcedInTransformers:

@@ -2,10 +2,12 @@
 
 Beyond what the loader checks: the layout against the model, each stage's own rules, names that must exist,
 and files that must be there: every value under a key called `path`, and every value that begins with hf:.
+For a run that is meant for another machine, the files can be left out.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from pydantic import BaseModel
 from megatron_r1 import registry
 from megatron_r1.backend import layout as layouts
 from megatron_r1.backend.precision import pack_multiple
-from megatron_r1.config import Loaded, load, refuse
+from megatron_r1.config import Loaded, refuse
 from megatron_r1.config.explain import near
 from megatron_r1.config.tree import Finding, KeyPath
 from megatron_r1.data.template import TEMPLATES
@@ -23,30 +25,42 @@ from megatron_r1.errors import CheckpointError, ConfigError
 from megatron_r1.huggingface.source import Source
 from megatron_r1.launch.cores import crowding_warning, usable_cores
 from megatron_r1.models.shape import FamilyConfig, ModelShape
-from megatron_r1.plan.plan import make_plan
-from megatron_r1.run_config import HF, RunConfig, bad_references, run_config_class
+from megatron_r1.plan.plan import Plan, make_plan
+from megatron_r1.run_config import HF, RunConfig, bad_references, read_run
 from megatron_r1.stages.section import StageConfig
 from megatron_r1.stages.training import TrainingStage
 
 Rows = list[tuple[str, str]]
+Planner = Callable[[], Plan | None]
 
 
-def check(config_path: Path, *, overrides: Sequence[str] = ()) -> str:
-    """The report of a run that can start. ConfigError lists every finding, one a line."""
-    loaded = load(config_path, run_config_class(), overrides=overrides)
-    refuse(findings(loaded))
-    return report(loaded.value)
+def check(config_path: Path, *, overrides: Sequence[str] = (), files: bool = True) -> str:
+    """The report of a run that can start. ConfigError lists every finding, one a line.
+
+    files: whether the files that the run names must be here and fit.
+    """
+    loaded = read_run(config_path, overrides=overrides)
+    planned = planner(loaded.value)
+    refuse(findings(loaded, files=files, planned=planned))
+    return report(loaded.value, planned)
 
 
-def findings(loaded: Loaded[RunConfig]) -> Iterator[Finding]:
-    """Everything that would stop the run."""
+def planner(run: RunConfig) -> Planner:
+    """Makes the run's plan when it is first asked for, once; None where no hardware is named."""
+    return cache(lambda: None if run.plan.hardware is None else make_plan(run, run.plan.hardware))
+
+
+def findings(
+    loaded: Loaded[RunConfig], *, files: bool = True, planned: Planner | None = None
+) -> Iterator[Finding]:
+    """Everything that would stop the run; files: as in `check`."""
     run = loaded.value
     bad = list(bad_references(loaded))
     yield from bad
     yield from _unknown_names(loaded)
-    missing = list(_missing_files(loaded))
+    missing = list(_missing_files(loaded)) if files else []
     yield from missing
-    if not missing and not bad:
+    if files and not missing and not bad:
         yield from _unfit_weights(loaded)
     for owner, model in _models(run):
         for text in layouts.problems(run.layout, model.shape()):
@@ -59,7 +73,7 @@ def findings(loaded: Loaded[RunConfig]) -> Iterator[Finding]:
     for text in run.slurm.problems(ranks=run.layout.ranks, stages=list(run.stages)):
         yield _finding(loaded, ("slurm",), text)
     if not bad:
-        yield from _misfits(loaded)
+        yield from _misfits(loaded, planned or planner(run))
     if run.layout.data and not bad:
         for name, stage in run.stages.items():
             own = run.for_stage(name)
@@ -74,7 +88,7 @@ def _models(run: RunConfig) -> Iterator[tuple[KeyPath, FamilyConfig]]:
         yield ("models", name), named.model
 
 
-def report(run: RunConfig) -> str:
+def report(run: RunConfig, planned: Planner) -> str:
     """Layout, chain, batches and warnings of a run without findings."""
     parts = [f"{run.name}: no problems found", _table("layout", _layout_rows(run))]
     parts.append(_table("stages", [(name, _origin(run, name)) for name in run.stages]))
@@ -83,16 +97,16 @@ def report(run: RunConfig) -> str:
         for name, stage in run.stages.items()
         if (rows := stage.batch_table(run.for_stage(name)))
     ]
-    if run.plan.hardware is not None:
-        planned = make_plan(run, run.plan.hardware)
-        parts.append(_table(f"plan for {run.plan.hardware} (megatron-r1 plan says more)", planned.summary()))
-    found = warnings(run)
+    plan = planned()
+    if plan is not None:
+        parts.append(_table(f"plan for {plan.hardware_name} (megatron-r1 plan says more)", plan.summary()))
+    found = warnings(run, planned)
     if found:
         parts.append("\n".join(["warnings", *(f"  {text}" for text in found)]))
     return "\n\n".join(parts)
 
 
-def warnings(run: RunConfig) -> list[str]:
+def warnings(run: RunConfig, planned: Planner | None = None) -> list[str]:
     """What will run but may not be meant."""
     found = layouts.warnings(run.layout)
     if not torch.cuda.is_available():
@@ -104,17 +118,17 @@ def warnings(run: RunConfig) -> list[str]:
             )
     for name, stage in run.stages.items():
         found += [f"stages.{name}: {text}" for text in stage.warnings(run.for_stage(name))]
-    if run.plan.hardware is not None and not run.plan.refuse:
-        found += make_plan(run, run.plan.hardware).misfits()
-    return found
+    plan = None if run.plan.refuse else (planned or planner(run))()
+    return found + ([] if plan is None else plan.misfits())
 
 
-def _misfits(loaded: Loaded[RunConfig]) -> Iterator[Finding]:
+def _misfits(loaded: Loaded[RunConfig], planned: Planner) -> Iterator[Finding]:
     """What does not fit into the memory of the GPUs that the run names, if it is to be refused."""
     run = loaded.value
-    if run.plan.hardware is None or not run.plan.refuse or layouts.problems(run.layout, run.model.shape()):
+    if not run.plan.refuse or any(layouts.problems(run.layout, m.shape()) for _, m in _models(run)):
         return
-    for text in make_plan(run, run.plan.hardware).misfits():
+    plan = planned()
+    for text in [] if plan is None else plan.misfits():
         yield _finding(loaded, (), f"{text}; or plan.refuse=false to start all the same")
 
 
@@ -141,6 +155,9 @@ def _uneven_packs(run: RunConfig, stage: StageConfig) -> Iterator[str]:
 
 def _refused_by_megatron(run: RunConfig, model: FamilyConfig) -> Iterator[str]:
     """What Megatron says to the fields that are handed to it as they are."""
+    from megatron_r1.pipeline import silence_libraries
+
+    silence_libraries()
     from megatron_r1.backend.model import default_options, transformer_config  # takes seconds
 
     try:

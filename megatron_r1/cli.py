@@ -6,7 +6,7 @@ seconds). An R1Error is printed without a traceback, and its exit_code becomes t
 
 import json
 import sys
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def run(args: Namespace) -> int:
 def check(args: Namespace) -> int:
     from megatron_r1.check import check as check_config
 
-    print(check_config(args.conf, overrides=args.overrides))
+    print(check_config(args.conf, overrides=args.overrides, files=args.files))
     return 0
 
 
@@ -44,16 +44,18 @@ def plan(args: Namespace) -> int:
 def submit(args: Namespace) -> int:
     from megatron_r1.launch.slurm.submit import submit as submit_run
 
-    print(
-        submit_run(
-            args.conf,
-            overrides=args.overrides,
-            from_stage=args.from_stage,
-            run_dir=args.run_dir,
-            site=args.site,
-            dry_run=args.dry_run,
+    for seed in args.seeds or [None]:
+        print(
+            submit_run(
+                args.conf,
+                overrides=args.overrides,
+                seed=seed,
+                from_stage=args.from_stage,
+                run_dir=args.run_dir,
+                site=args.site,
+                dry_run=args.dry_run,
+            )
         )
-    )
     return 0
 
 
@@ -183,7 +185,6 @@ def _add_conversions(command: ArgumentParser) -> None:
     kind.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="of a file; default 5GB")
     _add_nproc(kind)
 
-
     kind = add(convert_verify, "compare logits with transformers', and name the first layer that differs",
                ("HF_DIR", "the model's files"), ("CKPT", "a checkpoint, or a stage's directory"))  # fmt: skip
     kind.add_argument("--prompts", type=Path, metavar="FILE", help="a line each: text, or a list of ids")
@@ -211,6 +212,13 @@ def _add_config(command: ArgumentParser) -> None:
 
 def _add_run_dir(command: ArgumentParser) -> None:
     command.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the run's directory")
+
+
+def _seeds(text: str) -> list[int]:
+    words = text.split(",")
+    if not all(word.isdecimal() for word in words):
+        raise ArgumentTypeError(f"'{text}': whole numbers with commas between, such as 7,8,9")
+    return [int(word) for word in words]
 
 
 def build_parser() -> ArgumentParser:
@@ -241,6 +249,8 @@ def build_parser() -> ArgumentParser:
     command = add(check, "validate CONF and say what it would run, without running it",
                   example="conf/tiny_zero.yaml layout.tensor=2")  # fmt: skip
     _add_config(command)
+    command.add_argument("--no-files", dest="files", action="store_false",
+                         help="the weights and data that CONF names are on another machine")  # fmt: skip
 
     command = add(plan, "say what CONF needs of its GPUs: memory by phase, links, FLOPs, hours",
                   example="conf/r1_zero_671b.yaml --hardware h200")  # fmt: skip
@@ -253,6 +263,8 @@ def build_parser() -> ArgumentParser:
     _add_config(command)
     command.add_argument("--from", dest="from_stage", metavar="STAGE", help="do STAGE and all after it again")
     command.add_argument("--run-dir", type=Path, metavar="DIR", help="where the run is kept (else runs/NAME)")
+    command.add_argument("--seeds", type=_seeds, metavar="N,N,...",
+                         help="a chain of jobs for each, in runs/NAME_seedN")  # fmt: skip
     command.add_argument("--site", type=Path, metavar="FILE", help="the site's profile, below CONF")
     command.add_argument("--dry-run", action="store_true", help="print the scripts and SLURM's opinion")
 

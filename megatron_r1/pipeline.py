@@ -14,10 +14,11 @@ import shutil
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from megatron_r1 import registry
 from megatron_r1.backend.checkpoint_files import describe, tensors_digest
 from megatron_r1.data.sources.stage import DATA, stage_outputs
 from megatron_r1.data.template import ChatTemplate, get_template
@@ -150,7 +151,7 @@ class Chain:
             weights=_weights_digest(weights),
             scorer=MegatronScorer(policy) if stage.trains_scores else None,
             reward_models=cache(self._reward_model),  # gone with the stage
-            policies=cache(self._beside),
+            policies=cache(partial(self._beside, packs_of=stage)),
             start_step=journal.start,
             state=state,
         )
@@ -210,11 +211,16 @@ class Chain:
         part = self.run.stages[name].part  # type: ignore[attr-defined]
         return TextScorer(MegatronScorer(model), template, tokenizer, part)
 
-    def _beside(self, name: str) -> tuple["MegatronPolicy", ChatTemplate, Tokenizer]:
-        """The model of an earlier stage, beside this stage's on the same ranks; without an optimizer."""
+    def _beside(
+        self, name: str, *, packs_of: StageConfig | None = None
+    ) -> tuple["MegatronPolicy", ChatTemplate, Tokenizer]:
+        """The model of an earlier stage, beside this stage's on the same ranks; without an optimizer.
+
+        packs_of: the stage whose packs it scores; None: its own.
+        """
         run = self.run.for_stage(name)
         tokenizer = self._tokenizer(run, self.run.model_name(name))
-        model = _build(run, self.run.stages[name], tokenizer)
+        model = _build(run, self.run.stages[name], tokenizer, packs_of=packs_of)
         self._start_from(model, self._weights(name))
         return model, get_template(run.template), tokenizer
 
@@ -304,8 +310,11 @@ class Chain:
         )
 
 
-def _build(run: RunConfig, stage: StageConfig, tokenizer: Tokenizer) -> "MegatronPolicy":
-    """The model of a stage, its weights not yet read."""
+def _build(
+    run: RunConfig, stage: StageConfig, tokenizer: Tokenizer, *, packs_of: StageConfig | None = None
+) -> "MegatronPolicy":
+    """The model of a stage, its weights not yet read; packs_of: as in _beside."""
+    packing = packs_of or stage
     from megatron_r1.backend.model import default_options
     from megatron_r1.backend.policy import MegatronPolicy
 
@@ -316,13 +325,15 @@ def _build(run: RunConfig, stage: StageConfig, tokenizer: Tokenizer) -> "Megatro
         seed=run.seed,
         eos_id=tokenizer.eos_id,
         rollout_engine=run.rollout_engine,
-        tokens_per_pack=stage.tokens_per_pack if isinstance(stage, TrainingStage) else NO_PACKS,
+        rollout_rows=run.rollout_rows,
+        tokens_per_pack=packing.tokens_per_pack if isinstance(packing, TrainingStage) else NO_PACKS,
         score_head=stage.trains_scores,
     )
 
 
 def _decisive(run: RunConfig, stage: StageConfig) -> dict[str, Any]:
-    """All that decides a stage's result: its section, its model, the data's seed, the tokenizer."""
+    """All that decides a stage's result: its section, its model, the data's seed, the tokenizer, plug-ins."""
+    plugins = registry.plugged_in(stage, run.model)
     return {
         "stage": stage.model_dump(mode="json", exclude={"export"}),
         "model": run.model.model_dump(mode="json"),
@@ -330,6 +341,7 @@ def _decisive(run: RunConfig, stage: StageConfig) -> dict[str, Any]:
         "template": run.template,
         "seed": run.seed,
         "precision": run.precision,
+        **({"plugins": plugins} if plugins else {}),
     }
 
 

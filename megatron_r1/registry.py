@@ -2,20 +2,92 @@
 
 A module of the folder that defines the folder's constant (STAGE = MyConfigClass) is an entry; without it, it
 is a plain helper. No list to edit. Folders are scanned, and their modules imported, when first asked for.
+A file of the user's own, a plug-in, is an entry in the same way once `plug_in` has run it.
 """
 
+import hashlib
 import pkgutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, reduce
 from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from operator import or_
+from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import Field, create_model
+from pydantic import BaseModel, Field, create_model
 
 from megatron_r1.config.section import Section
+from megatron_r1.errors import ConfigError
+
+CONSTANTS = ("STAGE", "REWARD", "FAMILY", "SOURCE")
+
+
+@dataclass(frozen=True, slots=True)
+class PlugIn:
+    """A user's file. digest: SHA-256 of its text."""
+
+    path: Path
+    digest: str
+    module: ModuleType
+
+
+_plug_ins: dict[str, PlugIn] = {}  # by the name of the module
+
+
+def plug_in(path: Path) -> None:
+    """Run a user's file, and find what it defines from now on. ConfigError: it can't be, and why.
+
+    Sections are made of all that is known when they are first asked for, so this comes before; a file that
+    was plugged in already counts.
+    """
+    if not path.is_file():
+        raise ConfigError(f"no such file: {path} (from {Path.cwd()})")
+    if not path.stem.isidentifier() or path.suffix != ".py":
+        raise ConfigError(f"{path}: a plug-in is called NAME.py, with a name of letters, digits and _")
+    text, name = path.read_bytes(), f"megatron_r1_plug_in_{path.stem}"
+    known, digest = _plug_ins.get(name), hashlib.sha256(text).hexdigest()
+    if known is not None:
+        if (known.path, known.digest) != (path.resolve(), digest):
+            raise ConfigError(f"{path}: another plug-in of this name is in use, {known.path}; rename one")
+        return
+    if any(entries.cache_info().currsize for entries in (stages, rewards, families, sources)):
+        raise ConfigError(
+            f"{path}: comes too late, what can be configured is settled; in `plugins`, name files with stages"
+            " after those with rewards, sources and families, and in your own program call plug_in first"
+        )
+    spec = spec_from_file_location(name, path)
+    assert spec is not None, path
+    assert spec.loader is not None, path
+    module = sys.modules[name] = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever a user's file may raise
+        del sys.modules[name]
+        raise ConfigError(f"{path}: can't be run: {type(error).__name__}: {error}") from error
+    if not any(constant in vars(module) for constant in CONSTANTS):
+        raise ConfigError(f"{path}: defines none of {', '.join(CONSTANTS)}, so it adds nothing")
+    _plug_ins[name] = PlugIn(path.resolve(), digest, module)
+
+
+def plugged_in(*values: Any) -> dict[str, str]:
+    """The plug-ins that sections, and all in them, are made by: file name -> SHA-256 of its text."""
+    names = {type(section).__module__ for value in values for section in _sections(value)}
+    found = [_plug_ins[name] for name in sorted(names) if name in _plug_ins]
+    return {one.path.name: one.digest for one in found}
+
+
+def _sections(value: Any) -> Iterator[BaseModel]:
+    if isinstance(value, BaseModel):
+        yield value
+        for _, inner in value:
+            yield from _sections(inner)
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _sections(inner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,28 +124,34 @@ def sources() -> Mapping[str, Entry]:
 
 
 def scan(package: str, *, constant: str, discriminator: str | None) -> dict[str, Entry]:
-    """Entries of a package's modules, by name, in the order of the file names.
+    """Entries of a package's modules, in the order of the file names, and of plug-ins, by name.
 
     The name is the value of the discriminator's Literal; without a discriminator, the module's name.
+    ConfigError: a module breaks these rules.
     """
     found: dict[str, Entry] = {}
-    for info in pkgutil.iter_modules(import_module(package).__path__):
-        module = import_module(f"{package}.{info.name}")
+    names = [info.name for info in pkgutil.iter_modules(import_module(package).__path__)]
+    modules = {name: import_module(f"{package}.{name}") for name in names}
+    own = [(one.path.stem, one.module) for one in _plug_ins.values()]
+    for file_name, module in [*modules.items(), *own]:
         config = vars(module).get(constant)
         if config is None:
             continue
-        assert isinstance(config, type), f"{module.__name__}: {constant} must be a class"
-        assert issubclass(config, Section), f"{module.__name__}: {constant} must be a Section"
-        name = info.name if discriminator is None else _tag(config, discriminator)
-        assert name not in found, f"{module.__name__}: {name!r} is also in {found[name].module.__name__}"
+        where = module.__file__
+        if not isinstance(config, type) or not issubclass(config, Section):
+            raise ConfigError(f"{where}: {constant} must be a class, derived from Section")
+        name = file_name if discriminator is None else _tag(config, discriminator, where=where)
+        if name in found:
+            raise ConfigError(f"{where}: {name!r} is also in {found[name].module.__file__}; rename one")
         found[name] = Entry(name, config, module)
     return found
 
 
-def _tag(config: type[Section], discriminator: str) -> str:
+def _tag(config: type[Section], discriminator: str, *, where: str | None) -> str:
     field = config.model_fields.get(discriminator)
     values = get_args(field.annotation) if field and get_origin(field.annotation) is Literal else ()
-    assert len(values) == 1, f'{config.__name__} must have {discriminator}: Literal["its_name"]'
+    if len(values) != 1:
+        raise ConfigError(f'{where}: {config.__name__} must have {discriminator}: Literal["its_name"]')
     return values[0]
 
 

@@ -14,11 +14,12 @@ from pydantic import AfterValidator, Field, create_model
 
 from megatron_r1 import config, registry
 from megatron_r1.backend.layout import Layout
-from megatron_r1.config.explain import near
+from megatron_r1.config.explain import near, position_of
 from megatron_r1.config.section import Section
-from megatron_r1.config.tree import Finding
+from megatron_r1.config.tree import Finding, Tree
 from megatron_r1.data.sources.stage import stage_outputs
 from megatron_r1.data.tokenizer import TokenizerConfig
+from megatron_r1.errors import ConfigError
 from megatron_r1.launch.slurm.section import Slurm
 from megatron_r1.models.shape import FamilyConfig
 from megatron_r1.plan.section import PlanConfig
@@ -59,6 +60,10 @@ class RunConfig(Section):
     run_dir: str = "runs"
     """Where run directories are made."""
 
+    plugins: list[str] = Field(default_factory=list)
+    """Python files of your own with a REWARD, SOURCE, FAMILY or STAGE, by path. `check`, `plan` and all ranks
+    run them: name only files that you trust."""
+
     seed: int = 0
     """Decides weights, data order and samples; the same in every layout."""
 
@@ -80,10 +85,15 @@ class RunConfig(Section):
     precision: Literal["fp32", "bf16", "fp8_delayed", "fp8_current", "fp8_blockwise", "mxfp8"] = "fp32"
     """Of the matrix products; weights, gradients and sums are kept in fp32."""
 
-    rollout_engine: Literal["megatron", "dynamic"] = "megatron"
-    """What samples, on the live weights. megatron: our loop over Megatron's modules, for every model and
-    layout. dynamic: Megatron's DynamicInferenceEngine (paged cache, continuous batching), for grouped-query
-    attention. The tokens are the same."""
+    rollout_engine: Literal["megatron", "modules", "dynamic"] = "megatron"
+    """What samples, on the live weights. megatron: our loop over the parameters of Megatron's modules, with
+    MLA's latents as its cache. modules: the same loop through the modules themselves; slower, with a larger
+    cache for MLA, and the next prompts begin only when all have ended. dynamic: Megatron's
+    DynamicInferenceEngine (paged cache), for grouped-query attention. The tokens are the same."""
+
+    rollout_rows: int | None = Field(default=None, ge=1)
+    """The most outputs that a replica samples at once, which bounds the memory of its cache; the next begin
+    as others end. null: all of a step's. The tokens are the same, but for rounding where two nearly tie."""
 
     recompute: Literal["none", "selective", "full"] = "none"
     """Activations that the backward pass computes again instead of keeping them: none, attention's inner part
@@ -162,9 +172,31 @@ def load_run(
     path: Path, *, overrides: Sequence[str] = (), site: Path | None = None
 ) -> config.Loaded[RunConfig]:
     """Read and validate a run, over a site's profile. ConfigError lists every finding, one a line."""
-    loaded = config.load(path, run_config_class(), overrides=overrides, below=site)
+    loaded = read_run(path, overrides=overrides, site=site)
     config.refuse(bad_references(loaded))
     return loaded
+
+
+def read_run(
+    path: Path, *, overrides: Sequence[str] = (), site: Path | None = None
+) -> config.Loaded[RunConfig]:
+    """load_run without a look at how the stages refer to one another."""
+    tree = config.read(path, overrides=overrides, below=site)
+    config.refuse(_plug_in(tree))
+    return config.validated(tree, run_config_class())
+
+
+def _plug_in(tree: Tree) -> Iterator[Finding]:
+    """What is wrong with the plug-ins; what they define is there before the schema is made."""
+    plugins = tree.value.get("plugins")
+    for number, path in enumerate(plugins if isinstance(plugins, list) else []):
+        if not isinstance(path, str):
+            continue  # the schema says so
+        try:
+            registry.plug_in(Path(path))
+        except ConfigError as error:
+            where = ("plugins", number)
+            yield Finding(position_of(tree, where), where, str(error))
 
 
 def json_schema() -> dict[str, Any]:

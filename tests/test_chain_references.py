@@ -26,7 +26,7 @@ def test_a_stage_has_the_model_of_its_weights_unless_it_names_one():
     run = load().value
     assert {name: run.model_name(name) for name in run.stages} == {
         "base": None, "zero": None, "measure": None, "rejection": None, "sft": None,
-        "distilled": "student", "measure_student": "student",
+        "distilled": "student", "measure_student": "student", "on_policy": "student",
     }  # fmt: skip
     assert run.for_stage("sft") is run
     student = run.for_stage("measure_student")

@@ -11,6 +11,7 @@ import pytest
 from megatron_r1 import __version__, cli
 from megatron_r1.errors import ConfigError, Interrupted
 
+REPOSITORY = Path(__file__).parents[1]
 HEAVY = {"torch", "pydantic", "rich", "numpy", "matplotlib", "megatron", "ruamel", "transformers"}
 
 
@@ -33,6 +34,18 @@ def test_help_imports_nothing_heavy():
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "run" in out
     assert HEAVY.isdisjoint(out.splitlines()[-1].split())
+
+
+def test_check_starts_no_megatron_and_says_nothing_but_its_report():
+    code = (
+        "import sys\nfrom megatron_r1.cli import main\n"
+        "main(['check', 'conf/tiny_zero.yaml'])\n"
+        "print('megatron' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.stdout.startswith("tiny_zero: no problems found")
+    assert done.stdout.splitlines()[-1] == "False"
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize(
@@ -96,7 +109,7 @@ def test_the_exit_code_of_a_run_is_the_commands(stub):
     ("error", "code"), [(ConfigError("a.yaml:3: no key 'lrr'"), 2), (Interrupted("b"), 75)]
 )
 def test_an_error_of_the_user_is_one_line_and_its_exit_code(error, code, stub, capsys):
-    def check(path, *, overrides):
+    def check(path, **rest):
         raise error
 
     stub("megatron_r1.check", check=check)
@@ -106,7 +119,7 @@ def test_an_error_of_the_user_is_one_line_and_its_exit_code(error, code, stub, c
 
 
 def test_our_own_mistake_keeps_its_traceback(stub):
-    def check(path, *, overrides):
+    def check(path, **rest):
         raise AssertionError("ours")
 
     stub("megatron_r1.check", check=check)
@@ -115,9 +128,9 @@ def test_our_own_mistake_keeps_its_traceback(stub):
 
 
 def test_check_prints_the_report(stub, capsys):
-    stub("megatron_r1.check", check=lambda path, *, overrides: f"{path} {overrides}")
+    stub("megatron_r1.check", check=lambda path, *, overrides, files: f"{path} {overrides} {files}")
     assert cli.main(["check", "a.yaml", "x=1"]) == 0
-    assert capsys.readouterr().out == "a.yaml ['x=1']\n"
+    assert capsys.readouterr().out == "a.yaml ['x=1'] True\n"
 
 
 def test_schema_is_printed_or_written_for_editors(stub, capsys, tmp_path, monkeypatch):

@@ -1,4 +1,6 @@
+import hashlib
 import sys
+from functools import cache
 from typing import Literal
 
 import pytest
@@ -6,6 +8,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from megatron_r1 import registry
 from megatron_r1.config.section import Section
+from megatron_r1.errors import ConfigError
+from megatron_r1.run_config import load_run
 
 TOY = """
 from typing import Literal
@@ -55,12 +59,12 @@ def test_without_a_discriminator_the_name_is_the_file_s(package):
     [
         ({"a": TOY.format(name="A", kind="x"), "b": TOY.format(name="B", kind="x")}, "'x' is also in"),
         ({"a": "STAGE = 3\n"}, "must be a class"),
-        ({"a": "class A: ...\nSTAGE = A\n"}, "must be a Section"),
+        ({"a": "class A: ...\nSTAGE = A\n"}, "derived from Section"),
         ({"a": TOY.format(name="A", kind="x").replace("Literal[", "str  # [")}, "must have kind"),
     ],
 )
 def test_an_entry_that_breaks_the_rules_is_refused(package, modules, message):
-    with pytest.raises(AssertionError, match=message):
+    with pytest.raises(ConfigError, match=message):
         registry.scan(package(**modules), constant="STAGE", discriminator="kind")
 
 
@@ -91,3 +95,68 @@ def test_the_package_s_own_folders_are_found():
     assert registry.sources()["jsonl"].config.model_fields["source"].annotation == Literal["jsonl"]
     for entries in (registry.stages(), registry.rewards(), registry.families(), registry.sources()):
         assert all(issubclass(entry.config, Section) for entry in entries.values())
+
+
+@pytest.fixture
+def nothing_is_settled(monkeypatch):
+    """As in a process that has read no configuration yet."""
+    monkeypatch.setattr(registry, "_plug_ins", {})
+    for name in ("stages", "rewards", "families", "sources"):
+        monkeypatch.setattr(registry, name, cache(lambda: {}))
+
+
+@pytest.fixture
+def own(tmp_path):
+    def write(text: str, name: str = "own.py"):
+        (tmp_path / name).write_text(text)
+        return tmp_path / name
+
+    return write
+
+
+def test_a_plug_in_is_an_entry_and_its_text_is_hashed(nothing_is_settled, package, own):
+    text = TOY.format(name="Own", kind="mine")
+    registry.plug_in(own(text))
+    registry.plug_in(own(text))  # again, as a rank reads what the command has resolved
+    name = package(a=TOY.format(name="A", kind="alpha"))
+    found = registry.scan(name, constant="STAGE", discriminator="kind")
+    assert list(found) == ["alpha", "mine"]
+    assert list(registry.scan(name, constant="STAGE", discriminator=None)) == ["a", "own"]
+
+    class Outer(Section):
+        inner: dict[str, Section]
+
+    plain, mine = (found[kind].config.model_validate({"kind": kind}) for kind in ("alpha", "mine"))
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    assert registry.plugged_in(plain, Outer.model_construct(inner={"x": mine})) == {"own.py": digest}
+    assert registry.plugged_in(plain) == {}
+    with pytest.raises(ConfigError, match="another plug-in of this name is in use"):
+        registry.plug_in(own(text + "\n"))
+    registry.plug_in(own(text, name="twin.py"))
+    with pytest.raises(ConfigError, match=r"twin\.py: 'mine' is also in .*own\.py; rename one"):
+        registry.scan(name, constant="STAGE", discriminator="kind")
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "message"),
+    [
+        ("1 / 0", "own.py", r"own\.py: can't be run: ZeroDivisionError: division by zero"),
+        ("REWRAD = 1", "own.py", "defines none of STAGE, REWARD, FAMILY, SOURCE, so it adds nothing"),
+        ("", "my-own.py", r"a plug-in is called NAME\.py"),
+    ],
+)
+def test_a_plug_in_that_adds_nothing_is_refused(nothing_is_settled, own, text, name, message):
+    with pytest.raises(ConfigError, match=message):
+        registry.plug_in(own(text, name=name))
+
+
+def test_a_plug_in_after_the_first_configuration_is_refused_with_its_line(tmp_path, own):
+    registry.stages()
+    path = own(TOY.format(name="Own", kind="mine"))
+    conf = tmp_path / "run.yaml"
+    conf.write_text(f"name: x\nplugins:\n  - {path}\n  - no.py\n")
+    with pytest.raises(ConfigError) as error:
+        load_run(conf)
+    first, second = str(error.value).splitlines()
+    assert first.startswith(f"{conf}:3: plugins.0: {path}: comes too late, what can be configured is settled")
+    assert second.startswith(f"{conf}:4: plugins.1: no such file: no.py")

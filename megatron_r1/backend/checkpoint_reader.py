@@ -32,14 +32,18 @@ class _Stored:
 
 
 class CheckpointReader:
-    """The weights of a checkpoint, by the names of hf_names.py. What `read` returns is gone with the next."""
+    """The weights of a checkpoint, by the names of hf_names.py.
+
+    What `read` returns stays until the next but one.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.dtypes: dict[str, torch.dtype] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._chunks: dict[str, list[_Stored]] = defaultdict(list)
-        self._buffer = Buffer()
+        self._buffer, self._turned = Buffer(), False
+        self._fake = FakeTensorMode()
         self._last: tuple[_Stored, Tensor] | None = None  # q, k and v are cut out of one chunk
         self._index()
 
@@ -62,6 +66,7 @@ class CheckpointReader:
     def read(self, name: str, rows: range) -> Tensor:
         """These rows of a weight, put together from the chunks that hold them."""
         shape = self.shapes[name]
+        self._turned = False
         found = [chunk for chunk in self._chunks[name] if _overlap(chunk.place.rows, rows)]
         if len(found) == 1 and found[0].place.rows == rows and _is_wide(found[0].place, shape):
             return self._load(found[0])
@@ -81,20 +86,22 @@ class CheckpointReader:
     def _load(self, chunk: _Stored) -> Tensor:
         if self._last is not None and self._last[0] is chunk:
             return self._last[1]
-        self._last = None  # let go before the next one comes
-        value = _read(self.directory / chunk.file, chunk.start, chunk.length, self._buffer)
+        if not self._turned:  # once a read: the other half is still needed
+            self._buffer.turn()
+            self._turned = True
+        value = _read(self.directory / chunk.file, chunk.start, chunk.length, self._buffer, self._fake)
         axes = 1 if chunk.place.columns is None else 2
         self._last = chunk, value.view(value.shape[-axes:])
         return self._last[1]
 
 
-def _read(path: Path, start: int, length: int, buffer: Buffer) -> Tensor:
+def _read(path: Path, start: int, length: int, buffer: Buffer, mode: FakeTensorMode) -> Tensor:
     """A tensor that torch.save wrote at this place, read straight into its memory.
 
     Under FakeTensorMode torch.load reads shape and strides only, and says where the data begins.
     """
     with path.open("rb", buffering=0) as file:
-        with FakeTensorMode():
+        with mode:
             view: Any = _create_file_view(file, start, length)
             fake = torch.load(view, weights_only=True)
         storage = fake.untyped_storage()

@@ -6,6 +6,10 @@ the parameters of the very modules that train (nothing is copied, so nothing can
 inference needs: prompts through SDPA, single tokens as batched matrix products against a cache that holds
 keys after RoPE, or MLA's latents (decode_attention.py); tokens sorted by expert (decode_mlp.py).
 
+A tensor rank has its heads and its part of each network, and sums what it adds to the stream with the others;
+pipeline ranks pass the stream on. Transformer Engine's modules are read like the local ones; products are of
+the weights as they are stored, in bf16 also where training rounds to FP8.
+
 What holds it equal to the modules: the routing is Megatron's own function, `is_lean` lets only what is
 written here through, and tests/backend/test_decode.py compares both ways token by token and log-prob by
 log-prob, against the training forward too. Everything else samples through the modules (decode_modules.py).
@@ -14,16 +18,20 @@ log-prob, against the training forward too. Everything else samples through the 
 # B rows, W tokens fed a row (1 after the prompt) in Megatron's order [W, B], h hidden, V vocabulary
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from megatron.core.models.gpt.gpt_model import GPTModel
+from megatron.core.tensor_parallel.mappings import gather_from_tensor_model_parallel_region
+from megatron.core.transformer.moe.moe_layer import MoELayer
+from megatron.core.transformer.multi_latent_attention import MLASelfAttention
 from torch import Tensor
 
-from megatron_r1.backend.attention import LocalMLASelfAttention
-from megatron_r1.backend.decode_attention import GroupedQuery, Latent, Position
+from megatron_r1.backend.decode_attention import GroupedQuery, Latent, Position, norm_before
 from megatron_r1.backend.decode_mlp import feed_forward
+from megatron_r1.backend.decode_pipeline import through_pipeline
 
 # What the layers here take for granted. Families never ask for anything else; the escape hatch can.
 PLAIN = {
@@ -52,79 +60,125 @@ PLAIN = {
     "use_mup": False,
     "window_size": None,
 }
+IMPLEMENTATIONS = ("local", "transformer_engine")
 ROUTED_BY_TOP_K = ("none", "aux_loss", "seq_aux_loss", "global_aux_loss")
 
 
 def is_lean(chunks: Sequence[GPTModel]) -> bool:
-    """Whether this rank holds a whole model, of layers that the lean decoder knows."""
+    """Whether the lean decoder knows this model's layers."""
     config = chunks[0].config
-    if config.tensor_model_parallel_size > 1 or config.pipeline_model_parallel_size > 1:
+    if config.transformer_impl not in IMPLEMENTATIONS:
         return False
-    if config.transformer_impl != "local" or config.moe_router_load_balancing_type not in ROUTED_BY_TOP_K:
+    if config.moe_router_load_balancing_type not in ROUTED_BY_TOP_K:
         return False
+    if not config.multi_latent_attention and config.num_query_groups < config.tensor_model_parallel_size:
+        return False  # tensor ranks share a head
     return all(getattr(config, name) == value for name, value in PLAIN.items())
 
 
 class LeanDecoder:
-    """rollout.Decoder over the parameters of a whole model. A cache lives as long as the decoder."""
+    """flight.Decoder over the parameters of this rank's layers. Every row has its own place in the cache."""
 
-    def __init__(self, chunks: Sequence[GPTModel], *, length: int) -> None:
-        """length: the most tokens of a row, padding included."""
-        (model,) = chunks
-        self.length, self.used = length, 0
-        self.embedding = model.embedding.word_embeddings.weight
-        shared = model.share_embeddings_and_output_weights
-        self.output: Any = model.shared_embedding_or_output_weight() if shared else model.output_layer.weight
-        self.layers = [_Layer(layer, model, length) for layer in model.decoder.layers]
-        self.final_norm: Any = model.decoder.final_layernorm
-        self.pads: Tensor | None = None  # [B] of padding on the left; None: no row has any
-        self.cache: list[Tensor] = []  # a layer: [B, ..., length, width]
+    pads_left: ClassVar = False
+    refills: ClassVar = True
 
-    def prefill(self, tokens: Tensor, pads: Tensor) -> Tensor:
-        """tokens: [B, W] prompts, padded on the left by pads [B]. Returns [B, V] logits of the last token."""
-        self.pads, self.used = pads if pads.any() else None, tokens.shape[1]
-        self.cache = [layer.attention.new_cache(tokens.shape[0], self.used) for layer in self.layers]
-        return self._feed(tokens, Position.of_prompts(self.pads, width=self.used))
+    def __init__(self, chunks: Sequence[GPTModel], *, rows: int, length: int) -> None:
+        self.capacity, self.length, self.count = rows, length, 0
+        self.config, self.vocab_size = chunks[0].config, chunks[0].vocab_size
+        self.chunks = [_Chunk(chunk, length) for chunk in chunks]
+        self.attentions = [layer.attention for chunk in self.chunks for layer in chunk.layers]
+        # a layer: [capacity, ..., length, width] of the batch, [U, ..., W, width] of the newest prompts; all
+        # of it finite, since a mask doesn't take a NaN out of a product
+        self.caches: list[Tensor] = []
+        self.newest: list[Tensor] = []
 
-    def decode(self, tokens: Tensor) -> Tensor:
-        """tokens: [B], the next of each row. Returns [B, V] logits."""
-        position = Position.of_token(self.pads, at=self.used)
-        self.used += 1
-        return self._feed(tokens[:, None], position)
+    def prefill(self, tokens: Tensor, places: Tensor) -> Tensor:
+        count, width = tokens.shape
+        self.newest = [attention.new_cache(count, width) for attention in self.attentions]
+        ends = places.argmax(1) * count + torch.arange(count, device=places.device)
+        return self._feed(tokens, self.newest, Position.of_prompts(width), ends)
 
-    def spread(self, rows: Tensor) -> None:
-        """Row i of the batch becomes a copy of the former row rows[i]; the cache gets its full length."""
-        self.pads = None if self.pads is None else self.pads[rows]
-        for i, (layer, old) in enumerate(zip(self.layers, self.cache, strict=True)):
-            new = layer.attention.new_cache(len(rows), self.length)
-            new[..., : self.used, :] = old.index_select(0, rows)
-            self.cache[i] = new
+    def enter(self, prompts: Tensor) -> None:
+        if not self.caches:
+            self.caches = [attention.new_cache(self.capacity, self.length) for attention in self.attentions]
+        first, self.count = self.count, self.count + len(prompts)
+        for cache, new in zip(self.caches, self.newest, strict=True):
+            cache[first : self.count, ..., : new.shape[-2], :] = new.index_select(0, prompts)
+
+    def decode(self, tokens: Tensor, places: Sequence[int]) -> Tensor:
+        caches = [cache[: self.count] for cache in self.caches]
+        return self._feed(tokens[:, None], caches, Position.of_tokens(places, device=tokens.device))
 
     def keep(self, rows: Tensor) -> None:
-        """Row i becomes the former row rows[i] >= i; the rows behind leave. Only what moves is copied."""
-        self.pads = None if self.pads is None else self.pads[rows]
+        self.count = len(rows)
         to = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
-        for i, cache in enumerate(self.cache):
-            cache[to, ..., : self.used, :] = cache[rows[to], ..., : self.used, :]
-            self.cache[i] = cache[: len(rows)]
+        for cache in self.caches:
+            cache[to] = cache[rows[to]]
 
-    def _feed(self, tokens: Tensor, position: Position) -> Tensor:
-        hidden = F.embedding(tokens.t().flatten(), self.embedding)  # [W * B, h]
-        for layer, cache in zip(self.layers, self.cache, strict=True):
+    def _feed(
+        self, tokens: Tensor, caches: list[Tensor], position: Position, ends: Tensor | None = None
+    ) -> Tensor:
+        """ends: [B] which of the [W * B] tokens are the last of their rows, None where all are."""
+        count, width = tokens.shape
+        remaining = iter(caches)
+        stages = [
+            partial(chunk, tokens, [next(remaining) for _ in chunk.layers], position, ends)
+            for chunk in self.chunks
+        ]
+        return through_pipeline(
+            stages,
+            hidden=(width * count, self.config.hidden_size),
+            dtype=self.config.params_dtype,
+            logits=(count, self.vocab_size),
+        )
+
+
+class _Chunk:
+    """Layers that follow each other, behind the embedding or before the head if they are the outermost."""
+
+    def __init__(self, model: GPTModel, length: int) -> None:
+        self.layers = [_Layer(layer, model, length) for layer in model.decoder.layers]
+        self.embedding: Any = model.embedding.word_embeddings if model.pre_process else None
+        self.final_norm: Any = None
+        if model.post_process:
+            self.final_norm = model.decoder.final_layernorm
+            shared = model.share_embeddings_and_output_weights
+            self.output: Any = (
+                model.shared_embedding_or_output_weight() if shared else model.output_layer.weight
+            )
+
+    def __call__(
+        self,
+        tokens: Tensor,
+        caches: Sequence[Tensor],
+        position: Position,
+        ends: Tensor | None,
+        received: Tensor | None,
+    ) -> Tensor:
+        """received: [W * B, h], None where the embedding is here. Returns the same, or [B, V] logits."""
+        hidden = self.embedding(tokens.t().flatten()) if received is None else received
+        for layer, cache in zip(self.layers, caches, strict=True):
             hidden = layer(hidden, cache, position)
-        return F.linear(self.final_norm(hidden[-len(tokens) :]), self.output)
+        if self.final_norm is None:
+            return hidden
+        last = hidden if ends is None else hidden[ends]
+        return gather_from_tensor_model_parallel_region(F.linear(self.final_norm(last), self.output))
 
 
 class _Layer:
     """Pre-norm attention and feed-forward network, each added to the stream."""
 
     def __init__(self, layer: Any, model: Any, length: int) -> None:
-        if isinstance(layer.self_attention, LocalMLASelfAttention):
-            self.attention = Latent(layer.self_attention, length=length)
-        else:
-            self.attention = GroupedQuery(layer.self_attention, model.rotary_pos_emb, length=length)
+        attention, mlp = layer.self_attention, layer.mlp
         self.attention_norm, self.mlp_norm = layer.input_layernorm, layer.pre_mlp_layernorm
-        self.mlp = feed_forward(layer.mlp)
+        if isinstance(attention, MLASelfAttention):
+            self.attention = Latent(attention, length=length)
+        else:
+            self.attention = GroupedQuery(attention, model.rotary_pos_emb, length=length)
+            self.attention_norm = norm_before(attention.linear_qkv, self.attention_norm)
+        if not isinstance(mlp, MoELayer):
+            self.mlp_norm = norm_before(mlp.linear_fc1, self.mlp_norm)
+        self.mlp = feed_forward(mlp)
 
     def __call__(self, hidden: Tensor, cache: Tensor, position: Position) -> Tensor:
         hidden = self.attention(hidden, self.attention_norm(hidden), cache, position)

@@ -1,62 +1,76 @@
 """Attention of the lean decoder: grouped queries, and MLA over its latents.
 
 One query a row is too little work for SDPA's kernels on a CPU (six times slower than two batched matrix
-products there), so single tokens go through `baddbmm`; prompts go through SDPA. Rows are padded on the left:
-RoPE is relative, so a shift of a row changes nothing, and one table entry serves the whole batch.
+products there), so single tokens go through `baddbmm`; prompts go through SDPA, padded on the right, where
+nothing looks. While all rows stand at the same place, the cache is written by a slice and nothing is masked.
 """
 
 # B rows, W tokens fed a row (in the order [W, B]), S columns of the cache in use, h hidden
 # n query heads, g key/value heads, r = n / g, d head width, c latent width, p rotated width
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from megatron.core.tensor_parallel.mappings import gather_from_tensor_model_parallel_region
 from torch import Tensor
 
 from megatron_r1.backend.attention import PackRotary
+from megatron_r1.backend.decode_mlp import added
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where the fed tokens stand, start .. end - 1, for all rows and layers.
+    """Where the fed tokens stand in their rows, for all layers.
 
-    mask: of prompts [B, 1, W, W] bool, True where a query looks; of a token [B, 1, S], to add to its scores;
-    None where nothing is padded: prompts are causal, a token sees all.
+    columns: a slice of W columns for all rows, or [B], a column for each row's one token.
+    end: columns of the cache in use. mask: [B, 1, end] to add to scores, None where every row sees all.
     """
 
-    start: int
+    columns: slice | Tensor
     end: int
-    mask: Tensor | None
+    prompts: bool
+    mask: Tensor | None = None
 
     @classmethod
-    def of_prompts(cls, pads: Tensor | None, *, width: int) -> "Position":
-        if pads is None:
-            return cls(0, width, None)
-        column = torch.arange(width, device=pads.device)
-        causal = column <= column[:, None]
-        # a padded query sees itself, or its softmax would have nothing to sum
-        seen = (causal & (column >= pads[:, None, None])) | (column == column[:, None])
-        return cls(0, width, seen[:, None])
+    def of_prompts(cls, width: int) -> "Position":
+        return cls(slice(0, width), width, prompts=True)
 
     @classmethod
-    def of_token(cls, pads: Tensor | None, *, at: int) -> "Position":
-        if pads is None:
-            return cls(at, at + 1, None)
-        padded = torch.arange(at + 1, device=pads.device) < pads[:, None]
-        mask = torch.zeros(padded.shape, device=pads.device).masked_fill_(padded, -torch.inf)
-        return cls(at, at + 1, mask[:, None])
+    def of_tokens(cls, places: Sequence[int], *, device: torch.device) -> "Position":
+        first, end = places[0], max(places) + 1
+        if all(place == first for place in places):
+            return cls(slice(first, end), end, prompts=False)
+        columns = torch.tensor(places, device=device)
+        behind = torch.arange(end, device=device) > columns[:, None]
+        mask = torch.zeros(behind.shape, device=device).masked_fill_(behind, -torch.inf)
+        return cls(columns, end, prompts=False, mask=mask[:, None])
+
+    def of(self, table: Tensor, x: Tensor) -> Tensor:
+        """table: [length, p] -> its entries for x, [W, B, heads.., p], ready to be multiplied."""
+        shape = (-1, 1) if isinstance(self.columns, slice) else (1, -1)
+        return table[self.columns].view(*shape, *[1] * (x.dim() - 3), table.shape[1])
+
+    def write(self, cache: Tensor, new: Tensor) -> None:
+        """new: [W, B, .., width] into cache [B, .., length, width]."""
+        if isinstance(self.columns, slice):
+            cache[..., self.columns, :] = new.movedim(0, -2)
+        else:
+            rows = torch.arange(cache.shape[0], device=cache.device)
+            cache.movedim(-2, 1)[rows, self.columns] = new[0]
 
 
 class _Rotation:
     """RoPE in three operators. x cos + partner(x) sin, the sign of the partner in the table."""
 
-    def __init__(self, rotary: PackRotary, *, length: int, dtype: torch.dtype, interleaved: bool) -> None:
+    def __init__(self, rotary: Any, *, length: int, dtype: torch.dtype, interleaved: bool) -> None:
         """interleaved: pairs are neighbours, as in MLA. Upstream brings them to the two halves first; a dot
         product of two vectors rotated alike doesn't see the order, so here they stay."""
         rounded = 1 << max(length - 1, 63).bit_length()  # upstream caches a table for every length asked for
-        table = rotary.rotary(rounded, packed_seq=True)
+        table = (rotary.rotary if isinstance(rotary, PackRotary) else rotary)(rounded, packed_seq=True)
         angles, scale = table if isinstance(table, tuple) else (table, 1.0)  # YaRN comes with its scale
         angles = angles.view(rounded, -1)  # [length, p], the same angles in both halves
         half = angles.shape[1] // 2
@@ -72,9 +86,7 @@ class _Rotation:
 
     def __call__(self, x: Tensor, position: Position) -> Tensor:
         """x: [W, B, heads.., p]."""
-        shape = (position.end - position.start, *[1] * (x.dim() - 2), -1)
-        cos = self.cos[position.start : position.end].view(shape)
-        sin = self.sin[position.start : position.end].view(shape)
+        cos, sin = position.of(self.cos, x), position.of(self.sin, x)
         if self.interleaved:
             partner = x.unflatten(-1, (self.half, 2)).flip(-1).flatten(-2)
         else:
@@ -92,10 +104,23 @@ def _attend_token(query: Tensor, key: Tensor, value: Tensor, *, scale: float, ma
     return torch.bmm(scores.softmax(-1), value)
 
 
-class GroupedQuery:
-    """LocalSelfAttention. Cache: [B, g, 2, length, d], keys after RoPE and values."""
+def _whole(x: Tensor, width: int) -> Tensor:
+    """[T, width] of all tensor ranks' columns, if this rank's x has only a part of them."""
+    return x if x.shape[-1] == width else gather_from_tensor_model_parallel_region(x)
 
-    def __init__(self, module: Any, rotary: PackRotary, *, length: int) -> None:
+
+def norm_before(linear: Any, norm: Any) -> Callable[[Tensor], Tensor]:
+    """The norm in front of a linear layer: Transformer Engine has it inside the layer, else it is `norm`."""
+    weight = getattr(linear, "layer_norm_weight", None)
+    if weight is None:
+        return norm
+    return partial(F.rms_norm, normalized_shape=list(weight.shape), weight=weight, eps=linear.eps)
+
+
+class GroupedQuery:
+    """SelfAttention. Cache: [B, g, 2, length, d], keys after RoPE and values."""
+
+    def __init__(self, module: Any, rotary: Any, *, length: int) -> None:
         self.qkv, self.project = module.linear_qkv, module.linear_proj.weight
         self.q_norm, self.k_norm = module.q_layernorm, module.k_layernorm
         self.groups = module.num_query_groups_per_partition
@@ -106,39 +131,35 @@ class GroupedQuery:
         self.rotate = _Rotation(rotary, length=length, dtype=weight.dtype, interleaved=False)
 
     def new_cache(self, rows: int, length: int) -> Tensor:
-        return self.project.new_empty(rows, self.groups, 2, length, self.width)
+        return self.project.new_zeros(rows, self.groups, 2, length, self.width)
 
     def __call__(self, stream: Tensor, x: Tensor, cache: Tensor, position: Position) -> Tensor:
         """stream + attention(x); both [W * B, h]."""
         rows, g, r, d = cache.shape[0], self.groups, self.per_group, self.width
         heads = F.linear(x, self.qkv.weight, self.qkv.bias).view(-1, rows, g, r + 2, d)
         rotated = self.rotate(self._normalised(heads[..., : r + 1, :]), position)  # queries, and the key last
-        cache[:, :, 0, position.start : position.end] = rotated[..., r, :].permute(1, 2, 0, 3)
-        cache[:, :, 1, position.start : position.end] = heads[..., r + 1, :].permute(1, 2, 0, 3)
+        position.write(cache[:, :, 0], rotated[..., r, :])
+        position.write(cache[:, :, 1], heads[..., r + 1, :])
         query = rotated[..., :r, :]  # [W, B, g, r, d]
-        if position.start:
-            keys, values = cache[..., : position.end, :].flatten(0, 1).unbind(1)
-            out = _attend_token(query.flatten(0, 2), keys, values, scale=self.scale, mask=position.mask)
+        keys, values = cache[..., : position.end, :].unbind(2)  # [B, g, S, d]
+        if position.prompts:
+            out = F.scaled_dot_product_attention(
+                query.flatten(2, 3).permute(1, 2, 0, 3), keys, values,
+                is_causal=True, scale=self.scale, enable_gqa=self.per_group > 1,
+            ).permute(2, 0, 1, 3)  # fmt: skip
         else:
-            out = self._attend_prompts(query, cache, position)
-        return torch.addmm(stream, out.reshape(stream.shape[0], -1), self.project.t())
+            keys, values = keys.flatten(0, 1), values.flatten(0, 1)
+            out = _attend_token(query.flatten(0, 2), keys, values, scale=self.scale, mask=position.mask)
+        return added(stream, out.reshape(stream.shape[0], -1), self.project)
 
     def _normalised(self, heads: Tensor) -> Tensor:
         if self.q_norm is None:
             return heads
         return torch.cat([self.q_norm(heads[..., :-1, :]), self.k_norm(heads[..., -1:, :])], dim=-2)
 
-    def _attend_prompts(self, query: Tensor, cache: Tensor, position: Position) -> Tensor:
-        keys, values = cache[..., : position.end, :].unbind(2)  # [B, g, W, d]
-        out = F.scaled_dot_product_attention(
-            query.flatten(2, 3).permute(1, 2, 0, 3), keys, values, attn_mask=position.mask,
-            is_causal=position.mask is None, scale=self.scale, enable_gqa=self.per_group > 1,
-        )  # fmt: skip
-        return out.permute(2, 0, 1, 3)
-
 
 class Latent:
-    """LocalMLASelfAttention, up-projections absorbed. Cache: [B, 1, length, c + p], latent and rotated key.
+    """MLASelfAttention, up-projections absorbed. Cache: [B, 1, length, c + p], latent and rotated key.
 
     A head's key is W_k latent, so its score is (W_k' query) latent; its output is W_v (weights x latents).
     Every head looks at the same c + p numbers a token. Source: DeepSeek-V2, 2405.04434, section 2.1.2.
@@ -147,6 +168,9 @@ class Latent:
     def __init__(self, module: Any, *, length: int) -> None:
         config = module.config
         self.module, self.project = module, module.linear_proj.weight
+        self.latent_norm = norm_before(module.linear_kv_up_proj, module.kv_layernorm)
+        if config.q_lora_rank is not None:
+            self.query_norm = norm_before(module.linear_q_up_proj, module.q_layernorm)
         self.heads = module.num_attention_heads_per_partition
         self.key_width, self.latent = config.qk_head_dim, config.kv_lora_rank
         self.rotated = config.qk_pos_emb_head_dim
@@ -156,38 +180,38 @@ class Latent:
         self.rotate = _Rotation(module.rotary_pos_emb, length=length, dtype=up.dtype, interleaved=True)
 
     def new_cache(self, rows: int, length: int) -> Tensor:
-        return self.project.new_empty(rows, 1, length, self.latent + self.rotated)
+        return self.project.new_zeros(rows, 1, length, self.latent + self.rotated)
 
     def __call__(self, stream: Tensor, x: Tensor, cache: Tensor, position: Position) -> Tensor:
         """stream + attention(x); both [W * B, h]."""
         self._remember(x, cache, position)
         query = self._queries(x, cache.shape[0], position)  # [W, B, n, c + p]
         latents = cache[..., : position.end, :]
-        if position.start:
+        if position.prompts:
+            found = F.scaled_dot_product_attention(
+                query.permute(1, 2, 0, 3), latents, latents,
+                is_causal=True, scale=self.scale, enable_gqa=True,
+            ).permute(2, 0, 1, 3).flatten(0, 1)[..., : self.latent]  # fmt: skip
+        else:
             found = _attend_token(
                 query.flatten(0, 1), latents[:, 0], latents[:, 0, :, : self.latent],
                 scale=self.scale, mask=position.mask,
             )  # fmt: skip
-        else:
-            found = F.scaled_dot_product_attention(
-                query.permute(1, 2, 0, 3), latents, latents, attn_mask=position.mask,
-                is_causal=position.mask is None, scale=self.scale, enable_gqa=True,
-            ).permute(2, 0, 1, 3).flatten(0, 1)[..., : self.latent]  # fmt: skip
         out = torch.bmm(found.transpose(0, 1), self.up_value.transpose(1, 2))  # [n, W * B, v]
-        return torch.addmm(stream, out.transpose(0, 1).flatten(1), self.project.t())
+        return added(stream, out.transpose(0, 1).flatten(1), self.project)
 
     def _remember(self, x: Tensor, cache: Tensor, position: Position) -> None:
-        down = F.linear(x, self.module.linear_kv_down_proj.weight)
+        down = _whole(F.linear(x, self.module.linear_kv_down_proj.weight), self.latent + self.rotated)
         latent, key = down.view(-1, cache.shape[0], down.shape[-1]).split([self.latent, self.rotated], dim=-1)
-        here = cache[:, 0, position.start : position.end].transpose(0, 1)
-        here[..., : self.latent] = self.module.kv_layernorm(latent)
-        here[..., self.latent :] = self.rotate(key, position)
+        new = torch.cat([self.latent_norm(latent), self.rotate(key, position)], dim=-1)
+        position.write(cache[:, 0], new)
 
     def _queries(self, x: Tensor, rows: int, position: Position) -> Tensor:
         if self.module.config.q_lora_rank is None:
             query = F.linear(x, self.module.linear_q_proj.weight)
         else:
-            low = self.module.q_layernorm(F.linear(x, self.module.linear_q_down_proj.weight))
+            down = _whole(F.linear(x, self.module.linear_q_down_proj.weight), self.module.config.q_lora_rank)
+            low = self.query_norm(down)
             query = F.linear(low, self.module.linear_q_up_proj.weight)
         query = query.view(-1, rows, self.heads, self.key_width + self.rotated)
         plain, rotated = query.split([self.key_width, self.rotated], dim=-1)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from megatron.core import parallel_state
+from megatron.core.tensor_parallel.mappings import reduce_from_tensor_model_parallel_region
 from megatron.core.transformer.mlp import MLP
 from megatron.core.transformer.moe.moe_layer import MoELayer
 from megatron.core.transformer.moe.moe_utils import topk_routing_with_score_function
@@ -21,11 +22,18 @@ ROUTER_DTYPES = {"fp32": torch.float32, "fp64": torch.float64}
 def feed_forward(module: Any) -> FeedForward:
     """A layer's network. Experts on several ranks keep Megatron's dispatcher."""
     if isinstance(module, MoELayer):
-        if parallel_state.get_expert_model_parallel_world_size() > 1:
+        if parallel_state.get_expert_tensor_and_model_parallel_world_size() > 1:
             return _Dispatched(module)
         return _Experts(module)
     assert isinstance(module, MLP)
     return _Dense(module)
+
+
+def added(stream: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """stream [T, h] + weight x, the sum over the tensor ranks, each of which has its columns of weight."""
+    if parallel_state.get_tensor_model_parallel_world_size() == 1:
+        return torch.addmm(stream, x, weight.t())
+    return stream + reduce_from_tensor_model_parallel_region(F.linear(x, weight))
 
 
 def _swiglu(x: Tensor) -> Tensor:
@@ -39,7 +47,7 @@ class _Dense:
         self.up, self.down = module.linear_fc1.weight, module.linear_fc2.weight
 
     def __call__(self, stream: Tensor, x: Tensor) -> Tensor:
-        return torch.addmm(stream, _swiglu(F.linear(x, self.up)), self.down.t())
+        return added(stream, _swiglu(F.linear(x, self.up)), self.down)
 
 
 class _Dispatched:
@@ -55,8 +63,8 @@ class _Experts:
 
     def __init__(self, module: Any) -> None:
         self.config, self.router = module.config, module.router
-        self.ups = [expert.linear_fc1.weight for expert in module.experts.local_experts]
-        self.downs = [expert.linear_fc2.weight for expert in module.experts.local_experts]
+        self.ups = _weights(module.experts, "linear_fc1")
+        self.downs = _weights(module.experts, "linear_fc2")
         self.shared = None if module.shared_experts is None else _Dense(module.shared_experts)
 
     def __call__(self, stream: Tensor, x: Tensor) -> Tensor:
@@ -88,6 +96,14 @@ class _Experts:
             router_replay=router.router_replay,
             dense_output=True,
         )
+
+
+def _weights(experts: Any, name: str) -> list[Tensor]:
+    """Of one linear layer of each expert here: modules of their own, or one grouped layer."""
+    if hasattr(experts, "local_experts"):
+        return [getattr(expert, name).weight for expert in experts.local_experts]
+    grouped = getattr(experts, name)
+    return [getattr(grouped, f"weight{i}") for i in range(grouped.num_gemms)]
 
 
 def _by_expert(tokens: Tensor, weights: list[Tensor], counts: list[int]) -> Tensor:

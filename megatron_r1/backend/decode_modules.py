@@ -1,4 +1,4 @@
-"""The decoder for every layout: Megatron's modules with StaticInferenceContext, in the training layout.
+"""The decoder for every model: Megatron's modules with StaticInferenceContext.
 
 Tensor, pipeline and expert ranks all take part in every call, each with the rows of its own replica.
 """
@@ -6,39 +6,86 @@ Tensor, pipeline and expert ranks all take part in every call, each with the row
 # B rows, W tokens fed a row, V vocabulary
 
 from collections.abc import Sequence
-from typing import Any
+from typing import ClassVar
 
 import torch
-import torch.distributed as dist
-from megatron.core import parallel_state
 from megatron.core.inference.contexts import StaticInferenceContext
 from megatron.core.models.gpt.gpt_model import GPTModel
 from torch import Tensor
 
+from megatron_r1.backend.decode_pipeline import Stage, through_pipeline
+
 
 class ModuleDecoder:
-    """rollout.Decoder over a pipeline of Megatron modules, interleaved or not."""
+    """flight.Decoder over a pipeline of Megatron modules, interleaved or not.
 
-    def __init__(self, chunks: Sequence[GPTModel], *, length: int) -> None:
-        """length: the most tokens of a row, padding included."""
+    The context has one offset for all rows, so that prompts enter together and end in the same column.
+    """
+
+    pads_left: ClassVar = True
+    refills: ClassVar = False
+
+    def __init__(self, chunks: Sequence[GPTModel], *, rows: int, length: int) -> None:
         self.chunks, self.length = chunks, length
 
-    def prefill(self, tokens: Tensor, pads: Tensor) -> Tensor:
-        """tokens: [B, W] prompts, padded on the left by pads [B]. Returns [B, V] logits of the last token."""
-        self.context = StaticInferenceContext(tokens.shape[0], self.length)
-        # [B, length]: what a query may look at
-        self.visible = torch.arange(self.length, device=tokens.device) >= pads[:, None]
-        logits = self._feed(tokens)
-        self.context.enable_decode_mode()
+    def prefill(self, tokens: Tensor, places: Tensor) -> Tensor:
+        context = StaticInferenceContext(tokens.shape[0], self.length)
+        # [U, length]: what a query may look at
+        ahead = places.new_zeros(places.shape[0], self.length - places.shape[1])
+        self.newest = _Rows(context, visible=torch.cat([places, ahead], dim=1) >= 0)
+        logits = self._feed(self.newest, tokens)
+        context.enable_decode_mode()
         return logits
 
-    def decode(self, tokens: Tensor) -> Tensor:
-        """tokens: [B], the next of each row. Returns [B, V] logits."""
-        return self._feed(tokens[:, None])
+    def enter(self, prompts: Tensor) -> None:
+        self.batch = self.newest
+        self.batch.keep(prompts)
 
-    def spread(self, rows: Tensor) -> None:
-        """Row i of the batch becomes a copy of the former row rows[i]."""
-        self.keep(rows)
+    def decode(self, tokens: Tensor, places: Sequence[int]) -> Tensor:
+        return self._feed(self.batch, tokens[:, None])
+
+    def keep(self, rows: Tensor) -> None:
+        self.batch.keep(rows)
+
+    def _feed(self, rows: "_Rows", tokens: Tensor) -> Tensor:
+        count, width = tokens.shape
+        context, config = rows.context, self.chunks[0].config
+        # a dummy row may outlive the longest output: it feeds the last place again
+        context.sequence_len_offset = min(context.sequence_len_offset, self.length - width)
+        logits = through_pipeline(
+            [self._stage(chunk, rows, tokens) for chunk in self.chunks],
+            hidden=(width, count, config.hidden_size),
+            dtype=config.params_dtype,
+            logits=(count, self.chunks[0].vocab_size),
+        )
+        context.sequence_len_offset += width
+        return logits
+
+    def _stage(self, chunk: GPTModel, rows: "_Rows", tokens: Tensor) -> Stage:
+        offset, (count, width) = rows.context.sequence_len_offset, tokens.shape
+        positions = offset + torch.arange(width, device=tokens.device)
+
+        def stage(received: Tensor | None) -> Tensor:
+            if received is not None:
+                chunk.set_input_tensor(received)
+            output = chunk(
+                tokens,
+                positions[None].expand(count, -1),
+                rows.mask(offset, width),
+                inference_context=rows.context,
+                runtime_gather_output=True,
+            )
+            return output[:, -1] if chunk.post_process else output
+
+        return stage
+
+
+class _Rows:
+    """A context and what its rows see of it."""
+
+    def __init__(self, context: StaticInferenceContext, visible: Tensor) -> None:
+        """visible: [B, length] bool."""
+        self.context, self.visible = context, visible
 
     def keep(self, rows: Tensor) -> None:
         """Row i becomes the former row rows[i]."""
@@ -48,13 +95,7 @@ class ModuleDecoder:
             memory[layer] = (key[:, rows], value[:, rows])
         self.context.max_batch_size = len(rows)
 
-    def _feed(self, tokens: Tensor) -> Tensor:
-        offset, width = self.context.sequence_len_offset, tokens.shape[1]
-        logits = self._pipelined(tokens, self._mask(offset, width))
-        self.context.sequence_len_offset = offset + width
-        return logits
-
-    def _mask(self, offset: int, width: int) -> Tensor:
+    def mask(self, offset: int, width: int) -> Tensor:
         """[B, 1, queries, keys] bool, True where a query must not look."""
         visible = self.visible[:, None, : offset + width]
         if width == 1 and offset:
@@ -63,45 +104,3 @@ class ModuleDecoder:
         # a padded query sees itself, or its softmax has nothing to sum
         itself = torch.eye(width, dtype=torch.bool, device=visible.device)
         return ~((causal & visible) | itself)[:, None]
-
-    def _pipelined(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """[B, V] logits of the last position, on every pipeline rank."""
-        size = parallel_state.get_pipeline_model_parallel_world_size()
-        rank = parallel_state.get_pipeline_model_parallel_rank()
-        output = None
-        for i, chunk in enumerate(self.chunks):  # the whole model is chunk 0 of all ranks, then chunk 1 ...
-            if i > 0 or rank > 0:
-                chunk.set_input_tensor(self._received(chunk, tokens))
-            output = self._run(chunk, tokens, mask)
-            if i + 1 < len(self.chunks) or rank + 1 < size:
-                dist.send(output.contiguous(), parallel_state.get_pipeline_model_parallel_next_rank())
-                output = None
-        if size == 1:
-            assert output is not None
-            return output[:, -1]
-        if output is None:
-            logits = torch.empty(tokens.shape[0], self.chunks[0].vocab_size, device=tokens.device)
-        else:
-            logits = output[:, -1].float().contiguous()
-        source = parallel_state.get_pipeline_model_parallel_last_rank()
-        group: Any = parallel_state.get_pipeline_model_parallel_group()
-        dist.broadcast(logits, source, group=group)
-        return logits
-
-    def _received(self, chunk: GPTModel, tokens: Tensor) -> Tensor:
-        """[W, B, h] from the rank before; the first rank's is the last."""
-        config = chunk.config
-        shape = (tokens.shape[1], tokens.shape[0], config.hidden_size)
-        hidden = torch.empty(shape, dtype=config.params_dtype, device=tokens.device)
-        dist.recv(hidden, parallel_state.get_pipeline_model_parallel_prev_rank())
-        return hidden
-
-    def _run(self, chunk: GPTModel, tokens: Tensor, mask: Tensor) -> Tensor:
-        positions = self.context.sequence_len_offset + torch.arange(tokens.shape[1], device=tokens.device)
-        return chunk(
-            tokens,
-            positions[None].expand(tokens.shape[0], -1),
-            mask,
-            inference_context=self.context,
-            runtime_gather_output=True,
-        )

@@ -53,13 +53,14 @@ def generate(
     *,
     keys: Sequence[int],
     eos_id: int,
+    rows: int | None,
 ) -> list[Sampled]:
     """rollout.generate by the engine; the caller has put the model into inference mode."""
     (model,) = chunks
     assert not sampling.keep_routes, "the engine keeps no routes"
     drawn = _KeyedSampling(keys, sampling, eos_id)
     with _attention_without_flash(model):
-        engine = _engine(model, prompts or [[eos_id]], sampling, drawn)
+        engine = _engine(model, prompts or [[eos_id]], sampling, drawn, rows=rows or MAX_REQUESTS)
         params = SamplingParams(num_tokens_to_generate=sampling.max_new_tokens, termination_id=eos_id)
         for request, prompt in enumerate(prompts):
             engine.add_request(request, list(prompt), params)
@@ -83,12 +84,18 @@ def _any_rank_waits(engine: DynamicInferenceEngine) -> bool:
 
 
 def _engine(
-    model: GPTModel, prompts: Sequence[Sequence[int]], sampling: Sampling, drawn: "_KeyedSampling"
+    model: GPTModel,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    drawn: "_KeyedSampling",
+    *,
+    rows: int,
 ) -> DynamicInferenceEngine:
+    """rows: the most requests at once."""
     longest = max(map(len, prompts))
     length = longest + sampling.max_new_tokens
     tensor = model.config.tensor_model_parallel_size
-    rows = -(-min(len(prompts), MAX_REQUESTS) // tensor) * tensor
+    rows = -(-min(len(prompts), rows) // tensor) * tensor
     config = InferenceConfig(
         max_sequence_length=length,
         buffer_size_gb=_cache_gib(model, rows=rows, length=length),  # type: ignore[arg-type]

@@ -105,6 +105,7 @@ class _Export:
         with ThreadPoolExecutor(1) as pool:
             checked = pool.submit(self._check_hashes, manifest)
             self._write_shards(shards, left, lambda: progress(self.parts.written(), total))
+            on_all_ranks(what, self.parts.settle)
             on_all_ranks(f"{self.directory}: not read", checked.result)
         on_first_rank(what, self._finish)
         progress(total, total)

@@ -102,6 +102,7 @@ class _Import:
         left = [name for name in names if name not in done]
         for name in on_each(share(left), progress=lambda: progress(self.parts.written(), total)):
             on_all_ranks(what, lambda name=name: name and self._write(name, names[name]))  # type: ignore[misc]
+        on_all_ranks(what, self.parts.settle)
         on_first_rank(what, lambda: self._finish(list(names)))
         progress(total, total)
         bad = gather(self.bad)[0]
@@ -139,6 +140,7 @@ class _Import:
         chunk, dtype = item.tensor_data.chunk, item.tensor_data.properties.dtype
         place = place_of(item.index.fqn, chunk.offsets, chunk.sizes)
         weight = self.table[place.name]
+        self.stream.turn()
         value = to_megatron(self.stream, weight, dtype, rows=place.rows, columns=place.columns)
         _save(value.view(chunk.sizes), file)
         return [] if is_finite(value) else [weight.megatron]
@@ -159,7 +161,7 @@ class _Import:
         files.write_durably(partial / CONFIG_FNAME, json.dumps(index))
         files.write_durably(partial / files.STATE, json.dumps(STATE, indent=1))
         self._write_folder(partial / origin.FOLDER)
-        described = {name: {"size": n["size"], "sha256": n["sha256"]} for name, n in notes.items()}
+        described = {name: {key: n[key] for key in ("size", "sha256")} for name, n in notes.items()}
         others = sorted(set(files.file_names(partial)) - described.keys() - self.parts.own_files())
         manifest = Manifest(
             model=self.plan.family.model_dump(mode="json"),

@@ -1,6 +1,7 @@
 """Hugging Face's files into a live model of any layout: each rank reads its own slices and nothing else."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor
 
 from megatron_r1.backend.agreement import gather, on_first_rank
 from megatron_r1.backend.hf_names import Piece, by_name, pieces
+from megatron_r1.backend.score_head import LANGUAGE_ONLY
+from megatron_r1.backend.score_head import NAME as SCORE_HEAD
 from megatron_r1.errors import CheckpointError
 from megatron_r1.huggingface.assemble import to_megatron
 from megatron_r1.huggingface.source import Plan, Source
@@ -23,7 +26,8 @@ def load_weights(chunks: Sequence[GPTModel], source: Source, plan: Plan) -> list
 
     A collective call. Raises CheckpointError before a weight changes where model and table differ.
     """
-    mine, table = list(pieces(chunks)), by_name(plan.weights)
+    mine = [piece for piece in pieces(chunks) if not piece.place.name.startswith(SCORE_HEAD)]
+    table = by_name(plan.weights)
     _check_cover(mine, plan.weights, table)
     bad = []
     with torch.no_grad():
@@ -68,9 +72,17 @@ def _list(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_NAMED]) + more
 
 
-def load_directory(chunks: Sequence[GPTModel], directory: Path, family: FamilyConfig) -> list[str]:
-    """All of `init: hf:PATH`: open, check, fill. Returns warnings. A collective call."""
+def load_directory(
+    chunks: Sequence[GPTModel], directory: Path, family: FamilyConfig, *, score_head: bool = False
+) -> list[str]:
+    """All of `init: hf:PATH`: open, check, fill. Returns warnings. A collective call.
+
+    score_head: the chunks have one (score_head.py), which no file holds, in the place of what makes language.
+    """
     source = Source(directory)
     plan = source.plan(family)
+    if score_head:
+        kept = [weight for weight in plan.weights if not weight.megatron.startswith(LANGUAGE_ONLY)]
+        plan = replace(plan, weights=kept)
     on_first_rank(f"{directory}: not read", lambda: source.check_copies(family))
     return [*plan.warnings, *load_weights(chunks, source, plan)]

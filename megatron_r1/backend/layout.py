@@ -111,7 +111,7 @@ def problems(layout: Layout, shape: ModelShape) -> list[str]:
 
 def rollout_problems(engine: str, family: FamilyConfig, layout: Layout) -> list[str]:
     """Why this engine can't sample from the model in this layout."""
-    if engine == "megatron":
+    if engine != "dynamic":
         return []
     found = []
     if family.transformer_config().get("multi_latent_attention"):

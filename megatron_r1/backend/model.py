@@ -45,6 +45,7 @@ from megatron_r1.backend.precision import Precision, precision_options, transfor
 from megatron_r1.backend.router import PackRouter
 from megatron_r1.backend.vocabulary import mask_padding, padded_rows
 from megatron_r1.errors import ConfigError
+from megatron_r1.models.deepseek_v3 import LATENT_EPSILON
 from megatron_r1.models.llama import Llama
 from megatron_r1.models.shape import FamilyConfig
 
@@ -79,7 +80,15 @@ def transformer_config(family: FamilyConfig, layout: Layout, options: ModelOptio
     unknown = sorted(set(wanted) - known)
     if unknown:
         raise ConfigError(f"model.megatron: {', '.join(unknown)}: no field of megatron-core's {cls.__name__}")
-    return cls(**wanted)
+    config = cls(**wanted)
+    epsilon = config.layernorm_epsilon
+    if options.transformer_engine and config.multi_latent_attention and epsilon != LATENT_EPSILON:
+        raise ConfigError(
+            f"model.norm_epsilon: {epsilon:g}, and Transformer Engine's layers would use it for MLA's "
+            f"latents too, whose own is {LATENT_EPSILON:g}: other logits than DeepSeek's code; use "
+            f"{LATENT_EPSILON:g}"
+        )
+    return config
 
 
 def _common_options(options: ModelOptions) -> dict[str, Any]:
@@ -272,8 +281,9 @@ def _engine_mtp_spec(config: TransformerConfig, vp_stage: int | None) -> Any:
 def _set_rotary(model: GPTModel, family: FamilyConfig, *, packed: bool) -> None:
     """Llama's rescaled frequencies (Megatron takes only the factor), and packed positions."""
     rotary = model.rotary_pos_emb
-    if isinstance(family, Llama) and family.rope_scaling is not None:
-        rescaled = family.rope_scaling.rescale(rotary.inv_freq.tolist())
+    scaling = family.rope_scaling if isinstance(family, Llama) else None
+    if scaling is not None and not rotary.inv_freq.is_meta:  # a plan's model has shapes only
+        rescaled = scaling.rescale(rotary.inv_freq.tolist())
         rotary.inv_freq = torch.tensor(rescaled, dtype=rotary.inv_freq.dtype, device=rotary.inv_freq.device)
         rotary.forward.cache_clear()
     if packed:

@@ -55,15 +55,18 @@ class MegatronPolicy:
         eos_id: int,
         tokens_per_pack: int,
         rollout_engine: rollout.Engine = "megatron",
+        rollout_rows: int | None = None,
         score_head: bool = False,
     ) -> None:
-        """tokens_per_pack: the most tokens of one micro-batch on a rank. score_head: for a MegatronScorer."""
-        self.score_head = score_head
+        """tokens_per_pack: the most tokens of one micro-batch on a rank. rollout_rows: the most outputs
+        that a replica samples at once, None for all. score_head: for a MegatronScorer."""
+        self.score_head, self.language_family = score_head, family
         if score_head:
             family = heads.without_language_head(family)
         self.family, self.layout, self.options = family, layout, options
         self.eos_id, self.tokens_per_pack = eos_id, tokens_per_pack
         self.rollout_engine: rollout.Engine = rollout_engine
+        self.rollout_rows = rollout_rows
         self.version = 0
         self.replicas = MegatronReplicas()
         self.chunks = build_model(family, layout, options)
@@ -88,7 +91,13 @@ class MegatronPolicy:
         self._require_positions(longest + sampling.max_new_tokens, "a prompt and max_new_tokens")
         finish_parameter_gather(self.models)
         return rollout.generate(
-            self.chunks, prompts, sampling, keys=keys, eos_id=self.eos_id, engine=self.rollout_engine
+            self.chunks,
+            prompts,
+            sampling,
+            keys=keys,
+            eos_id=self.eos_id,
+            engine=self.rollout_engine,
+            rows=self.rollout_rows,
         )
 
     def logprobs(
@@ -159,7 +168,7 @@ class MegatronPolicy:
 
     def load_hugging_face(self, directory: Path) -> list[str]:
         """Weights from Hugging Face's files; each rank reads its slices. Returns warnings; collective."""
-        found = load_directory(self.chunks, directory, self.family)
+        found = load_directory(self.chunks, directory, self.language_family, score_head=self.score_head)
         if self.optimizer is not None:
             self.optimizer.reload_model_params()  # the fp32 masters
         if self.replicas.is_main:
@@ -177,6 +186,7 @@ class MegatronPolicy:
     def _pack(self, sequences: Sequence[TrainSequence]) -> Packing:
         """Packs on this rank's device; as many on every replica, because experts are shared between them."""
         self._require_positions(max((len(s.token_ids) - 1 for s in sequences), default=0), "a sequence")
+        self._require_rows(max((int(s.token_ids.max()) for s in sequences), default=0))
         padded = [pad_for_context(sequence, self.layout.context) for sequence in sequences]
         multiple = pack_multiple(self.layout, self.options.precision)
         packing = pack(padded, max_tokens=self.tokens_per_pack, multiple=multiple)
@@ -194,6 +204,11 @@ class MegatronPolicy:
                 f"{what}: {num_tokens} tokens, above model.max_position_embeddings = {positions}; "
                 "leave out the longest, lower max_new_tokens, or raise it"
             )
+
+    def _require_rows(self, token_id: int) -> None:
+        rows = self.family.shape().vocab_size
+        if token_id >= rows:  # drawn by another model: on a GPU it would read beyond the embedding
+            raise DataError(f"a sequence holds token {token_id}, above model.vocab_size = {rows}; raise it")
 
     def _agree_on_max(self, value: int) -> int:
         if self.replicas.count == 1:

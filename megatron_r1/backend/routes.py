@@ -110,15 +110,16 @@ class RouteRecorder:
         self._hooks: list[LayerRoutes] = [layer.mlp.router.router_replay for layer in _moe_layers(chunks)]
         # NCCL knows bytes, but no 16-bit integers
         dtype = torch.uint8 if config.num_moe_experts <= 256 else torch.int32
-        shape = (rows, length, sum(config.moe_layer_freq), config.moe_router_topk)
+        # the last place takes what belongs to no output
+        shape = (rows, length + 1, sum(config.moe_layer_freq), config.moe_router_topk)
         self._experts = torch.zeros(shape, dtype=dtype, device=device())
-        self._rows, self._start, self._width = torch.zeros(0, dtype=torch.long), 0, 0
+        self._rows = self._places = torch.zeros(0, dtype=torch.long)
 
     @contextmanager
-    def feeding(self, rows: Sequence[int], *, start: int, width: int) -> Iterator[None]:
-        """Within: the model is fed tokens start .. start + width - 1 of these rows."""
-        self._rows = torch.tensor(rows, device=self._experts.device)
-        self._start, self._width = start, width
+    def feeding(self, rows: Sequence[int], places: Tensor) -> Iterator[None]:
+        """Within: the model is fed the tokens at these places, [B, W], of these rows; -1: of none."""
+        self._rows = torch.tensor(rows, device=self._experts.device)[:, None].expand_as(places)
+        self._places = places
         for hook in self._hooks:
             hook.note = self.note
         try:
@@ -129,24 +130,20 @@ class RouteRecorder:
 
     def note(self, index: int, experts: Tensor) -> None:
         """experts: [W * B, k] of MoE layer `index`, the first token of all rows first, as Megatron has it."""
-        found = experts.view(self._width, len(self._rows), -1).transpose(0, 1)
-        places = slice(self._start, self._start + self._width)
-        self._experts[self._rows, places, index] = found.to(self._experts.dtype)
+        found = experts.view(self._places.shape[1], self._places.shape[0], -1).transpose(0, 1)
+        self._experts[self._rows, self._places, index] = found.to(self._experts.dtype)
 
-    def spread(self, rows: Sequence[int], *, width: int) -> None:
-        """The first `width` tokens of row i had the experts of row rows[i]: they are the same prompt."""
-        index = torch.tensor(rows, device=self._experts.device)
-        self._experts[:, :width] = self._experts[index, :width]
+    def copy(self, sources: Sequence[int], rows: Sequence[int]) -> None:
+        """Row rows[i] has been fed the same tokens as row sources[i]: a prompt that was computed once."""
+        where = self._experts.device
+        self._experts[torch.tensor(rows, device=where)] = self._experts[torch.tensor(sources, device=where)]
 
-    def of_rows(self, starts: Sequence[int], lengths: Sequence[int]) -> list[Tensor]:
-        """[lengths[i], L, k] of each row from its first token on. Collective over the pipeline's ranks."""
+    def of_rows(self, lengths: Sequence[int]) -> list[Tensor]:
+        """[lengths[i], L, k] of each row. Collective over the pipeline's ranks."""
         if parallel_state.get_pipeline_model_parallel_world_size() > 1:
             # every rank has filled in its own layers; the others' are 0
             dist.all_reduce(self._experts, group=parallel_state.get_pipeline_model_parallel_group())
         kept = self._experts.cpu()
         if kept.dtype == torch.int32:
             kept = kept.to(torch.int16)
-        return [
-            row[start : start + length].clone()
-            for row, start, length in zip(kept, starts, lengths, strict=False)
-        ]
+        return [row[:length].clone() for row, length in zip(kept, lengths, strict=False)]

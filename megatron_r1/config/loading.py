@@ -33,9 +33,14 @@ class Loaded[S: Section]:
 def load[S: Section](
     path: Path, schema: type[S], *, overrides: Sequence[str] = (), below: Path | None = None
 ) -> Loaded[S]:
-    """Read and validate. below: a file whose keys hold where `path` and its bases say nothing.
+    """Read and validate; the arguments are those of `read`. ConfigError lists every finding, one a line."""
+    return validated(read(path, overrides=overrides, below=below), schema)
 
-    ConfigError lists every finding, one a line.
+
+def read(path: Path, *, overrides: Sequence[str] = (), below: Path | None = None) -> Tree:
+    """The tree of a file. below: a file whose keys hold where `path` and its bases say nothing.
+
+    ConfigError: it is no tree at all; other findings are in it.
     """
     for file in (path, below):
         if file is not None and not file.is_file():
@@ -48,6 +53,11 @@ def load[S: Section](
     tree.positions.setdefault((), Position(str(path), 1))
     if not tree.whole:
         refuse(tree.findings)
+    return tree
+
+
+def validated[S: Section](tree: Tree, schema: type[S]) -> Loaded[S]:
+    """The object that a tree describes. ConfigError lists every finding, one a line."""
     value, findings = _validate(tree, schema)
     unread = {(finding.position, finding.path) for finding in tree.findings}
     findings = [finding for finding in findings if (finding.position, finding.path) not in unread]

@@ -17,6 +17,7 @@ import queue
 import shutil
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,8 +26,8 @@ from megatron_r1.errors import CheckpointError
 PLAN = "plan.json"
 DONE = ".done"
 PART = ".part"
-CHUNK = 8 << 20
-COPIED = 1 << 16  # below this a copy costs nothing, and headers come out of passing buffers
+CHUNK = 1 << 20
+SMALL = 1 << 16  # below this a copy costs nothing, and headers come out of passing buffers
 TRIM_BYTES = 256 << 20  # written between two clean-ups of the allocator
 QUEUED = 4  # chunks that wait to be hashed
 
@@ -36,24 +37,34 @@ class HashedFile:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._hash = file, hashlib.sha256()
+        self._small = bytearray()  # small pieces, handed over together: a zip archive has dozens a tensor
         self._queue: queue.Queue[memoryview | None] = queue.Queue(QUEUED)
+        self._queued = self._hashed = self._settled = 0  # chunks; `settled`: queued when `settle` came last
+        self._progress = threading.Condition()
         self._untrimmed = 0
         self._thread = threading.Thread(target=self._consume, daemon=True)
         self._thread.start()
 
     def write(self, data: bytes | memoryview) -> int:
-        """Large data is not copied: it must stay as it is until `settle`, or be kept alive by the view."""
+        """Large data is not copied: it must stay as it is until the next `settle` but one."""
         view = memoryview(data).cast("B")
+        if len(view) < SMALL:
+            self._small += view
+            self._file.write(view)
+            return len(view)
+        self._hand_over_small()
         for start in range(0, len(view), CHUNK):
             chunk = view[start : start + CHUNK]
-            self._queue.put(memoryview(bytes(chunk)) if len(chunk) < COPIED else chunk)
+            self._hand_over(chunk)
             self._file.write(chunk)
         self._untrimmed += len(view)
         return len(view)
 
     def settle(self) -> None:
-        """Wait until all that was written is hashed: its memory may be used again."""
-        self._queue.join()
+        """Wait until what was written before the last `settle` is hashed: its memory may be used again."""
+        with self._progress:
+            self._progress.wait_for(lambda: self._hashed >= self._settled)
+        self._settled = self._queued
         if self._untrimmed > TRIM_BYTES:
             _trim()
             self._untrimmed = 0
@@ -66,14 +77,26 @@ class HashedFile:
 
     def digest(self) -> str:
         """Ends the thread; nothing may be written any more."""
+        self._hand_over_small()
         self._queue.put(None)
         self._thread.join()
         return self._hash.hexdigest()
 
+    def _hand_over_small(self) -> None:
+        if self._small:
+            self._hand_over(memoryview(self._small))
+            self._small = bytearray()
+
+    def _hand_over(self, chunk: memoryview) -> None:
+        self._queued += 1
+        self._queue.put(chunk)
+
     def _consume(self) -> None:
         while (chunk := self._queue.get()) is not None:
             self._hash.update(chunk)
-            self._queue.task_done()
+            with self._progress:
+                self._hashed += 1
+                self._progress.notify()
 
 
 class Parts:
@@ -82,6 +105,8 @@ class Parts:
     def __init__(self, target: Path, *, replaceable: str | None = None) -> None:
         """replaceable: a target with a file of this name is ours, and the new one takes its place."""
         self.target, self._replaceable = target, replaceable
+        self._finisher = ThreadPoolExecutor(1)
+        self._finishing: Future[None] | None = None
         self.partial = target.with_name(target.name + ".tmp")
 
     def start(self, plan: dict[str, Any], *, num_bytes: int) -> list[str]:
@@ -111,18 +136,34 @@ class Parts:
         return json.loads((self.partial / (name + DONE)).read_text(encoding="utf-8"))
 
     def write(self, name: str, fill: Callable[[HashedFile], Any]) -> None:
-        """Write a part with `fill`, whose answer (JSON) is kept as its note."""
-        unfinished = self.partial / (name + PART)
-        with unfinished.open("wb") as raw:
-            file = HashedFile(raw)
-            try:
-                note = fill(file)
-            finally:
-                digest = file.digest()
+        """Write a part with `fill`, whose answer (JSON) is kept as its note.
+
+        The disk takes it while the next one is written; `settle` waits for the last one.
+        """
+        self.settle()
+        raw = (self.partial / (name + PART)).open("wb")
+        file = HashedFile(raw)
+        try:
+            note = fill(file)
+        except BaseException:
+            file.digest()
+            raw.close()
+            raise
+        self._finishing = self._finisher.submit(self._finish, name, raw, file, note)
+
+    def settle(self) -> None:
+        """Every part written so far has its name; raises what went wrong with it."""
+        if self._finishing is not None:
+            self._finishing.result()
+            self._finishing = None
+
+    def _finish(self, name: str, raw: BinaryIO, file: HashedFile, note: Any) -> None:
+        with raw:
+            digest = file.digest()
             raw.flush()
             os.fsync(raw.fileno())
             size = raw.tell()
-        unfinished.rename(self.partial / name)
+        (self.partial / (name + PART)).rename(self.partial / name)
         text = json.dumps({"size": size, "sha256": digest, "note": note})
         _write_durably(self.partial / (name + DONE), text)
 
@@ -130,7 +171,11 @@ class Parts:
         """Bytes of all parts so far, unfinished ones as well."""
         if not self.partial.is_dir():
             return 0
-        return sum(entry.stat().st_size for entry in os.scandir(self.partial) if entry.is_file())
+        size = 0
+        for entry in os.scandir(self.partial):
+            with contextlib.suppress(FileNotFoundError):  # a part that has just got its name
+                size += entry.stat().st_size
+        return size
 
     def own_files(self) -> set[str]:
         """Names of what is here only while the directory grows."""

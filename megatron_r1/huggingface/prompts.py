@@ -22,10 +22,16 @@ def prompts_of_file(path: Path, directory: Path) -> list[list[int]]:
     """A prompt a line: a JSON list of token ids, or text. Raises DataError with the line."""
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not lines:
+    lines = enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+    found = {f"{path}:{number}": line for number, line in lines if line.strip()}
+    if not found:
         raise DataError(f"{path}: no prompt in it")
-    return [_ids(line, directory, place=f"{path}:{number}") for number, line in enumerate(lines, 1)]
+    prompts = [_ids(line, directory, place=place) for place, line in found.items()]
+    vocab_size = read_json(directory / CONFIG).get("vocab_size", 0)
+    for place, ids in zip(found, prompts, strict=True):
+        if max(ids) >= vocab_size:
+            raise DataError(f"{place}: token {max(ids)}, and the model's vocabulary has {vocab_size}")
+    return prompts
 
 
 def _ids(line: str, directory: Path, *, place: str) -> list[int]:

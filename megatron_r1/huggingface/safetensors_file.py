@@ -50,20 +50,23 @@ class Entry:
 
 
 class Buffer:
-    """Memory that is used again and again: what it gave out is overwritten by the next `take`.
+    """Two pieces of memory that are used again and again: what `take` gave out is overwritten by the next.
 
     A conversion reads thousands of tensors; fresh memory for each costs as much time as reading them, and the
-    allocator keeps much of it.
+    allocator keeps much of it. After a `turn` the other piece serves: the last tensor may still be hashed.
     """
 
     def __init__(self) -> None:
-        self._bytes = np.empty(0, dtype=np.uint8)
+        self._now, self._other = np.empty(0, dtype=np.uint8), np.empty(0, dtype=np.uint8)
+
+    def turn(self) -> None:
+        self._now, self._other = self._other, self._now
 
     def take(self, num_bytes: int) -> Tensor:
         """[num_bytes] uint8, not initialised; its storage is no larger, for torch.save writes all of it."""
-        if len(self._bytes) < num_bytes:
-            self._bytes = np.empty(num_bytes, dtype=np.uint8)
-        return torch.from_numpy(self._bytes[:num_bytes])
+        if len(self._now) < num_bytes:
+            self._now = np.empty(num_bytes, dtype=np.uint8)
+        return torch.from_numpy(self._now[:num_bytes])
 
 
 class SafetensorsFile:

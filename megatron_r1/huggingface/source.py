@@ -208,10 +208,16 @@ def fingerprint(directory: Path) -> dict[str, Any]:
 
 
 class Stream:
-    """Reads a source tensor by tensor: what `read` returns is gone with the next read (assemble.Reader)."""
+    """Reads a source tensor by tensor: what `read` returns is gone with the next read (assemble.Reader).
+
+    After a `turn` the tensors read before stay until the next `turn`.
+    """
 
     def __init__(self, source: Source) -> None:
         self._source, self._buffer = source, Buffer()
+
+    def turn(self) -> None:
+        self._buffer.turn()
 
     def read(
         self, name: str, dtype: torch.dtype, *, rows: range | None = None, columns: range | None = None

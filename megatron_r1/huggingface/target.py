@@ -72,7 +72,7 @@ def write_shard(parts: Parts, shard: Shard, make: Callable[[str], Mapping[str, T
             value = ready.pop(planned.name)
             assert (value.dtype, tuple(value.shape)) == (planned.dtype, planned.shape), planned
             file.write(bytes_of(value))
-            file.settle()  # the tensor's memory is used again
+            file.settle()  # the memory of the tensor before is used again
 
     parts.write(shard.name, fill)
 

@@ -42,7 +42,7 @@ def launch(
     for text in warnings(run):
         log.warning(text)
     run_dir = run_dir or Path(run.run_dir, run.name)
-    run_dir.mkdir(parents=True, exist_ok=True)
+    lock.make_run_dir(run_dir)
     with lock.hold(run_dir):
         write_resolved(run, run_dir)
         return _start_ranks(run_dir, ranks=run.layout.ranks, from_stage=from_stage)

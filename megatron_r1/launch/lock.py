@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from megatron_r1.errors import R1Error
+from megatron_r1.errors import ConfigError, R1Error
 
 LOCK_NAME = ".lock"
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK}
@@ -28,6 +28,19 @@ class RunLockedError(R1Error):
     """Another run works in this run directory; the message says which."""
 
     exit_code = 7
+
+
+def make_run_dir(run_dir: Path) -> None:
+    """Make the run directory if there is none; ConfigError if nothing can be written there."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        if not os.access(run_dir, os.W_OK):  # also on a file system that is mounted read-only
+            raise PermissionError(errno.EACCES, "it is read-only")
+    except OSError as error:
+        raise ConfigError(
+            f"{run_dir}: the run can't be kept there: {error.strerror}; name another directory "
+            "with --run-dir or `run_dir`"
+        ) from None
 
 
 @contextlib.contextmanager

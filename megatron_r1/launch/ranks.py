@@ -16,7 +16,7 @@ from megatron_r1.launch.team import Team
 from megatron_r1.launch.verdict import Death
 
 POLL_S = 0.05
-SETTLE_S = 0.5  # ranks that die of one cause die together; the first non-collateral of them is the culprit
+SETTLE_S = 2.0  # ranks that die of one cause die together; the first non-collateral of them is the culprit
 INTERRUPT_GRACE_S = 60.0  # between the end of the first interrupted rank and of the last
 
 log = logging.getLogger(__name__)

@@ -126,5 +126,6 @@ def _explain_hang(deaths: Sequence[Death], log_dir: Path) -> list[str]:
     )
     return [
         f"It waited for a rank that did not answer, and none died before: one hangs{suspects}. Last seen:",
-        *(f"  rank {rank}: {beat}, {now - seen:.0f} s ago" for seen, rank, beat in beats),
+        # a clock that was set back would give a time to come
+        *(f"  rank {rank}: {beat}, {max(0.0, now - seen):.0f} s ago" for seen, rank, beat in beats),
     ]

@@ -8,13 +8,16 @@ of it on the GPU in every phase, and the rollout reads the weights that train, s
 # T tokens of a pack, V vocabulary
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from megatron_r1.backend.layout import Layout, split_layers
 from megatron_r1.backend.precision import parameter_dtype
-from megatron_r1.backend.shards import Shard
 from megatron_r1.plan.activations import kept, working_layer
 from megatron_r1.run_config import RunConfig
 from megatron_r1.stages.demand import Demand
+
+if TYPE_CHECKING:
+    from megatron_r1.backend.shards import Shard
 
 PHASES = ("rollout", "log-probs", "training", "checkpoint", "refit")
 MOMENTS = 8  # Adam's two in fp32
@@ -32,6 +35,7 @@ class RankMemory:
     gradients: float
     optimizer: float
     reference: float
+    other_models: float  # weights of reward models and judges
     other: float
     kv_cache: float
     activations: float
@@ -41,7 +45,8 @@ class RankMemory:
     @property
     def resident(self) -> float:
         """There in every phase."""
-        return self.parameters + self.gradients + self.optimizer + self.reference + self.other
+        weights = self.parameters + self.gradients + self.optimizer + self.reference
+        return weights + self.other_models + self.other
 
     def phases(self) -> dict[str, float]:
         """The peak of each phase."""
@@ -58,12 +63,17 @@ class RankMemory:
         return max(self.phases().values())
 
 
-def rank_memory(run: RunConfig, demand: Demand, shards: list[Shard]) -> list[RankMemory]:
-    """One for each pipeline stage, at the replica that keeps the most of the optimizer."""
-    return [_one(run, demand, shard) for shard in shards]
+def rank_memory(
+    run: RunConfig, demand: Demand, shards: "list[Shard]", *, others: "list[list[Shard]]"
+) -> list[RankMemory]:
+    """One for each pipeline stage, at the replica that keeps the most of the optimizer.
+
+    others: the shards of the models that are kept beside the policy.
+    """
+    return [_one(run, demand, shard, [model[i] for model in others]) for i, shard in enumerate(shards)]
 
 
-def _one(run: RunConfig, demand: Demand, shard: Shard) -> RankMemory:
+def _one(run: RunConfig, demand: Demand, shard: "Shard", others: "list[Shard]") -> RankMemory:
     width = parameter_dtype(run.precision).itemsize
     trains = demand.updates > 0
     copies = FP8_COPIES * shard.parameters if run.precision not in ("fp32", "bf16") else 0
@@ -75,6 +85,8 @@ def _one(run: RunConfig, demand: Demand, shard: Shard) -> RankMemory:
         gradients=shard.gradient_bytes if trains else 0,
         optimizer=optimizer if trains else 0,
         reference=width * shard.parameters + shard.other_bytes if demand.reference else 0,
+        # a reward model has one output in the place of the vocabulary: this counts the head that it lacks
+        other_models=sum(width * other.parameters + other.other_bytes for other in others),
         other=shard.other_bytes,
         kv_cache=_kv_cache(run, demand, shard.pipeline_rank),
         activations=activations if trains else 0.0,
@@ -136,15 +148,18 @@ def _in_flight(layout: Layout, demand: Demand, pipeline_rank: int) -> float:
 
 
 def _kv_cache(run: RunConfig, demand: Demand, pipeline_rank: int) -> float:
-    """All of a replica's outputs at their full length at once, as backend/rollout.py allocates them."""
+    """rollout_rows of a replica's outputs at their full length, as backend/flight.py allocates them."""
     if not demand.outputs:
         return 0.0
     layout, config = run.layout, run.model.transformer_config()
-    if config.get("multi_latent_attention"):
+    if config.get("multi_latent_attention") and run.rollout_engine == "modules":  # keys and values
+        widths = config["qk_head_dim"] + config["qk_pos_emb_head_dim"] + config["v_head_dim"]
+        numbers = config["num_attention_heads"] // layout.tensor * widths
+    elif config.get("multi_latent_attention"):
         numbers = config["kv_lora_rank"] + config["qk_pos_emb_head_dim"]  # on every tensor rank
     else:
         numbers = 2 * max(1, config["num_query_groups"] // layout.tensor) * config["kv_channels"]
     dense, experts, _ = _layers(run, pipeline_rank)
-    rows = -(-demand.outputs // layout.data)
+    rows = min(-(-demand.outputs // layout.data), run.rollout_rows or demand.outputs)
     length = run.plan.prompt_tokens + demand.output_tokens
     return rows * length * (dense + experts) * numbers * parameter_dtype(run.precision).itemsize

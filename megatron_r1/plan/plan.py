@@ -93,17 +93,24 @@ def make_plan(run: RunConfig, hardware_name: str, *, built: "list[Shard] | None"
     """
     hardware, stages, unplanned = load_hardware(hardware_name), [], []
     by_model: dict[str | None, list[Shard]] = {None: shards_of(run) if built is None else built}
+
+    def known(stage: str) -> "list[Shard]":
+        model = run.model_name(stage)
+        if model not in by_model:
+            by_model[model] = shards_of(run.for_stage(stage))
+        return by_model[model]
+
     for name, stage in run.stages.items():
-        own, model = run.for_stage(name), run.model_name(name)
+        own = run.for_stage(name)
         demand = stage.demand(own)
         if demand is None:
             unplanned.append(name)
             continue
-        found = by_model[model] = by_model.get(model) or shards_of(own)
-        memory, total = rank_memory(own, demand, found), sum(_sizes(found))
+        found, others = known(name), [known(other) for other in demand.other_models]
+        memory, total = rank_memory(own, demand, found, others=others), sum(_sizes(found))
         weights = total * (4 if _kept_as(run) == "fp32" else 2)
         size = weights + total * CHECKPOINT_BYTES if demand.updates else 0
-        steps = work(own, demand, found, memory, hardware)
+        steps = work(own, demand, found, memory, hardware, checkpoint_bytes=size)
         stages.append(StagePlan(name, memory, steps, demand.steps, size, demand.checkpoints))
     parameters, mtp_parameters = _sizes(by_model[None])
     return Plan(hardware_name, hardware, parameters, mtp_parameters, stages, unplanned)
@@ -136,14 +143,14 @@ def plan(
         raise ConfigError("plan.hardware: not set; name a GPU, such as --hardware h100")
     if suggest is not None:  # the layout of the file counts for nothing
         return suggestions(run, run.plan.hardware, gpus=suggest)
-    refuse(findings(loaded))
+    refuse(findings(loaded, files=False))  # a plan is made before the weights are fetched
     return report(run, make_plan(run, run.plan.hardware))
 
 
 def _remedy(rank: RankMemory, phase: str) -> str:
     """What takes most of the phase, and how it becomes less."""
     parts = {
-        "rollout": (rank.kv_cache, "sample fewer outputs a replica, or shorter ones"),
+        "rollout": (rank.kv_cache, "lower rollout_rows, the outputs that run at once"),
         "log-probs": (rank.forward + rank.logits, "lower tokens_per_pack or raise layout.context"),
         "training": (
             rank.activations + rank.logits,

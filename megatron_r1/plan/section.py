@@ -22,3 +22,5 @@ class PlanConfig(Section):
     """Share of a bandwidth that is reached, of memory in decoding and of the links."""
     layer_latency_us: float = Field(default=100.0, ge=0)
     """A layer's part of a decoding step beyond reading its weights: launches, the experts' all-to-alls."""
+    storage_gb_s: float = Field(default=20.0, gt=0)
+    """GB a second that all ranks together write to the file system; training waits for a checkpoint."""

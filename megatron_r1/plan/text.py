@@ -4,8 +4,21 @@ from megatron_r1.plan.memory import PHASES, RankMemory
 from megatron_r1.plan.plan import GIB, Plan, StagePlan
 from megatron_r1.run_config import RunConfig
 
-COLUMNS = ("parameters", "gradients", "optimizer", "reference", "other", "kv_cache", "activations", "logits")
-EXACT = "exact, from the real model code: parameters, gradients, optimizer, reference, other (buffers)"
+COLUMNS = (
+    "parameters",
+    "gradients",
+    "optimizer",
+    "reference",
+    "other_models",
+    "other",
+    "kv_cache",
+    "activations",
+    "logits",
+)
+EXACT = (
+    "exact, from the real model code: parameters, gradients, optimizer, reference, other_models (reward "
+    "models and judges, which stay on the GPU), other (buffers)"
+)
 MODELS = "models: kv_cache, activations, logits, FLOPs, hours, bytes over the links (every copy of a token)"
 
 
@@ -62,7 +75,8 @@ def _costs(stage: StagePlan) -> list[str]:
         f"  a step: {work.flops:.3g} FLOPs; {seconds} (pipeline bubble {work.bubble:.0%})",
         f"  a GPU sends a step: {links} ({work.links_s:,.1f} s if nothing overlaps)",
         f"  {stage.steps:,} steps: {work.hours:,.1f} h, {work.gpu_hours:,.0f} GPU-hours",
-        f"  checkpoints: {stage.checkpoints}, {stage.checkpoint_bytes / 1e9:,.1f} GB each",
+        f"  checkpoints: {stage.checkpoints}, {stage.checkpoint_bytes / 1e9:,.1f} GB each, "
+        f"{work.checkpoint_s:,.1f} s each",
     ]
 
 
@@ -71,5 +85,5 @@ def _assumptions(run: RunConfig) -> str:
     return (
         f"MFU {plan.mfu:g} of the BF16 peak, outputs {plan.mean_length:g} of the longest on average, "
         f"prompts of {plan.prompt_tokens} tokens, {plan.bandwidth_share:g} of a bandwidth, "
-        f"{plan.layer_latency_us:g} us a layer and decoded token"
+        f"{plan.layer_latency_us:g} us a layer and decoded token, {plan.storage_gb_s:g} GB/s to storage"
     )

@@ -1,19 +1,22 @@
 """FLOPs, bytes over the links and hours of a stage: models with their assumptions in the `plan:` section.
 
 Training takes the model's FLOPs over an assumed share of the peak, and the pipeline's bubble. Decoding is
-bound by reading the weights and the cache once a token, one pipeline stage after the other, until the longest
-output is done. Links: what each GPU sends a step, in full.
+bound by reading the weights and the cache once a token, one pipeline stage after the other, until as many
+outputs as run at once have come to their end one after the other. Links: what each GPU sends a step, in full.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from megatron_r1.backend.precision import parameter_dtype
-from megatron_r1.backend.shards import Shard
 from megatron_r1.models.flops import PASSES, token_cost
 from megatron_r1.plan.hardware import Hardware
 from megatron_r1.plan.memory import RankMemory
 from megatron_r1.run_config import RunConfig
 from megatron_r1.stages.demand import Demand
+
+if TYPE_CHECKING:
+    from megatron_r1.backend.shards import Shard
 
 FP32 = 4
 
@@ -29,13 +32,20 @@ class Work:
     node_bytes: float
     network_bytes: float
     links_s: float
+    checkpoint_s: float  # of one checkpoint
     bubble: float  # share of the training time in which a pipeline stage waits
     hours: float
     gpu_hours: float
 
 
 def work(
-    run: RunConfig, demand: Demand, shards: list[Shard], memory: list[RankMemory], hardware: Hardware
+    run: RunConfig,
+    demand: Demand,
+    shards: "list[Shard]",
+    memory: list[RankMemory],
+    hardware: Hardware,
+    *,
+    checkpoint_bytes: float,
 ) -> Work:
     """What a step of the stage costs, and the stage as a whole."""
     layout, plan = run.layout, run.plan
@@ -53,10 +63,12 @@ def work(
     node, network = _sent(run, demand, shards, hardware)
     links_s = node / (hardware.node_gb_s * 1e9) + network / (hardware.network_gb_s * 1e9)
     links_s /= plan.bandwidth_share
-    hours = demand.steps * (train_s + score_s + rollout_s) / 3600
+    checkpoint_s = checkpoint_bytes / (plan.storage_gb_s * 1e9)
+    seconds = demand.steps * (train_s + score_s + rollout_s) + demand.checkpoints * checkpoint_s
+    hours = seconds / 3600
     return Work(
-        trained + scored + again, train_s, score_s, rollout_s, node, network, links_s, bubble, hours,
-        hours * layout.ranks,
+        trained + scored + again, train_s, score_s, rollout_s, node, network, links_s, checkpoint_s, bubble,
+        hours, hours * layout.ranks,
     )  # fmt: skip
 
 
@@ -72,9 +84,13 @@ def _bubble(run: RunConfig, demand: Demand) -> float:
 
 
 def _rollout_seconds(
-    run: RunConfig, demand: Demand, shards: list[Shard], memory: list[RankMemory], hardware: Hardware
+    run: RunConfig, demand: Demand, shards: "list[Shard]", memory: list[RankMemory], hardware: Hardware
 ) -> float:
-    """The longest output, token by token: each reads the weights and, on average, half of the full cache."""
+    """Steps of decoding: each reads the weights and, on average, half of the mean output's cache.
+
+    The longest output takes output_tokens of them. Where a replica's outputs enter in turns, each place in
+    the batch decodes its share of all tokens, and the last to enter may be the longest.
+    """
     if not demand.outputs:
         return 0.0
     width = parameter_dtype(run.precision).itemsize
@@ -82,10 +98,12 @@ def _rollout_seconds(
     read += sum(rank.kv_cache * run.plan.mean_length / 2 for rank in memory)
     a_token = read / (hardware.memory_gb_s * 1e9 * run.plan.bandwidth_share)
     a_token += run.model.shape().num_layers * run.plan.layer_latency_us * 1e-6
-    return demand.output_tokens * a_token
+    outputs = -(-demand.outputs // run.layout.data)
+    turns = outputs / min(outputs, run.rollout_rows or outputs)
+    return demand.output_tokens * (1 + (turns - 1) * run.plan.mean_length) * a_token
 
 
-def _sent(run: RunConfig, demand: Demand, shards: list[Shard], hardware: Hardware) -> tuple[float, float]:
+def _sent(run: RunConfig, demand: Demand, shards: "list[Shard]", hardware: Hardware) -> tuple[float, float]:
     """Bytes that the busiest GPU sends a training step inside its node and to others.
 
     Ranks are numbered with tensor, context, expert and data parallelism from the inside and pipeline stages
@@ -113,7 +131,7 @@ def _sent(run: RunConfig, demand: Demand, shards: list[Shard], hardware: Hardwar
     return near, sum(sent for _, sent in groups) - near
 
 
-def _reduced(run: RunConfig, demand: Demand, shards: list[Shard], width: int) -> list[tuple[int, float]]:
+def _reduced(run: RunConfig, demand: Demand, shards: "list[Shard]", width: int) -> list[tuple[int, float]]:
     """Gradients scattered in fp32 and weights gathered again, every update, on the largest pipeline stage."""
     layout = run.layout
     found = []

@@ -51,6 +51,7 @@ METRICS: dict[str, Metric] = {
     "train/grad_norm": Metric("norm of the gradient before clipping", "norm"),
     "train/lr": Metric("learning rate", "per update"),
     "train/expert_load": Metric("tokens of the busiest expert over the mean of its layer", "ratio", "down"),
+    "train/too_long": Metric("chats left out as too long since the stage began", "chats"),
     "train/tokens_per_s": Metric("tokens trained on, all ranks", "tokens/s", "up"),
     "train/pair_accuracy": Metric("pairs that the reward model orders as labelled", "share", "up"),
     "train/point_accuracy": Metric(

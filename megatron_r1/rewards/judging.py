@@ -51,13 +51,13 @@ Reply with one JSON object and nothing else, a score from 1 (useless) to 10 (per
 def verdict_messages(question: str, reference: str, answer: str) -> tuple[Message, ...]:
     """Is the answer right?"""
     parts = {"question": question, "reference": reference, "answer": answer}
-    return (Message("user", _VERDICT.format(**_quoted(parts))),)
+    return (Message("user", _VERDICT.format(**quoted(parts))),)
 
 
 def comparison_messages(question: str, first: str, second: str) -> tuple[Message, ...]:
     """How good are the two responses?"""
     parts = {"question": question, "first": first, "second": second}
-    return (Message("user", _COMPARISON.format(**_quoted(parts))),)
+    return (Message("user", _COMPARISON.format(**quoted(parts))),)
 
 
 def read_verdict(text: str) -> bool | None:
@@ -77,7 +77,7 @@ def read_comparison(text: str) -> tuple[float, float] | None:
     return (float(scores[0]), float(scores[1])) if all(LOWEST <= s <= HIGHEST for s in scores) else None
 
 
-def _quoted(parts: dict[str, str]) -> dict[str, str]:
+def quoted(parts: dict[str, str]) -> dict[str, str]:
     """Each between lines that no part holds: to forge one, a text would have to contain its own hash."""
     mark = hashlib.blake2b(
         "\0".join(parts.values()).encode("utf-8", "surrogatepass"), digest_size=8

@@ -156,7 +156,7 @@ def grpo_loss(
             loss = loss + options.kl_coef * kl_estimate(log_gap, token_log_ratio, kind=options.kl)
     if entropy is not None:
         values["entropy"] = entropy
-    return torch.where(response, loss, 0.0), {k: _sum_and_count(v, response) for k, v in values.items()}
+    return torch.where(response, loss, 0.0), {k: sum_and_count(v, response) for k, v in values.items()}
 
 
 def policy_loss(ratio: Tensor, logprobs: Tensor, advantage: Tensor, *, options: GrpoLoss) -> Tensor:
@@ -225,6 +225,7 @@ def _difference(left: Tensor, right: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, left - right, 0.0)
 
 
-def _sum_and_count(values: Tensor, mask: Tensor) -> Tensor:
+def sum_and_count(values: Tensor, mask: Tensor) -> Tensor:
+    """[2] of the masked values, without gradient: how a loss reports a mean."""
     total = torch.where(mask, values.detach(), 0.0).sum()
     return torch.stack([total, mask.sum().to(total.dtype)])

@@ -10,7 +10,8 @@ class Demand:
     updates: optimizer updates. trained_tokens: through forward and backward, over all updates.
     scored_passes: forward passes over the same tokens (old log-probs, reference). pack_tokens: of a
     micro-batch. mtp: with the MTP loss. reference: a second set of weights is kept. outputs, output_tokens:
-    sampled, and the longest of them. checkpoints: in the whole stage.
+    sampled, and the longest of them. checkpoints: in the whole stage. other_models: the stages whose models
+    are kept beside the policy: reward models, judges.
     """
 
     steps: int
@@ -23,3 +24,4 @@ class Demand:
     outputs: int = 0
     output_tokens: int = 0
     checkpoints: int = 0
+    other_models: tuple[str, ...] = ()

@@ -115,7 +115,7 @@ class Grpo(TrainingStage):
             found += too_long(key, self.evaluate.evaluation.max_new_tokens, run)
         if self.routing_replay and not run.model.shape().num_experts:
             found.append("routing_replay: this model has no experts, so no routes; set it to false")
-        if self.routing_replay and run.rollout_engine != "megatron":
+        if self.routing_replay and run.rollout_engine == "dynamic":
             found.append(f"routing_replay: the {run.rollout_engine} engine keeps no routes; set it to false")
         found += phase_problems(self, run)
         if not chosen(self.rewards):
@@ -153,6 +153,7 @@ class Grpo(TrainingStage):
             outputs=outputs,
             output_tokens=longest,
             checkpoints=self.steps // self.checkpoint_every + 1,
+            other_models=tuple(self._other_models()),
         )
 
     def _micro_batches(self, outputs: int) -> str:
@@ -166,9 +167,12 @@ class Grpo(TrainingStage):
 
     def inputs(self) -> list[str]:
         """Reward models decide the result as well."""
+        return list(dict.fromkeys([*super().inputs(), *self._other_models()]))
+
+    def _other_models(self) -> list[str]:
         models = [config.model for config in reward_models(self).values()]
         watched = [] if self.watch is None else self.watch.stages()
-        return list(dict.fromkeys([*super().inputs(), *models, *watched]))
+        return list(dict.fromkeys([*models, *watched]))
 
 
 STAGE = Grpo

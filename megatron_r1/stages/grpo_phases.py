@@ -19,6 +19,7 @@ from megatron_r1.rewards.section import Reward
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.domains import domains_of
 from megatron_r1.stages.evaluation import Sources
+from megatron_r1.stages.section import earlier_stages
 from megatron_r1.stages.text_scorer import PARTS
 from megatron_r1.types import Completion, Prompt, Replicas, Scored
 
@@ -67,8 +68,7 @@ def phase_problems(stage: "Grpo", run: "RunConfig") -> list[str]:
             f"final.updates: {stage.final.updates} is not between the {each} updates of a step and the "
             f"{stage.steps * each} of the stage; choose a multiple of {each} between them"
         )
-    names = [name for name, one in run.stages.items() if one is stage]
-    earlier = list(run.stages)[: list(run.stages).index(names[0])] if names else []
+    earlier = earlier_stages(stage, run)
     for name in [] if stage.watch is None else stage.watch.stages():
         if name not in earlier:
             found.append(f"watch: {name!r} is no earlier stage; there are {', '.join(earlier) or 'none'}")

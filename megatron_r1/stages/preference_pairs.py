@@ -1,18 +1,13 @@
 """The preference_pairs stage: two responses a prompt, compared by a judge (DeepSeek-R1, section 2.3.4).
 
 The judge is asked four times with the order of the two shuffled; a pair is kept where the mean difference is
-above 1; lengths are balanced over all that is kept. Shards as in rejection_sampling:
-
-    candidates/settings.json       with what the shards beside it were made
-    candidates/shard_00000.jsonl   a line a pair; an interrupted stage goes on after the last whole shard
-    data/shard_00000.jsonl         preferences for reward_model: {source: stage, stage: NAME}
-    data_card.json                 counts, and the mean lengths of both sides
+above 1; lengths are balanced over all that is kept. What it leaves (curation/shards.py) serves reward_model
+as `{source: stage, stage: NAME}`.
 """
 
-import json
-import shutil
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,24 +15,20 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from megatron_r1.curation.pairs import ASKS, MARGIN, TOLERANCE, Judged, unbalanced
-from megatron_r1.curation.shards import num_whole, read_lines, shard, write_lines
+from megatron_r1.curation.shards import CANDIDATES, Workshop, num_whole, shares
 from megatron_r1.data.mixture import build_mixture, replica_range
-from megatron_r1.data.sources.stage import DATA
-from megatron_r1.errors import DataError, Interrupted
+from megatron_r1.errors import Interrupted
 from megatron_r1.rewards.preference import summary_of
 from megatron_r1.stages.context import StageContext
+from megatron_r1.stages.demand import Demand
 from megatron_r1.stages.evaluation import Sources
 from megatron_r1.stages.judge import JudgeOptions, judge_of
 from megatron_r1.stages.sampling import can_be_quoted, draw_key, sample
-from megatron_r1.stages.section import StageConfig, too_long
+from megatron_r1.stages.section import StageConfig, earlier_stages, too_long
 from megatron_r1.types import Completion, Sampling
 
 if TYPE_CHECKING:
     from megatron_r1.run_config import RunConfig
-
-CANDIDATES = "candidates"
-SETTINGS = "settings.json"
-CARD = "data_card.json"
 
 
 class PreferencePairs(StageConfig):
@@ -72,15 +63,16 @@ class PreferencePairs(StageConfig):
 
     def inputs(self) -> list[str]:
         """The judge decides the result as well."""
-        judge = [] if self.judge.model is None else [self.judge.model]
-        return list(dict.fromkeys([*super().inputs(), *judge]))
+        return list(dict.fromkeys([*super().inputs(), *self._judges()]))
+
+    def _judges(self) -> list[str]:
+        return [] if self.judge.model is None else [self.judge.model]
 
     def problems(self, run: "RunConfig") -> list[str]:
         found = too_long("max_new_tokens", self.max_new_tokens, run)
         if self.init is None:
             found.append("init: random weights have nothing to compare; name a stage or hf:PATH")
-        names = [name for name, one in run.stages.items() if one is self]
-        earlier = list(run.stages)[: list(run.stages).index(names[0])] if names else []
+        earlier = earlier_stages(self, run)
         if self.judge.model is not None and self.judge.model not in earlier:
             found.append(
                 f"judge.model: {self.judge.model!r} is no earlier stage; there are "
@@ -96,6 +88,15 @@ class PreferencePairs(StageConfig):
             ("shards", f"{self.prompts} / {self.prompts_a_shard} prompts = {self.num_shards}"),
         ]
 
+    def demand(self, run: "RunConfig") -> Demand:
+        """A step is a shard; the judge's own sampling comes on top."""
+        return Demand(
+            steps=self.num_shards,
+            outputs=2 * min(self.prompts_a_shard, self.prompts),
+            output_tokens=self.max_new_tokens,
+            other_models=tuple(self._judges()),
+        )
+
     def run(self, context: StageContext) -> dict[str, float]:
         return _Making(self, context).run()
 
@@ -106,14 +107,17 @@ STAGE = PreferencePairs
 class _Making:
     def __init__(self, stage: PreferencePairs, context: StageContext) -> None:
         self.stage, self.context = stage, context
-        self.replicas, self.directory = context.policy.replicas, context.directory
+        self.replicas = context.policy.replicas
+        self.files = Workshop(context.name, context.directory, self.replicas)
         self.prompts = build_mixture(stage.data, seed=context.seed)
         self.judge = judge_of(stage.judge, context)
 
     def run(self) -> dict[str, float]:
         stage, journal = self.stage, self.context.journal
         journal.expect(stage.num_shards)
-        self._require_same_settings()
+        weights, seed = self.context.weights, self.context.seed
+        settings = {"weights": weights, "seed": seed, "section": stage.model_dump(mode="json")}
+        self.files.begin(settings, resumed=self.context.start_step > 0)
         for number in range(self.context.start_step, stage.num_shards):
             journal.step(number + 1, self._shard(number))
             if journal.stop_here():
@@ -121,26 +125,7 @@ class _Making:
                     f"stage {self.context.name}: {number + 1} of {stage.num_shards} shards are written; "
                     "run the same command to continue"
                 )
-        return self._select()
-
-    def _require_same_settings(self) -> None:
-        """An interrupted start's shards count only if this one would have made the same."""
-        path, context = self.directory / CANDIDATES / SETTINGS, self.context
-        ours = {
-            "weights": context.weights,
-            "seed": context.seed,
-            "section": self.stage.model_dump(mode="json"),
-        }
-        if not context.start_step:
-            if self.replicas.is_main:
-                write_lines(path, [ours])
-            return
-        theirs = next(read_lines(path)) if path.is_file() else None
-        if theirs != ours:
-            raise DataError(
-                f"stage {context.name}: {path.parent} holds shards made with other settings; restore them, "
-                f"or begin anew with --from {context.name}"
-            )
+        return self.files.choose(self._publish)[1]
 
     def _shard(self, number: int) -> dict[str, float]:
         stage, name, began = self.stage, self.context.name, time.perf_counter()
@@ -166,9 +151,8 @@ class _Making:
         by_pair = dict(zip(asked, verdicts, strict=True))
         mine = [(indices[i], self._line(pair, reasons[i], by_pair.get(i))) for i, pair in enumerate(pairs)]
         lines = [line for _, line in sorted(self.replicas.gather(mine), key=lambda row: row[0])]
-        if self.replicas.is_main:
-            write_lines(shard(self.directory / CANDIDATES, number), lines)
-        return {**_shares(lines), "time/step_s": time.perf_counter() - began}
+        self.files.write(number, lines)
+        return {**shares(_counts(lines)), "time/step_s": time.perf_counter() - began}
 
     def _reason(self, first: Completion, second: Completion) -> str | None:
         """Why two responses can't be compared."""
@@ -213,55 +197,33 @@ class _Making:
 
     # ---- the choice over all shards
 
-    def _select(self) -> dict[str, float]:
-        if self.replicas.is_main:
-            self._write_data()
-        self.replicas.barrier()
-        card = json.loads((self.directory / CARD).read_text(encoding="utf-8"))
-        if not card["kept"]:
-            raise DataError(
-                f"stage {self.context.name}: none of {card['pairs']} pairs was kept: "
-                f"{', '.join(f'{count} {why}' for why, count in card['dropped'].items())}"
-            )
-        dropped = {f"rollout/dropped_{why}": count / card["pairs"] for why, count in card["dropped"].items()}
-        return {"rollout/kept": card["kept"] / card["pairs"], **dropped}
-
-    def _write_data(self) -> None:
-        lines = [
-            line
-            for number in range(self.stage.num_shards)
-            for line in read_lines(shard(self.directory / CANDIDATES, number))
-        ]
+    def _publish(self) -> dict[str, Any]:
+        lines = list(self.files.candidates(self.stage.num_shards))
         good = [line for line in lines if "dropped" not in line]
         tokens = [line["metadata"]["tokens"] for line in good]
         left_out = unbalanced(
             [a - b for a, b in tokens], [a + b for a, b in tokens], tolerance=self.stage.length_tolerance
         )
         kept = [line for i, line in enumerate(good) if i not in left_out]
-        new = self.directory / f"{DATA}.new"
-        shutil.rmtree(new, ignore_errors=True)  # of an interrupted start
-        write_lines(shard(new, 0), kept)
-        shutil.rmtree(self.directory / DATA, ignore_errors=True)
-        new.rename(self.directory / DATA)
-        reasons = Counter(line["dropped"] for line in lines if "dropped" in line)
-        if left_out:
-            reasons["length"] = len(left_out)
-        card = {
-            "pairs": len(lines),
-            "kept": len(kept),
-            "dropped": dict(reasons.most_common()),
+        self.files.publish(kept)
+        dropped = [line for line in lines if "dropped" in line]
+        return {
+            **_counts([*kept, *dropped, *({"dropped": "length"} for _ in left_out)]),
             "mean_tokens_chosen": _mean([line["metadata"]["tokens"][0] for line in kept]),
             "mean_tokens_rejected": _mean([line["metadata"]["tokens"][1] for line in kept]),
             "weights": self.context.weights,
             "judge": self.stage.judge.model_dump(mode="json"),
         }
-        write_lines(self.directory / CARD, [card])
 
 
-def _shares(lines: list[dict[str, Any]]) -> dict[str, float]:
-    reasons = Counter(line.get("dropped", "") for line in lines)
-    dropped = {f"rollout/dropped_{why}": count / len(lines) for why, count in reasons.items() if why}
-    return {"rollout/kept": reasons[""] / len(lines), **dropped}
+def _counts(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of the pairs: kept, and dropped by reason."""
+    reasons = Counter(line["dropped"] for line in lines if "dropped" in line)
+    return {
+        "sampled": len(lines),
+        "kept": len(lines) - reasons.total(),
+        "dropped": dict(reasons.most_common()),
+    }
 
 
 def _mean(values: list[int]) -> float:

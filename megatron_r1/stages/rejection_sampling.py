@@ -2,21 +2,13 @@
 
 DeepSeek-R1, section 2.3.3, and section 2.3.1 for the cold start. Samples come in shards; while one is drawn,
 the one before is judged in a thread. What the samples of a shard decide by themselves is decided there
-(verdict, filters, decontamination); duplicates and quotas are decided over all shards at the end.
-
-    candidates/settings.json       with what the shards beside it were made
-    candidates/shard_00000.jsonl   a line a sample; an interrupted stage goes on after the last whole shard
-    data/shard_00000.jsonl         what was kept, for `{source: stage}` or `{source: jsonl}`
-    data_card.json                 counts, lengths, and why samples were dropped
+(verdict, filters, decontamination); duplicates and quotas are decided over all shards at the end. What it
+leaves: curation/shards.py; its data serves as `{source: stage}` and as `{source: jsonl}`.
 """
 
-import json
-import shutil
 import time
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,27 +23,22 @@ from megatron_r1.curation.duplicates import Duplicates
 from megatron_r1.curation.filters import Filters
 from megatron_r1.curation.rewrite import Rewrite
 from megatron_r1.curation.selection import Selection, select
-from megatron_r1.curation.shards import num_whole, read_lines, shard, write_lines
+from megatron_r1.curation.shards import CANDIDATES, Workshop, num_whole, shares
 from megatron_r1.curation.verdict import judge
 from megatron_r1.data.mixture import build_mixture, replica_range
-from megatron_r1.data.sources.stage import DATA
 from megatron_r1.data.template import TAGS
-from megatron_r1.errors import DataError, Interrupted
+from megatron_r1.errors import Interrupted
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.demand import Demand
 from megatron_r1.stages.evaluation import Sources
 from megatron_r1.stages.judge import JudgeOptions, Opinions, ask, judge_of
+from megatron_r1.stages.restyle import UNPARSEABLE, Restyle, restyled
 from megatron_r1.stages.sampling import draw_key, sample
 from megatron_r1.stages.section import StageConfig, too_long
 from megatron_r1.types import Completion, Sampling, Scored
 
 if TYPE_CHECKING:
     from megatron_r1.run_config import RunConfig
-
-CANDIDATES = "candidates"
-SETTINGS = "settings.json"
-CARD = "data_card.json"
-LINES_A_FILE = 10_000
 
 Graders = registry.by_name(registry.rewards(), "Graders")
 
@@ -74,7 +61,7 @@ class RejectionSampling(StageConfig):
     data: Sources
     """The sources of the prompts by domain; their weights are their shares."""
     prompts: int = Field(ge=1)
-    """Prompts in all."""
+    """Prompts in all; with restyle at most as many as there are lines."""
     samples: int = Field(ge=1)
     """Samples a prompt."""
     prompts_a_shard: int = Field(default=256, ge=1)
@@ -104,7 +91,10 @@ class RejectionSampling(StageConfig):
     quotas: dict[str, int] = Field(default_factory=dict)
     """Most samples kept of a domain, by the name of its source."""
     rewrite: Rewrite | None = None
-    """Write what is kept in another form; null: as it was sampled."""
+    """Write what is kept in another form, by rule; null: as it was sampled."""
+    restyle: Restyle | None = None
+    """The prompts are lines that an earlier stage kept, and the samples this stage's model writing their
+    responses anew; null: answers to the prompts."""
     samples_every: int = Field(default=1, ge=1)
     """Shards between those whose samples are shown in samples.jsonl."""
 
@@ -121,6 +111,8 @@ class RejectionSampling(StageConfig):
             found.append("init: random weights have nothing to keep; name a stage or hf:PATH")
         if not self.chosen_graders() and self.judge is None:
             found.append("graders: none is set; give at least one, such as accuracy: {}")
+        if self.restyle is not None and any(source.source != "stage" for source in self.data.values()):
+            found.append("data: restyle takes what an earlier stage kept; name {source: stage, stage: ...}")
         unknown = [name for name in self.quotas if name not in self.data]
         if unknown:
             found.append(f"quotas: no source {', '.join(unknown)} in data; there are {', '.join(self.data)}")
@@ -137,8 +129,10 @@ class RejectionSampling(StageConfig):
 
     def inputs(self) -> list[str]:
         """The judge decides the result as well."""
-        judge = [] if self.judge is None or self.judge.model is None else [self.judge.model]
-        return list(dict.fromkeys([*super().inputs(), *judge]))
+        return list(dict.fromkeys([*super().inputs(), *self._judges()]))
+
+    def _judges(self) -> list[str]:
+        return [] if self.judge is None or self.judge.model is None else [self.judge.model]
 
     def demand(self, run: "RunConfig") -> Demand:
         """A step is a shard."""
@@ -146,6 +140,7 @@ class RejectionSampling(StageConfig):
             steps=self.num_shards,
             outputs=min(self.prompts_a_shard, self.prompts) * self.samples,
             output_tokens=self.max_new_tokens,
+            other_models=tuple(self._judges()),
         )
 
     def chosen_graders(self) -> dict[str, Any]:
@@ -179,8 +174,13 @@ class _Shard:
 class _Sampling:
     def __init__(self, stage: RejectionSampling, context: StageContext) -> None:
         self.stage, self.context = stage, context
-        self.replicas, self.directory = context.policy.replicas, context.directory
+        self.replicas = context.policy.replicas
+        self.files = Workshop(context.name, context.directory, self.replicas)
         self.prompts = build_mixture(stage.data, seed=context.seed)
+        self.num_prompts = stage.prompts
+        if stage.restyle is not None:
+            self.num_prompts = min(stage.prompts, self.prompts.size or stage.prompts)
+        self.num_shards = -(-self.num_prompts // stage.prompts_a_shard)
         self.graders = {name: config.scorer() for name, config in stage.chosen_graders().items()}
         self.judge = None if stage.judge is None else judge_of(stage.judge, context)
         marks = [piece for piece in context.template.required_pieces if piece not in TAGS]
@@ -192,11 +192,12 @@ class _Sampling:
 
     def run(self) -> dict[str, float]:
         stage, journal = self.stage, self.context.journal
-        journal.expect(stage.num_shards)
-        self._require_same_settings()
+        journal.expect(self.num_shards)
+        settings = {**asdict(self.origin), "section": stage.model_dump(mode="json")}
+        self.files.begin(settings, resumed=self.context.start_step > 0)
         drawn: _Shard | None = None
         with ThreadPoolExecutor(1) as thread:
-            for number in range(self.context.start_step, stage.num_shards):
+            for number in range(self.context.start_step, self.num_shards):
                 following = self._draw(number, thread)
                 if drawn is not None:
                     self._finish(drawn)
@@ -204,27 +205,12 @@ class _Sampling:
                 if journal.stop_here():
                     self._finish(drawn)
                     raise Interrupted(
-                        f"stage {self.context.name}: {number + 1} of {stage.num_shards} shards are written; "
+                        f"stage {self.context.name}: {number + 1} of {self.num_shards} shards are written; "
                         "run the same command to continue"
                     )
             if drawn is not None:
                 self._finish(drawn)
         return self._select()
-
-    def _require_same_settings(self) -> None:
-        """An interrupted start's shards count only if this one would have made the same."""
-        path = self.directory / CANDIDATES / SETTINGS
-        ours = {**asdict(self.origin), "section": self.stage.model_dump(mode="json")}
-        if not self.context.start_step:
-            if self.replicas.is_main:
-                write_lines(path, [ours])
-            return
-        theirs = next(read_lines(path)) if path.is_file() else None
-        if theirs != ours:
-            raise DataError(
-                f"stage {self.context.name}: {path.parent} holds shards sampled with other settings; "
-                f"restore them, or begin anew with --from {self.context.name}"
-            )
 
     # ---- a shard: drawn, judged, written
 
@@ -232,21 +218,25 @@ class _Sampling:
         stage, name = self.stage, self.context.name
         began = time.perf_counter()
         rows = [(index, k) for index in self._indices(number) for k in range(stage.samples)]
-        completions = sample(
-            self.context,
-            [self.prompts.prompt(index) for index, _ in rows],
-            Sampling(stage.max_new_tokens, stage.temperature, stage.top_p, seed=self.context.seed),
-            keys=[draw_key(name, index, k) for index, k in rows],
+        completions = self._completions(
+            [index for index, _ in rows], keys=[draw_key(name, index, k) for index, k in rows]
         )
         opinions = self._opinions(rows, completions)
         verdicts = thread.submit(self._judge, rows, completions, opinions) if self.replicas.leads else None
         num_tokens = sum(len(c.token_ids) for c in completions)
         return _Shard(number, verdicts, num_tokens, time.perf_counter() - began)
 
+    def _completions(self, indices: list[int], *, keys: list[int]) -> list[Completion]:
+        stage = self.stage
+        sampling = Sampling(stage.max_new_tokens, stage.temperature, stage.top_p, seed=self.context.seed)
+        if stage.restyle is not None:
+            return restyled(self.context, stage.restyle, self.prompts, indices, sampling, keys=keys)
+        return sample(self.context, [self.prompts.prompt(i) for i in indices], sampling, keys=keys)
+
     def _indices(self, number: int) -> range:
         stage = self.stage
         first = number * stage.prompts_a_shard
-        count = min(stage.prompts_a_shard, stage.prompts - first)
+        count = min(stage.prompts_a_shard, self.num_prompts - first)
         return replica_range(first, count, index=self.replicas.index, num_replicas=self.replicas.count)
 
     def _opinions(self, rows: list[tuple[int, int]], completions: list[Completion]) -> Opinions | None:
@@ -267,7 +257,10 @@ class _Sampling:
             scored = Scored(
                 completion, None if verdict.right is None else float(verdict.right), verdict.scores
             )
-            line = self.screen.line(completion, verdict, index=index, sample=k, origin=self.origin)
+            if self.stage.restyle is not None and not completion.text:
+                line = {"source": completion.prompt.source, "tokens": 0, "dropped": UNPARSEABLE}
+            else:
+                line = self.screen.line(completion, verdict, index=index, sample=k, origin=self.origin)
             judged.append(Judged(index, k, scored, line))
         return judged
 
@@ -278,8 +271,7 @@ class _Sampling:
         lines = self.replicas.gather([(judged.index, judged.sample, judged.line) for judged in mine])
         lines.sort(key=lambda row: row[:2])
         metrics = self._metrics(drawn, [line for _, _, line in lines])
-        if self.replicas.is_main:
-            write_lines(shard(self.directory / CANDIDATES, drawn.number), (line for _, _, line in lines))
+        self.files.write(drawn.number, (line for _, _, line in lines))
         self.context.journal.step(drawn.number + 1, metrics)
 
     def _metrics(self, drawn: _Shard, lines: list[dict[str, Any]]) -> dict[str, float]:
@@ -288,7 +280,7 @@ class _Sampling:
             card.count(line)
         tokens = self.replicas.sum({"tokens": float(drawn.num_tokens)})["tokens"]
         return {
-            **_shares(card.content()),
+            **shares(card.content()),
             "rollout/length": tokens / len(lines),
             "rollout/tokens_per_s": tokens / drawn.rollout_s,
             "time/step_s": drawn.rollout_s,
@@ -297,37 +289,16 @@ class _Sampling:
     # ---- the choice over all shards
 
     def _select(self) -> dict[str, float]:
-        if self.replicas.is_main:
-            self._write_data()
-        self.replicas.barrier()
-        card = json.loads((self.directory / CARD).read_text(encoding="utf-8"))
-        if not card["kept"]:
-            raise DataError(
-                f"stage {self.context.name}: none of {card['sampled']} samples was kept: "
-                f"{', '.join(f'{count} {why}' for why, count in card['dropped'].items())}; see "
-                f"{self.directory / CARD}"
-            )
-        return _shares(card) | {"rollout/length": card["tokens"]["mean"]}
+        card, found = self.files.choose(self._publish)
+        return found | {"rollout/length": card["tokens"]["mean"]}
 
-    def _write_data(self) -> None:
+    def _publish(self) -> dict[str, Any]:
         stage, card = self.stage, Card()
         selection = Selection(duplicates=stage.duplicates, per_prompt=stage.per_prompt, quotas=stage.quotas)
-        new = self.directory / f"{DATA}.new"
-        shutil.rmtree(new, ignore_errors=True)  # of an interrupted start
-        new.mkdir()
-        lines = card.counting(select(self._candidates(), selection))
-        kept = (line for line in lines if "dropped" not in line)
-        for number, first in enumerate(kept):
-            of_file = chain([first], islice(kept, LINES_A_FILE - 1))
-            write_lines(shard(new, number), map(published, of_file))
-        shutil.rmtree(self.directory / DATA, ignore_errors=True)
-        new.rename(self.directory / DATA)
-        about = {**asdict(self.origin), "prompts": stage.prompts, "samples_a_prompt": stage.samples}
-        write_lines(self.directory / CARD, [card.content(**about, quotas=stage.quotas)])
-
-    def _candidates(self) -> Iterator[dict[str, Any]]:
-        for number in range(self.stage.num_shards):
-            yield from read_lines(shard(self.directory / CANDIDATES, number))
+        lines = card.counting(select(self.files.candidates(self.num_shards), selection))
+        self.files.publish(published(line) for line in lines if "dropped" not in line)
+        about = {**asdict(self.origin), "prompts": self.num_prompts, "samples_a_prompt": stage.samples}
+        return card.content(**about, quotas=stage.quotas)
 
     def _evaluation_text(self) -> EvaluationText | None:
         options = self.stage.decontaminate
@@ -335,9 +306,3 @@ class _Sampling:
             return None
         held_out = build_mixture(options.data, seed=self.context.seed, split="held_out")
         return EvaluationText((held_out.prompt(i) for i in range(options.questions)), n=options.ngram)
-
-
-def _shares(card: dict[str, Any]) -> dict[str, float]:
-    """Of all samples: those kept, and those dropped by reason."""
-    dropped = {f"rollout/dropped_{why}": count / card["sampled"] for why, count in card["dropped"].items()}
-    return {"rollout/kept": card["kept"] / card["sampled"], **dropped}

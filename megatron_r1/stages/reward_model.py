@@ -18,6 +18,7 @@ from megatron_r1.data.preferences import Pair, Point, read_pair, read_point
 from megatron_r1.errors import DataError
 from megatron_r1.rl.preference import Judgement, judged, pair_loss, point_loss
 from megatron_r1.stages.context import StageContext
+from megatron_r1.stages.demand import Demand
 from megatron_r1.stages.evaluation import Sources
 from megatron_r1.stages.text_scorer import Part, TextScorer, scored_part
 from megatron_r1.stages.training import TrainingStage, steps_of_epochs
@@ -74,8 +75,13 @@ class RewardModel(TrainingStage):
         copies, found = run.layout.data, []
         if self.examples % copies:
             found.append(f"examples: {self.examples} do not divide over {copies} replicas; use a multiple")
-        if self.init is None or self.init not in run.stages:
-            found.append("init: a reward model starts from a language model of this run; name its stage")
+        if self.init is None:
+            found.append("init: a reward model starts from a language model; name its stage or hf:PATH")
+        if self.export is not None:
+            found.append(
+                "export: Hugging Face's files have no place for a score head; later stages take a reward "
+                "model by the name of its stage, so leave this out"
+            )
         return found
 
     def batch_table(self, run: "RunConfig") -> list[tuple[str, str]]:
@@ -88,6 +94,19 @@ class RewardModel(TrainingStage):
                                     f"{self.examples * responses / copies:g}"),
             ("tokens a rank", f"at most {self.tokens_per_pack} a micro-batch"),
         ]  # fmt: skip
+
+    def demand(self, run: "RunConfig") -> Demand | None:
+        """Responses at the full length of the positions; None with `epochs`: the data decides the steps."""
+        if not self.steps:
+            return None
+        responses = self.examples * (2 if self.preferences == "pairs" else 1)
+        return Demand(
+            steps=self.steps,
+            updates=1,
+            trained_tokens=responses * run.model.max_position_embeddings,
+            pack_tokens=self.tokens_per_pack,
+            checkpoints=self.steps // self.checkpoint_every + 1,
+        )
 
     def run(self, context: StageContext) -> dict[str, float]:
         return _Training(self, context).run()

@@ -65,6 +65,12 @@ class StageConfig(Section):
         return None
 
 
+def earlier_stages(stage: StageConfig, run: RunConfig) -> list[str]:
+    """The names of the stages before this one."""
+    names = list(run.stages)
+    return next((names[:i] for i, name in enumerate(names) if run.stages[name] is stage), [])
+
+
 def too_long(key: str, num_tokens: int, run: RunConfig) -> list[str]:
     """What is wrong with outputs or windows of so many tokens: the model's positions must hold them."""
     positions = run.model.max_position_embeddings

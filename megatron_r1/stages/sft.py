@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
+from megatron_r1.config.section import Section
 from megatron_r1.data.chats import LearntAnswers, chat_sequences
-from megatron_r1.data.mixture import build_mixture, replica_range
+from megatron_r1.data.mixture import Mixture, build_mixture, replica_range
+from megatron_r1.errors import DataError
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.demand import Demand
 from megatron_r1.stages.evaluation import EvaluateEvery, Sources, evaluate
+from megatron_r1.stages.grpo_sequences import idle_sequence
 from megatron_r1.stages.section import too_long
 from megatron_r1.stages.supervised import supervised_update
 from megatron_r1.stages.training import TrainingStage, steps_of_epochs
@@ -20,6 +23,17 @@ from megatron_r1.types import TrainSequence
 
 if TYPE_CHECKING:
     from megatron_r1.run_config import RunConfig
+
+
+class HeldOutChats(Section):
+    """Chats whose answers are never learnt, only predicted."""
+
+    data: Sources
+    """The sources of the chats; their held-out side."""
+    chats: int = Field(ge=1)
+    """How many of them, over all replicas."""
+    every: int = Field(default=100, ge=1)
+    """Steps between evaluations; the first comes before any update, the last at the end."""
 
 
 class Sft(TrainingStage):
@@ -36,8 +50,13 @@ class Sft(TrainingStage):
     """Steps of the stage; 0: as many as `epochs` takes."""
     answers: LearntAnswers = "last"
     """Which answers of a chat of several turns are learnt."""
+    max_chat_tokens: int | None = Field(default=None, ge=2)
+    """Leave out chats of more tokens, and count them (train/too_long). R1: 32768; null: one that no pack or
+    position holds is an error."""
     mtp: bool = False
     """Add the loss of multi-token prediction, where the model has the layers."""
+    held_out: HeldOutChats | None = None
+    """The loss on held-out chats during training (eval/loss); null: none."""
     evaluate: EvaluateEvery | None = None
     """Held-out questions during training; null: none."""
 
@@ -52,6 +71,12 @@ class Sft(TrainingStage):
         if self.examples < run.layout.data:
             found.append(
                 f"examples: {self.examples} chats leave some of {run.layout.data} replicas without; raise it"
+            )
+        limit = min(self.tokens_per_pack, run.model.max_position_embeddings)
+        if self.max_chat_tokens is not None and self.max_chat_tokens > limit:
+            found.append(
+                f"max_chat_tokens: {self.max_chat_tokens} is above {limit}, the lower of tokens_per_pack and "
+                "model.max_position_embeddings; lower it or raise them"
             )
         if self.mtp and not run.model.shape().num_mtp_layers:
             found.append("mtp: this model has no such layers; set it to false")
@@ -91,41 +116,78 @@ STAGE = Sft
 
 class _FineTuning:
     def __init__(self, stage: Sft, context: StageContext) -> None:
-        self.stage, self.context = stage, context
+        self.stage, self.context, self.replicas = stage, context, context.policy.replicas
         self.chats = build_mixture(stage.data, seed=context.seed)
         self.steps = stage.steps or steps_of_epochs(
             self.chats, epochs=stage.epochs, examples=stage.examples, stage=context.name
         )
+        self.num_too_long = int(context.state.get("too_long", 0))
 
     def run(self) -> dict[str, float]:
         stage, journal = self.stage, self.context.journal
         journal.expect(self.steps)
         metrics: dict[str, float] = {}
+        if stage.held_out is not None and self.context.start_step == 0:
+            journal.step(0, self._held_out_loss(stage.held_out))
         for step in range(self.context.start_step, self.steps):
             metrics = self._step(step)
-            if self._is_evaluated(step + 1):
-                assert stage.evaluate is not None
+            if stage.evaluate is not None and self._is_due(step + 1, stage.evaluate.every):
                 metrics |= evaluate(self.context, stage.evaluate.evaluation)[0]
+            if stage.held_out is not None and self._is_due(step + 1, stage.held_out.every):
+                metrics |= self._held_out_loss(stage.held_out)
             journal.step(step + 1, metrics)
             if journal.stop_here() or (step + 1) % stage.checkpoint_every == 0:
-                journal.checkpoint(step + 1, {})
+                journal.checkpoint(step + 1, {"too_long": self.num_too_long})
         return metrics
 
+    def _is_due(self, done: int, every: int) -> bool:
+        return done % every == 0 or done == self.steps
+
     def _step(self, step: int) -> dict[str, float]:
-        stage, replicas = self.stage, self.context.policy.replicas
-        mine = replica_range(
-            step * stage.examples, stage.examples, index=replicas.index, num_replicas=replicas.count
+        stage = self.stage
+        first, count = step * stage.examples, stage.examples
+        chats = self._chats(self.chats, first, count)
+        short = [chat for chat in chats if not self._is_too_long(chat)]
+        left = int(self.replicas.sum({"chats": float(len(short))})["chats"])
+        if not left:
+            raise DataError(
+                f"stage {self.context.name}: all {count} chats of step {step + 1} have more than "
+                f"max_chat_tokens = {stage.max_chat_tokens} tokens; raise it"
+            )
+        self.num_too_long += count - left
+        sequences = [sequence for chat in short for sequence in chat]
+        metrics = supervised_update(
+            self.context,
+            sequences or [idle_sequence(self.context.tokenizer.eos_id, fields=())],
+            lr=stage.optim.lr_at(step, self.steps),
+            mtp=stage.mtp,
         )
-        sequences = [sequence for index in mine for sequence in self._sequences(index)]
-        lr = stage.optim.lr_at(step, self.steps)
-        return supervised_update(self.context, sequences, lr=lr, mtp=stage.mtp)
+        return metrics | ({"train/too_long": self.num_too_long} if stage.max_chat_tokens else {})
 
-    def _sequences(self, index: int) -> list[TrainSequence]:
+    def _chats(self, chats: Mixture, first: int, count: int) -> list[list[TrainSequence]]:
+        """This replica's of these chats, each as its sequences."""
         context = self.context
-        return chat_sequences(
-            self.chats.document(index), context.template, context.tokenizer, answers=self.stage.answers
-        )
+        mine = replica_range(first, count, index=self.replicas.index, num_replicas=self.replicas.count)
+        return [
+            chat_sequences(
+                chats.document(index), context.template, context.tokenizer, answers=self.stage.answers
+            )
+            for index in mine
+        ]
 
-    def _is_evaluated(self, done: int) -> bool:
-        evaluation = self.stage.evaluate
-        return evaluation is not None and (done % evaluation.every == 0 or done == self.steps)
+    def _is_too_long(self, chat: list[TrainSequence]) -> bool:
+        limit = self.stage.max_chat_tokens
+        return limit is not None and any(len(sequence.token_ids) > limit for sequence in chat)
+
+    def _held_out_loss(self, options: HeldOutChats) -> dict[str, float]:
+        """The mean over the tokens of the answers; chats that training would leave out are left out here."""
+        data = build_mixture(options.data, seed=self.context.seed, split="held_out")
+        chats = self._chats(data, 0, options.chats)
+        sequences = [one for chat in chats if not self._is_too_long(chat) for one in chat]
+        logprobs = self.context.policy.logprobs(sequences)
+        loss = -sum(float((v * s.weights).sum()) for v, s in zip(logprobs, sequences, strict=True))
+        tokens = sum(float(s.weights.sum()) for s in sequences)
+        total = self.replicas.sum({"loss": loss, "tokens": tokens})
+        if not total["tokens"]:
+            raise DataError(f"stage {self.context.name}: held_out: no chat within max_chat_tokens; raise it")
+        return {"eval/loss": total["loss"] / total["tokens"]}

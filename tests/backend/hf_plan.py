@@ -33,6 +33,7 @@ ONE_RANK = [
     Scenario("traps", "hf_traps.run"),
     Scenario("full_size", "hf_full_size.covered"),
     *(Scenario(n, f"hf_files.{n}") for n in ("interrupted", "refused", "not_finite", "blocks", "formats")),
+    Scenario("blocks_in_transformers", "hf_files.blocks_in_transformers"),
 ]
 CUT = {"tp2": TWO["tp2"], "tp2_etp2": {"tensor": 2, "expert_tensor": 2}}
 TWO_RANKS = [

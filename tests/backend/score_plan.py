@@ -23,6 +23,7 @@ ONE_RANK = [
     _trained("qwen2", "one", {}),
     Scenario("rescored_one", "scores.loaded", {}, {"family": "v3", "source": "reward_v3"}),
     Scenario("beside_trl", "trl_rewards.beside_trl"),
+    Scenario("scored_files_one", "scores.from_files"),
 ]
 TWO_RANKS = [
     *(_trained("v3", name, layout) for name, layout in TWO.items()),

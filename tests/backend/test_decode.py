@@ -29,6 +29,12 @@ def test_lean_and_modules_sample_the_same_tokens(alone: Results, family: str):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("decoder", ["LeanDecoder", "ModuleDecoder"])
+def test_three_places_sample_what_twelve_do(alone: Results, family: str, decoder: str):
+    assert alone[family]["few"][decoder] == alone[family]["lean"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_lean_agrees_with_the_training_forward(alone: Results, family: str):
     assert alone[family]["to_training"] < TOLERANCE
 
@@ -40,11 +46,27 @@ def test_a_model_that_the_lean_decoder_does_not_know_goes_through_the_modules(al
     assert found["lean_to_training"] > 100 * TOLERANCE, "the lean decoder would have been wrong"
 
 
+LAYOUTS = {
+    "ep2": {"expert": 2},
+    "tp2": {"tensor": 2},
+    "pp2": {"pipeline": 2},
+    "vpp2": {"pipeline": 2, "virtual_pipeline": 2},
+}
+TWO = [("v3", name) for name in LAYOUTS] + [("v3_plain", "tp2"), ("qwen2", "tp2"), ("qwen2", "pp2")]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    folder = tmp_path_factory.mktemp("decode_two")
+    scenarios = [Scenario(f"{f}_{name}", "decode.compare", LAYOUTS[name], {"family": f}) for f, name in TWO]
+    return run_scenarios(2, scenarios, folder, shared=folder)
+
+
 @pytest.mark.slow
-def test_lean_keeps_expert_ranks_in_step(tmp_path: Path):
-    scenario = Scenario("ep2", "decode.compare", {"expert": 2}, {"family": "v3"})
-    results = run_scenarios(2, [scenario], tmp_path, shared=tmp_path).ranks("ep2")
-    for found in results:
+@pytest.mark.parametrize(("family", "layout"), TWO)
+def test_lean_and_modules_agree_on_two_ranks(two: Results, family: str, layout: str):
+    for found in two.ranks(f"{family}_{layout}"):
         assert found["is_lean"]
         assert found["lean"] == found["modules"]
+        assert set(map(str, found["few"].values())) == {str(found["lean"])}
         assert found["to_training"] < TOLERANCE

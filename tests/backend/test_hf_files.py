@@ -48,6 +48,13 @@ def test_fp8_blocks_come_back_bit_for_bit_in_codes_and_scales(hf_one):
     assert found["config"]["activation_scheme"] == "dynamic"
 
 
+def test_transformers_reads_an_fp8_export_as_we_do(hf_one):
+    found = hf_one["blocks_in_transformers"]
+    assert found["size"] > 1
+    assert found["ours_to_theirs"] < 1e-5
+    assert 1e-3 < found["ours_to_exact"] < 0.2 * found["size"]  # FP8 did change the weights
+
+
 def test_fp8_blocks_become_plain_weights_where_nobody_asks_for_fp8(hf_one):
     assert hf_one["blocks"]["plain"] == ["torch.bfloat16", "torch.float32"]  # the routers' bias
     assert not hf_one["blocks"]["plain_config"]

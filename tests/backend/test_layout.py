@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from megatron_r1.backend.layout import Layout, problems, split_layers, warnings
+from megatron_r1.errors import ConfigError
 from megatron_r1.models.shape import ModelShape
 
 DENSE = ModelShape(
@@ -178,3 +179,15 @@ def _accepted(transformer_config, layout: Layout, **options) -> bool:
     except (AssertionError, ValueError):
         return False
     return True
+
+
+def test_transformer_engine_gets_no_epsilon_that_mla_s_latents_do_not_have(transformer_config):
+    from megatron_r1.backend import model
+    from megatron_r1.models.deepseek_v3 import DeepseekV3
+    from tests.backend.scenarios.models import V3
+
+    other = DeepseekV3(**{**V3, "norm_epsilon": 1e-5})
+    with pytest.raises(ConfigError, match=r"model.norm_epsilon: 1e-05, and Transformer Engine's layers"):
+        model.transformer_config(other, Layout(), model.ModelOptions(transformer_engine=True))
+    model.transformer_config(other, Layout(), model.ModelOptions())
+    model.transformer_config(DeepseekV3(**V3), Layout(), model.ModelOptions(transformer_engine=True))

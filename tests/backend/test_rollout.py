@@ -8,7 +8,7 @@ from tests.backend.ranks import Results
 pytestmark = pytest.mark.slow
 
 LOGPROB = 1e-5
-SAMPLINGS = ("greedy", "sampled", "nucleus", "alone")
+SAMPLINGS = ("greedy", "sampled", "nucleus", "few", "alone")
 
 
 def assert_rollout_is_training(rows: list[dict]) -> None:
@@ -47,6 +47,13 @@ def test_the_same_tokens_are_sampled_in_every_layout(
         return [row["tokens"] for row in results[f"sampled_{family}_{name}"][sampling]]
 
     assert tokens(two, layout) == tokens(one, "one")
+
+
+@pytest.mark.parametrize("family", plan.FAMILIES)
+def test_few_at_a_time_are_the_same_outputs(one: Results, family: str) -> None:
+    found = one[f"sampled_{family}_one"]
+    assert [row["tokens"] for row in found["few"]] == [row["tokens"] for row in found["sampled"]]
+    assert_rollout_is_training(found["few"])
 
 
 @pytest.mark.parametrize(

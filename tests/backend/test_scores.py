@@ -57,3 +57,9 @@ def test_loss_and_gradients_are_those_of_trl_s_reward_trainer(one: Results) -> N
     assert found["norm"] == pytest.approx(found["their_norm"], rel=1e-5)
     assert len(found["gaps"]) == 3 + 12 * 4  # every weight of four layers, embedding, norm and head
     assert max(found["gaps"].values()) < 1e-5
+
+
+def test_a_reward_model_may_start_from_hugging_face_s_files(one: Results) -> None:
+    found = one["scored_files_one"]
+    assert found["gap"] == 0
+    assert found["spread"] > 1000 * SCORE

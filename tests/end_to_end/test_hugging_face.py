@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scripts = Path(sys.executable).parent
     environment = {**ENVIRONMENT, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
     commands = "".join(blocks("bash")).splitlines()
-    assert len(commands) == 11
+    assert len(commands) == 12
     for number, command in enumerate(commands):
         done = subprocess.run(
             ["bash", "-c", command],
@@ -49,15 +50,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_inspect_names_the_family_and_says_that_it_converts(folder):
-    for number in (0, 4, 8):
+    for number in (0, 5, 9):
         text = (folder / f"{number}.txt").read_text()
         assert "qwen2" in text
         assert "converts as it is" in text
 
 
 def test_verify_finds_no_difference(folder):
-    text = (folder / "2.txt").read_text()
-    assert "100.00% of 48 positions agree" in text
+    text = (folder / "3.txt").read_text()
+    assert "100.00% of 14 positions agree" in text  # a byte is a token
     assert "all 2 agree" in text
 
 
@@ -98,3 +99,51 @@ def test_an_fp8_export_is_blocks_with_scales(folder):
     ]
     done = subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=path, check=False)
     assert done.returncode == 0
+
+
+def test_a_killed_conversion_goes_on(folder):
+    """SIGKILL in the middle, then the same again, the export on two ranks: nothing is lost."""
+    source, checkpoint, out = (folder / name for name in ("models/qwen", "killed", "killed_out"))
+    again = ["import", source, checkpoint]
+    kept = _killed(again, checkpoint)
+    _convert(again)
+    assert kept == {name: (checkpoint / name).stat().st_ino for name in kept}
+    again = ["export", checkpoint, out, "--max-shard-size", "2KB"]
+    kept = _killed(again, out)
+    _convert([*again, "--nproc", "2"])
+    assert kept == {name: (out / name).stat().st_ino for name in kept}
+    assert subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=out, check=False).returncode == 0
+    expected = load_file(source / "model.safetensors")
+    found = {k: v for path in out.glob("*.safetensors") for k, v in load_file(path).items()}
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def _start(arguments: list, *, first: str = "") -> subprocess.Popen:
+    """`megatron-r1 convert` with parts of 4 kB, so that a tiny model has many; first: code before it."""
+    code = "import sys\nfrom megatron_r1.backend import hf_import\nhf_import.PART_BYTES = 4000\n" + first
+    code += "from megatron_r1.cli import main\nsys.exit(main(sys.argv[1:]))"
+    return subprocess.Popen([sys.executable, "-c", code, "convert", *map(str, arguments)], env=ENVIRONMENT)
+
+
+def _convert(arguments: list) -> None:
+    assert _start(arguments).wait(TIMEOUT_S) == 0
+
+
+def _killed(arguments: list, target: Path) -> dict[str, int]:
+    """Kill it at a random write in the middle; the finished parts by name, with their inodes."""
+    stop = (
+        "import os, random, signal\nfrom megatron_r1.huggingface.parts import HashedFile, Parts\n"
+        "write, finish, parts = HashedFile.write, Parts._finish, []\n"
+        "def noted(self, name, *rest):\n    finish(self, name, *rest)\n    parts.append(name)\n"
+        "def fatal(self, data):\n"
+        "    if len(parts) > 2 and random.random() < 0.2:\n        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return write(self, data)\n"
+        "HashedFile.write, Parts._finish = fatal, noted\n"
+    )
+    assert _start(arguments, first=stop).wait(TIMEOUT_S) == -signal.SIGKILL
+    partial = target.with_name(target.name + ".tmp")
+    assert not target.exists()
+    done = [path.name.removesuffix(".done") for path in partial.glob("*.done")]
+    assert len(done) > 2
+    return {name: (partial / name).stat().st_ino for name in done}

@@ -56,6 +56,14 @@ def test_fine_tuning_learns_the_kept_answers(whole):
     assert sum(losses[-3:]) < sum(losses[:3])
 
 
+def test_a_student_comes_near_to_a_teacher_of_another_family_on_its_own_samples(whole):
+    steps = metrics(whole / "on_policy")
+    first, last = (sum(line["train/kl"] for line in part) / 4 for part in (steps[:4], steps[-4:]))
+    assert last < 0.7 * first
+    assert artifact(whole, "on_policy")["inputs"].keys() == {"distilled", "zero"}
+    assert max(line["rollout/drift"] for line in steps) < 1.001  # sampler and trainer are one model
+
+
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory) -> Path:
     """The same run, asked to end in rejection sampling and again in fine-tuning."""
@@ -72,7 +80,7 @@ def interrupted(tmp_path_factory) -> Path:
 
 
 def test_an_interrupted_chain_ends_in_the_same_artifacts(whole, interrupted):
-    for stage in ("rejection", "sft", "distilled", "measure_student"):
+    for stage in ("rejection", "sft", "distilled", "measure_student", "on_policy"):
         ours, theirs = artifact(interrupted, stage), artifact(whole, stage)
         assert ours["outputs"] == theirs["outputs"]
         assert ours["inputs"] == theirs["inputs"]

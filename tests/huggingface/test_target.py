@@ -52,6 +52,7 @@ def write(directory, values, **options):
     for shard in shards:
         if shard.name not in done:
             target.write_shard(parts, shard, lambda name: {name: values[name]})
+    parts.settle()
     target.finish(parts, shards, {"model_type": "x"}, {"tokenizer.json": b"{}"})
     return shards
 
@@ -77,6 +78,7 @@ def test_another_plan_starts_anew(tmp_path):
     parts = Parts(tmp_path / "out")
     parts.start({"of": 1}, num_bytes=0)
     parts.write("a", lambda file: file.write(b"x"))
+    parts.settle()
     assert parts.start({"of": 1}, num_bytes=0) == ["a"]
     assert parts.start({"of": 2}, num_bytes=0) == []
     assert not (parts.partial / "a").exists()

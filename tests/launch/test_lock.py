@@ -1,11 +1,13 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 
 import pytest
 
+from megatron_r1.errors import ConfigError
 from megatron_r1.launch import lock
 
 
@@ -51,3 +53,25 @@ def test_a_refused_process_does_not_disturb_the_holder(tmp_path):
         with pytest.raises(lock.RunLockedError), lock.hold(tmp_path):
             pass
         assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
+
+
+def test_a_directory_that_cannot_be_made_or_written_is_refused_in_words(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"file/run: the run can't be kept there: Not a directory; name an"):
+        lock.make_run_dir(tmp_path / "file" / "run")
+    lock.make_run_dir(tmp_path / "new" / "run")
+    assert (tmp_path / "new" / "run").is_dir()
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap to mount a directory read-only")
+@pytest.mark.parametrize("name", ["", "new"])
+def test_a_read_only_file_system_is_refused_in_words(tmp_path, name):
+    code = "import sys; from pathlib import Path; from megatron_r1.launch.lock import make_run_dir\n"
+    code += "make_run_dir(Path(sys.argv[1]))"
+    mount = ["bwrap", "--dev-bind", "/", "/", "--ro-bind", str(tmp_path), str(tmp_path)]
+    done = subprocess.run(
+        [*mount, sys.executable, "-c", code, str(tmp_path / name)], capture_output=True, text=True
+    )
+    assert "ConfigError" in done.stderr
+    assert "read-only" in done.stderr.lower()
+    assert "with --run-dir or `run_dir`" in done.stderr

@@ -1,6 +1,10 @@
+import json
+import time
+
 import pytest
 
-from megatron_r1.launch.verdict import Death, culprit
+from megatron_r1.launch import heartbeat
+from megatron_r1.launch.verdict import Death, culprit, describe
 
 # as torch 2.13 and NCCL 2.27 print them
 LOST_PEER = [
@@ -55,3 +59,12 @@ def test_a_rank_that_we_ended_is_never_the_culprit():
 
 def test_exit_codes_are_those_of_a_shell():
     assert [Death(0, code, "").exit_code for code in (0, 75, -9, -15)] == [0, 75, 137, 143]
+
+
+def test_a_clock_that_was_set_back_makes_no_time_to_come(tmp_path):
+    heartbeat.beat_path(tmp_path, 0).write_text(
+        json.dumps({"stage": "zero", "step": 7, "time": time.time() + 3600})
+    )
+    lost = Death(0, 1, LOST_PEER[0])
+    text = describe(lost, deaths=[lost], log_dir=tmp_path, oom_kills=0)
+    assert "rank 0: stage zero, step 7, 0 s ago" in text

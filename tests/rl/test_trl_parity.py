@@ -377,3 +377,34 @@ def test_a_corrected_token_of_a_sequence_ratio_keeps_its_own_weight_unlike_trl(t
     torch.testing.assert_close(ours.gradient, scale * weight, rtol=0, atol=1e-9)
     spread = weight.sum(dim=1, keepdim=True) / lengths * rollout.mask
     torch.testing.assert_close(trl.gradient, scale * spread, rtol=0, atol=1e-9)
+
+
+def test_on_policy_distillation_has_trl_s_reverse_kl_and_its_gradient():
+    """GKD with beta = 1 has whole distributions; ours one drawn token. Over all tokens, each as often as the
+    student draws it, both are the same to 1e-12."""
+    from trl.experimental.gkd import GKDTrainer
+
+    from megatron_r1.rl.distillation import reverse_kl_loss
+
+    generator, positions, vocabulary, temperature = torch.Generator().manual_seed(3), 5, 7, 0.7
+    student, teacher = torch.randn(2, positions, vocabulary, generator=generator, dtype=torch.float64)
+    student.requires_grad_()
+    theirs = GKDTrainer.generalized_jsd_loss(
+        student[None], teacher[None], torch.zeros(1, positions), beta=1, temperature=temperature
+    )
+    (their_gradient,) = torch.autograd.grad(theirs, student)
+
+    logprobs = (student / temperature).log_softmax(-1).flatten()  # every token at every position
+    drawn = logprobs.detach().exp() / positions  # how often, and the mean over positions
+    unused = torch.zeros(positions * vocabulary, dtype=torch.long)
+    fields = {
+        "teacher_logprobs": (teacher / temperature).log_softmax(-1).flatten(),
+        "rollout_logprobs": logprobs.detach(),
+    }
+    batch = PackedBatch(unused, unused, drawn, unused, torch.tensor([0, len(unused)]).int(), fields)
+    loss, sums = reverse_kl_loss(logprobs, None, batch)
+    ours = (loss * drawn).sum()
+    (gradient,) = torch.autograd.grad(ours, student)
+    assert ours.item() == pytest.approx(theirs.item(), abs=1e-12)
+    assert torch.allclose(gradient, their_gradient, rtol=0, atol=1e-12)
+    assert float(sums["drift"][0]) == 0

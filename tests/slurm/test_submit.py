@@ -133,6 +133,11 @@ def test_an_impossible_request_is_refused_in_slurms_words_and_leaves_nothing(slu
 def test_a_dry_run_prints_the_scripts_and_slurms_opinion(slurm, tmp_path):
     output = slurm.submit(tmp_path / "run", *LAYOUT, "--dry-run")
     assert output.count("#!/usr/bin/env bash") == 3
+    seeds = slurm.submit(tmp_path / "run", *SMALL, "--dry-run", "--seeds", "7,8")
+    assert seeds.count("#!/usr/bin/env bash") == 6
+    for seed in (7, 8):
+        assert seeds.count(f"#SBATCH --job-name=micro_seed{seed}.") == 3
+        assert str(tmp_path / f"run_seed{seed}") in seeds
     assert re.search(r"### base: sbatch --test-only says: Job \d+ to start at .* on nodes node", output)
     assert not (tmp_path / "run").exists()
 

@@ -55,3 +55,28 @@ def test_a_window_must_fit_the_positions_and_a_pack():
     assert "don't fit model.max_position_embeddings = 64" in found
     (found,) = problems("base", unmasked, "stages.base.window=64", "stages.base.tokens_per_pack=32")
     assert found.startswith("window: 64 tokens don't fit tokens_per_pack = 32")
+
+
+R1 = MICRO.with_name("micro_r1.yaml")
+
+
+def r1_problems(stage, *overrides):
+    run = load_run(R1, overrides=[f"stages.{stage}.{text}" for text in overrides]).value
+    return run.stages[stage].problems(run.for_stage(stage))
+
+
+def test_what_the_stages_of_r1_find():
+    for stage in ("rejection", "sft", "on_policy"):
+        assert r1_problems(stage) == []
+    (found,) = r1_problems("sft", "max_chat_tokens=65")
+    assert found.startswith("max_chat_tokens: 65 is above 64, the lower of tokens_per_pack and model.max_pos")
+    (found,) = r1_problems("rejection", "restyle={}")
+    assert found == "data: restyle takes what an earlier stage kept; name {source: stage, stage: ...}"
+
+
+def test_what_on_policy_distillation_finds():
+    (found,) = r1_problems("on_policy", "teacher=one")
+    assert found.startswith("teacher: 'one' is no earlier stage with a language model; there are base, zero")
+    (found,) = r1_problems("on_policy", "tokens_per_pack=8")
+    assert found.startswith("tokens_per_pack: 8 can't hold a sample of 12 tokens with its prompt")
+    assert "don't fit model.max_position_embeddings" in r1_problems("on_policy", "max_new_tokens=64")[0]

@@ -113,7 +113,7 @@ def test_an_interrupted_stage_goes_on_to_the_same_files(stage, context, ids, tmp
 def test_shards_of_other_settings_are_not_gone_on_with(stage, context, ids, tmp_path):
     with pytest.raises(Interrupted):
         stage().run(context(FakePolicy(answers(ids)), FakeJournal(stop_after=1), directory=tmp_path))
-    expected = r"candidates holds shards sampled with other settings; .* --from zero"
+    expected = r"candidates holds shards made with other settings; .* --from zero"
     for changes, weights in (({"temperature": 0.5}, ""), ({}, "other")):
         where = context(FakePolicy(), directory=tmp_path, start_step=2, weights=weights)
         with pytest.raises(DataError, match=expected):
@@ -158,7 +158,7 @@ def test_evaluation_questions_are_not_learnt(stage, context, ids, questions, tmp
 def test_samples_are_written_anew_as_asked(stage, context, ids, tmp_path):
     # no tags and no box around the answer: it would not be found again
     rewrite = {"form": "<think> {chain} </think> {summary}", "summary": {"en": "the answer is {answer}"}}
-    with pytest.raises(DataError, match=r"none of 10 samples was kept: 5 rewrite, 5 wrong; see .*card"):
+    with pytest.raises(DataError, match=r"none of 10 was kept: 5 rewrite, 5 wrong; see .*card"):
         stage(rewrite=rewrite).run(context(FakePolicy(answers(ids)), directory=tmp_path))
     rewrite["summary"]["en"] = "the answer is <answer> {answer} </answer>"
     stage(rewrite=rewrite).run(context(FakePolicy(answers(ids)), directory=tmp_path))

@@ -100,3 +100,37 @@ def test_endless_data_has_no_epoch(stage, context):
     endless = stage(data={"chains": {"source": "arithmetic"}})
     with pytest.raises(DataError, match="stage zero: epochs: the data is endless"):
         endless.run(context(FakePolicy()))
+
+
+def test_long_chats_are_left_out_and_counted_over_replicas_and_interruptions(tmp_path, stage, context):
+    path = tmp_path / "lengths.jsonl"
+    answers = ["1", "1 + 1 is 2", "1", "1 + 1 is 2"] * 2  # 7 tokens with their questions, and 11
+    lines = [{"messages": [{"role": "user", "content": "compute 1 + 0"}, {"role": "assistant", "content": a}]}
+             for a in answers]  # fmt: skip
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    data = {"chats": {"source": "jsonl", "path": str(path), "shuffle": False}}
+
+    def run(replicas):
+        policy, journal = FakePolicy(replicas=replicas), FakeJournal()
+        stage(data=data, max_chat_tokens=9).run(
+            context(policy, journal, start_step=1, state={"too_long": 2})
+        )
+        return policy, journal
+
+    (first, journal), (second, _) = together(2, run)  # the second replica has the long ones
+    assert [m["train/too_long"] for _, m in journal.steps] == [4]
+    assert len(first.trained[0]) == 2
+    (idle,) = second.trained[0]
+    assert float(idle.weights.sum()) == 0
+    assert sum(float(s.weights.sum()) for s in first.trained[0]) == pytest.approx(1)
+    with pytest.raises(DataError, match="all 4 chats of step 1 have more than max_chat_tokens = 3 tokens"):
+        stage(data=data, max_chat_tokens=3).run(context(FakePolicy()))
+
+
+def test_the_loss_on_held_out_chats_is_the_mean_over_their_answers_tokens(stage, chats, context):
+    held_out = {"data": {"chats": {**chats["chats"], "held_out": "all"}}, "chats": 3, "every": 2}
+    policy, journal = FakePolicy(step_size=0.25), FakeJournal()
+    stage(held_out=held_out).run(context(policy, journal))
+    losses = {step: m["eval/loss"] for step, m in journal.steps if "eval/loss" in m}
+    assert losses == pytest.approx({0: 1.0, 2: 0.5, 3: 0.25})  # every token's, before and after updates
+    assert [name for name in policy.calls if name != "train"] == ["logprobs"] * 3

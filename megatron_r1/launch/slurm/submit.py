@@ -25,7 +25,17 @@ from megatron_r1.run_config import RunConfig, load_run
 SITE_VARIABLE = "MEGATRON_R1_SITE"
 SITE_FILE = Path("~/.config/megatron_r1/site.yaml")
 # what changes no result, and the stages, of which only one's own part counts
-_UNDECISIVE = {"name", "run_dir", "layout", "recompute", "rollout_engine", "timeout_s", "slurm", "stages"}
+_UNDECISIVE = {
+    "name",
+    "run_dir",
+    "layout",
+    "recompute",
+    "rollout_engine",
+    "rollout_rows",
+    "timeout_s",
+    "slurm",
+    "stages",
+}
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +50,7 @@ def submit(
     config_path: Path,
     *,
     overrides: Sequence[str] = (),
+    seed: int | None = None,
     from_stage: str | None = None,
     run_dir: Path | None = None,
     site: Path | None = None,
@@ -47,10 +58,16 @@ def submit(
 ) -> str:
     """Submit the stages that are not done; returns what happened, in lines for the user.
 
+    seed: in the place of the configuration's, as a run of its own next to that of other seeds.
     site: the site's profile; by default what MEGATRON_R1_SITE names or ~/.config/megatron_r1/site.yaml.
     dry_run: write nothing into the queue; the scripts, and what `sbatch --test-only` says of them.
     """
     loaded = load_run(config_path, overrides=overrides, site=site or _own_site())
+    if seed is not None:
+        suffix = f"_seed{seed}"
+        run_dir = None if run_dir is None else run_dir.with_name(run_dir.name + suffix)
+        overrides = [*overrides, f"seed={seed}", f"name={loaded.value.name}{suffix}"]
+        loaded = load_run(config_path, overrides=overrides, site=site or _own_site())
     refuse(findings(loaded))
     run = loaded.value
     local.check_from(from_stage, run)
@@ -63,7 +80,8 @@ def submit(
         return _dry_run(scripts)
     if not scripts:
         return f"every stage of {run_dir} is done; --from STAGE does them again"
-    jobs.folder(run_dir).mkdir(parents=True, exist_ok=True)
+    lock.make_run_dir(run_dir)
+    jobs.folder(run_dir).mkdir(exist_ok=True)
     for text in scripts.values():  # a job that is held is not looked at when it is submitted
         commands.would_start(text)
     _refuse_second(run_dir)  # before the lock too: the job that holds it is better named by its id

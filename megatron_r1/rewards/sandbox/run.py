@@ -23,6 +23,7 @@ COMPILE_ERROR, NO_FUNCTION = 121, 122  # driver.py's exit codes
 WATCH_EVERY_S = 0.02
 START_LIMIT_S = 60.0  # until bubblewrap has built the sandbox: a busy machine, not the program
 STDERR_KEPT = 2000
+JOB_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # SLURM sends them to all processes of a step
 SEALED = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 
@@ -62,9 +63,19 @@ class _Sandbox:
 
 
 def run_program(source: str, request: Mapping[str, Any], stdin: str, *, limits: Limits, slot: int = 0) -> Ran:
-    """Run Python source; request: see driver.py. Raises R1Error where there can be no sandbox."""
+    """Run Python source; request: see driver.py. Raises R1Error where there can be no sandbox.
+
+    What a signal ended that asks the whole job to stop is run once more: it says nothing of the program, and
+    the resumed run has to find what the uninterrupted one does.
+    """
     require_tools()
     data = f"{json.dumps(dict(request))}\n{stdin}".encode("utf-8", "surrogatepass")
+    ran, cut_short = _run(source, data, limits, slot)
+    return _run(source, data, limits, slot)[0] if cut_short else ran
+
+
+def _run(source: str, data: bytes, limits: Limits, slot: int) -> tuple[Ran, bool]:
+    """The program on this standard input, and whether one of JOB_SIGNALS ended it or its sandbox."""
     with contextlib.ExitStack() as stack:
         given = stack.enter_context(_sealed(data))
         program = stack.enter_context(_sealed(source.encode("utf-8", "surrogatepass")))
@@ -90,9 +101,10 @@ def run_program(source: str, request: Mapping[str, Any], stdin: str, *, limits: 
             os.close(status_out)
         sandbox = _Sandbox(process, time.monotonic())
         try:
-            return _supervise(sandbox, status, limits)
+            ran = _supervise(sandbox, status, limits)
         finally:
             _end(sandbox)
+        return ran, bool({-process.returncode, (sandbox.exit_code or 0) - 128} & {*JOB_SIGNALS})
 
 
 @cache

@@ -50,10 +50,15 @@ def compare(layout: Layout, shared: Path, *, family: str) -> dict[str, Any]:
         for decoder in (ModuleDecoder, LeanDecoder)
     }
     modules, lean = outputs["ModuleDecoder"], outputs["LeanDecoder"]
+    few = {
+        decoder.__name__: _generate(policy, prompts, decoder=decoder, rows=3)
+        for decoder in (ModuleDecoder, LeanDecoder)
+    }
     return {
         "is_lean": is_lean(policy.chunks),
         "modules": [output.token_ids for output in modules],
         "lean": [output.token_ids for output in lean],
+        "few": {name: [output.token_ids for output in found] for name, found in few.items()},
         "to_modules": _largest([o.logprobs for o in lean], [o.logprobs for o in modules]),
         "to_training": _largest([o.logprobs for o in lean], _training_logprobs(policy, prompts, lean)),
     }
@@ -86,9 +91,13 @@ def _uneven_policy(family: FamilyConfig, layout: Layout) -> MegatronPolicy:
     return policy
 
 
-def _generate(policy: MegatronPolicy, prompts: list[list[int]], *, decoder: Any) -> list[Sampled]:
+def _generate(
+    policy: MegatronPolicy, prompts: list[list[int]], *, decoder: Any, rows: int | None = None
+) -> list[Sampled]:
     keys = [100 * policy.replicas.index + i for i in range(len(prompts))]
-    return rollout.generate(policy.chunks, prompts, SAMPLING, keys=keys, eos_id=models.EOS, decoder=decoder)
+    return rollout.generate(
+        policy.chunks, prompts, SAMPLING, keys=keys, eos_id=models.EOS, rows=rows, decoder=decoder
+    )
 
 
 def _training_logprobs(

@@ -19,6 +19,7 @@ from megatron_r1.errors import CheckpointError
 from megatron_r1.huggingface import fp8
 from megatron_r1.huggingface.parts import HashedFile
 from megatron_r1.huggingface.source import Source
+from megatron_r1.models.deepseek_v3 import DeepseekV3
 from tests.backend.scenarios.hf import no_progress, policy_of
 from tests.huggingface import made_model
 
@@ -132,6 +133,54 @@ def blocks(layout: Layout, shared: Path) -> dict[str, Any]:
         "plain": sorted({str(t.dtype) for t in load_file(shared / "blocks_bf16/model.safetensors").values()}),
         "plain_config": "quantization_config" in (shared / "blocks_bf16" / "config.json").read_text(),
     }
+
+
+# transformers dequantises blocks that are cut at the edge wrongly on a CPU: here all are whole
+ALIGNED = DeepseekV3(
+    family="deepseek_v3",
+    vocab_size=64,
+    num_layers=2,
+    hidden_size=128,
+    num_attention_heads=2,
+    q_lora_rank=128,
+    kv_lora_rank=64,
+    qk_head_dim=64,
+    qk_pos_emb_head_dim=64,
+    v_head_dim=64,
+    ffn_hidden_size=256,
+    num_experts=4,
+    experts_per_token=2,
+    moe_ffn_hidden_size=128,
+)
+
+
+def blocks_in_transformers(layout: Layout, shared: Path) -> dict[str, Any]:
+    """An FP8 export as transformers reads it, next to our own import of it as transformers reads that."""
+    from transformers import FineGrainedFP8Config
+
+    values = made_model.tensors(ALIGNED, dtype=torch.bfloat16)
+    values = {name: value * 0.05 if value.dim() > 1 else value for name, value in values.items()}
+    source = made_model.write(shared / "aligned_hf", ALIGNED, values=values)
+    out = {name: shared / f"aligned_{name}" for name in ("ours", "fp8", "again", "plain")}
+    import_model(source, out["ours"], precision=None, progress=no_progress)
+    export_model(out["ours"], out["fp8"], ExportOptions(blocks=True), progress=no_progress)
+    import_model(out["fp8"], out["again"], precision=None, progress=no_progress)
+    export_model(out["again"], out["plain"], ExportOptions(), progress=no_progress)
+    theirs = _logits(out["fp8"], quantization_config=FineGrainedFP8Config(dequantize=True))
+    ours, exact = _logits(out["plain"]), _logits(source)
+    return {
+        "size": float(exact.abs().max()),
+        "ours_to_theirs": float((ours - theirs).abs().max()),
+        "ours_to_exact": float((ours - exact).abs().max()),
+    }
+
+
+@torch.no_grad()
+def _logits(directory: Path, **options: Any) -> torch.Tensor:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(directory, attn_implementation="eager", **options).float()
+    return model(torch.arange(2, 22)[None]).logits[0]
 
 
 def write_blocks(directory: Path) -> Path:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from megatron_r1.backend import rollout
+from megatron_r1.backend import flight, rollout
 from megatron_r1.backend.layout import Layout
 from megatron_r1.backend.policy import MegatronPolicy
 from megatron_r1.types import Sampling, TrainSequence
@@ -22,12 +22,15 @@ SAMPLINGS = {
 def sample(
     layout: Layout, shared: Path, *, family: str, engine: rollout.Engine = "megatron"
 ) -> dict[str, list[dict[str, Any]]]:
-    """Each prompt's output and log-probs, by sampling; `alone`: only replica 0 has a prompt."""
+    """Each prompt's output and log-probs, by sampling; `few`: three at a time; `alone`: only replica 0 has a
+    prompt."""
     policy = models.policy(family, layout, seed=11)
     policy.rollout_engine = engine
     if engine == "dynamic":
         _poison_new_caches()
     found = {name: _sample(policy, sampling, len(PROMPT_LENGTHS)) for name, sampling in SAMPLINGS.items()}
+    policy.rollout_rows = 3
+    found["few"] = _sample(policy, SAMPLINGS["sampled"], len(PROMPT_LENGTHS))
     training = [chunk.training for chunk in policy.chunks]
     assert all(training), "the engine left the model as it was"
     return {**found, "alone": _sample(policy, SAMPLINGS["sampled"], 1)}
@@ -39,8 +42,8 @@ def _poison_new_caches() -> None:
 
     build = dynamic_engine._engine
 
-    def poisoned(*args: Any) -> Any:
-        engine = build(*args)
+    def poisoned(*args: Any, **options: Any) -> Any:
+        engine = build(*args, **options)
         engine.context.memory_buffer.fill_(torch.nan)
         return engine
 
@@ -78,7 +81,7 @@ def exception_inside(layout: Layout, shared: Path, *, family: str) -> dict[str, 
     policy = models.policy(family, layout)
     for chunk in policy.chunks:
         chunk.train()
-    before, working, calls = _switches(policy), rollout.next_tokens, []
+    before, working, calls = _switches(policy), flight.next_tokens, []
 
     def failing(*args: Any, **kwargs: Any) -> Any:
         calls.append(_switches(policy))
@@ -86,7 +89,7 @@ def exception_inside(layout: Layout, shared: Path, *, family: str) -> dict[str, 
             raise Broken
         return working(*args, **kwargs)
 
-    rollout.next_tokens = failing
+    flight.next_tokens = failing
     try:
         policy.generate([[5, 6], [7]], SAMPLINGS["greedy"], keys=[0, 1])
     except Broken:
@@ -94,7 +97,7 @@ def exception_inside(layout: Layout, shared: Path, *, family: str) -> dict[str, 
     else:
         raised = False
     finally:
-        rollout.next_tokens = working
+        flight.next_tokens = working
     return {
         "raised": raised,
         "restored": _switches(policy) == before,

@@ -6,12 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from megatron_r1.backend.hf_import import import_model
 from megatron_r1.backend.layout import Layout
 from megatron_r1.backend.model import ModelOptions
 from megatron_r1.backend.policy import MegatronPolicy
 from megatron_r1.backend.scorer import MegatronScorer
 from megatron_r1.rl.preference import pair_loss
 from tests.backend.scenarios import models
+from tests.huggingface import made_model
 
 
 def scorer(
@@ -66,3 +68,26 @@ def loaded(layout: Layout, shared: Path, *, family: str, source: str) -> list[fl
     model = scorer(family, layout, seed=5)
     model.model.load(shared / source, weights_only=True)
     return model.score(pairs(9))
+
+
+def from_files(layout: Layout, shared: Path) -> dict[str, float]:
+    """The same language model as files and as a checkpoint: the largest gap of the weights and of scores."""
+    source = made_model.write(shared / "score_hf", made_model.V3)
+    import_model(source, shared / "score_checkpoint", precision=None, progress=lambda done, total: None)
+    found = []
+    for start in ("files", "checkpoint"):
+        model = MegatronPolicy(
+            made_model.V3, layout, ModelOptions(), seed=1, eos_id=0, tokens_per_pack=models.LENGTH,
+            score_head=True,
+        )  # fmt: skip
+        if start == "files":
+            model.load_hugging_face(source)
+        else:
+            model.load(shared / "score_checkpoint", weights_only=True)
+        with torch.no_grad():
+            for name, weight in model.chunks[0].named_parameters():
+                if "output_layer" in name:
+                    weight.fill_(0.1)  # a new head is 0
+        found.append(MegatronScorer(model).score([[2, 3, 4, 5], [6, 7, 8]]))
+    gaps = [abs(a - b) for a, b in zip(*found, strict=True)]
+    return {"gap": max(gaps), "spread": abs(found[0][0] - found[0][1])}

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
@@ -107,6 +108,39 @@ def test_a_bubblewrap_that_the_kernel_refuses_is_no_verdict_on_the_program(monke
     assert "no-such-option" in ran.stderr
 
 
+def programs_of(pid: int) -> list[psutil.Process]:
+    """Those in a process's sandboxes, once there are any."""
+    inside: list[psutil.Process] = []
+    deadline = time.monotonic() + 60
+    while not inside and time.monotonic() < deadline:
+        children = psutil.Process(pid).children(recursive=True)
+        inside = [p for p in children if p.name().startswith("python")]
+        time.sleep(0.02)
+    assert inside
+    return inside
+
+
+@needs_sandbox
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("whom", [slice(None), slice(-1, None)], ids=["all", "the program"])
+def test_a_signal_to_all_processes_of_a_job_costs_no_verdict(
+    run: Callable[..., Ran], signum: int, whom: slice
+) -> None:
+    with ThreadPoolExecutor(1) as thread:
+        ran = thread.submit(run, "import time; time.sleep(0.3); print('done')")
+        programs_of(os.getpid())
+        for process in psutil.Process().children(recursive=True)[whom]:
+            process.send_signal(signum)
+        assert (ran.result().fate, ran.result().stdout) == (Fate.DONE, b"done\n")
+
+
+@needs_sandbox
+def test_a_program_can_end_its_own_processes(run: Callable[..., Ran]) -> None:
+    """As multiprocessing's pools do: signals are not ignored for the whole sandbox."""
+    source = "import subprocess as s; p = s.Popen(['/usr/bin/sleep', '30']); p.terminate(); print(p.wait(5))"
+    assert run(source).stdout == b"-15\n"
+
+
 @needs_sandbox
 def test_a_killed_parent_takes_its_sandboxes_along() -> None:
     source = (
@@ -115,13 +149,7 @@ def test_a_killed_parent_takes_its_sandboxes_along() -> None:
         "run_program('import time; time.sleep(600)', {'function': None}, '', limits=Limits(wall_s=600))"
     )
     parent = subprocess.Popen([sys.executable, "-c", source])
-    inside: list[psutil.Process] = []
-    deadline = time.monotonic() + 60
-    while not inside and time.monotonic() < deadline:
-        children = psutil.Process(parent.pid).children(recursive=True)
-        inside = [p for p in children if p.name().startswith("python")]
-        time.sleep(0.02)
-    assert inside
+    inside = programs_of(parent.pid)
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
     assert not psutil.wait_procs(inside, timeout=10)[1]

@@ -1,0 +1,242 @@
+"""The outputs of one rollout, a bounded number of them in flight at once.
+
+A prompt that enters several times (a group of outputs) is computed once and its cache copied. Every step
+feeds one token a row. Rows that have ended leave, the last rows moving into their places, and waiting prompts
+enter as soon as enough places are free. What is sampled depends on neither: draws are keyed (sampling.py).
+
+Ranks that share experts take every step together until the slowest is done, or the others would wait for
+ever: one that has nothing to feed feeds a dummy row.
+"""
+
+# B rows in the batch, U different prompts, W longest of them, V vocabulary
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import ClassVar, Protocol
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.models.gpt.gpt_model import GPTModel
+from torch import Tensor
+
+from megatron_r1.backend.nucleus import NucleusRecorder
+from megatron_r1.backend.parallel import device
+from megatron_r1.backend.routes import RouteRecorder
+from megatron_r1.backend.sampling import next_tokens, uniforms
+from megatron_r1.types import Sampled, Sampling
+
+LEAVE_SHARE = 16  # rows leave when a share of 1 / LEAVE_SHARE of the batch has ended
+ENTER_SHARE = 8  # prompts enter when a share of 1 / ENTER_SHARE of all places is free
+PAD_TOKEN = 0
+NO_PLACE = -1  # of a token that belongs to no output: padding, or a row that has ended
+
+
+class Decoder(Protocol):
+    """The model with a cache. Rows of the batch are numbered by their places."""
+
+    pads_left: ClassVar[bool]
+    refills: ClassVar[bool]  # whether prompts can enter beside rows that run
+
+    def __init__(self, chunks: Sequence[GPTModel], *, rows: int, length: int) -> None:
+        """At most so many rows at once, each of at most `length` tokens."""
+        ...
+
+    def prefill(self, tokens: Tensor, places: Tensor) -> Tensor:
+        """tokens, places: [U, W] of prompts and where each token stands in its own. Returns [U, V] logits of
+        the last tokens. The batch is as before."""
+        ...
+
+    def enter(self, prompts: Tensor) -> None:
+        """Behind the batch's rows come copies of these of the newest prefill's prompts."""
+        ...
+
+    def decode(self, tokens: Tensor, places: Sequence[int]) -> Tensor:
+        """tokens: [B], the next of each row, and where it stands. Returns [B, V] logits."""
+        ...
+
+    def keep(self, rows: Tensor) -> None:
+        """Row i becomes the former row rows[i] >= i; the rows behind leave."""
+        ...
+
+
+@dataclass(slots=True)
+class _Row:
+    """A place in the batch. `at`: tokens fed so far; `drawn`: tokens sampled so far."""
+
+    output: int
+    key: int
+    at: int
+    drawn: int = 0
+    ended: bool = False
+
+
+class Flight:
+    """One call of rollout.generate."""
+
+    def __init__(
+        self,
+        decoder: type[Decoder],
+        chunks: Sequence[GPTModel],
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        *,
+        keys: Sequence[int],
+        eos_id: int,
+        rows: int | None,
+    ) -> None:
+        """rows: the most outputs that run at once, None for all."""
+        self.prompts, self.keys, self.sampling, self.eos_id = prompts, keys, sampling, eos_id
+        self.results = [Sampled([], []) for _ in prompts]
+        self.places = max(1, min(len(prompts), rows or len(prompts)))
+        self.entered = 0  # prompts so far, in their order
+        self.rows: list[_Row] = []
+        self.dummy = len(prompts)  # the output of a row that only keeps other ranks company
+        self.logits = torch.zeros(0, device=device())  # [B, V] that the next tokens are drawn from
+        self.tokens = torch.zeros(0, device=device())  # [B] the newest
+        length = max(map(len, prompts), default=1) + sampling.max_new_tokens
+        self.decoder = decoder(chunks, rows=self.places, length=length)
+        count = self.dummy + 1
+        self.routes = RouteRecorder(chunks, rows=count, length=length) if sampling.keep_routes else None
+        self.nuclei = NucleusRecorder(count) if sampling.keep_nucleus and sampling.top_p < 1 else None
+
+    def run(self) -> list[Sampled]:
+        running, entering = False, True
+        while running or entering:
+            if running:
+                self._decode()
+            if entering:
+                self._enter()
+            self._sample()
+            running, entering = self._agree(self._is_running(), self._can_enter())
+        return self._with_kept()
+
+    def _is_running(self) -> bool:
+        return not all(row.ended for row in self.rows)
+
+    def _can_enter(self) -> bool:
+        if self.entered == len(self.prompts):
+            return False
+        running = sum(not row.ended for row in self.rows)
+        enough = (self.places - running) * ENTER_SHARE >= self.places
+        return enough if self.decoder.refills else not running
+
+    def _agree(self, *mine: bool) -> list[bool]:
+        """Whether each holds on this rank or on one that shares its experts."""
+        if parallel_state.get_expert_model_parallel_world_size() == 1:
+            return list(mine)
+        found = torch.tensor(mine, dtype=torch.int32, device=device())
+        group = parallel_state.get_expert_tensor_and_model_parallel_group()
+        dist.all_reduce(found, op=dist.ReduceOp.MAX, group=group)
+        return found.bool().tolist()
+
+    def _enter(self) -> None:
+        """Waiting prompts come behind the batch, each different one through the model once."""
+        if not self._can_enter():  # but a rank that shares this rank's experts has prompts that do
+            logits = self._prefill([[self.eos_id]], [self.dummy])
+            if not self.rows:
+                self._take([_Row(self.dummy, key=0, at=1, ended=True)], [0], logits)
+            return
+        self._leave()
+        last = min(len(self.prompts), self.entered + self.places - len(self.rows))
+        entering = range(self.entered, last)
+        self.entered = last
+        first: dict[tuple[int, ...], int] = {}  # an output of each different prompt
+        firsts = [first.setdefault(tuple(self.prompts[output]), output) for output in entering]
+        unique = list(first.values())
+        logits = self._prefill([self.prompts[output] for output in unique], unique)
+        rows = [_Row(output, self.keys[output], at=len(self.prompts[output])) for output in entering]
+        self._take(rows, [unique.index(output) for output in firsts], logits)
+        if self.routes:
+            self.routes.copy(firsts, list(entering))
+
+    def _prefill(self, prompts: Sequence[Sequence[int]], outputs: Sequence[int]) -> Tensor:
+        width = max(map(len, prompts))
+        tokens, places = [], []
+        for prompt in prompts:
+            padding = width - len(prompt)
+            left, right = (padding, 0) if self.decoder.pads_left else (0, padding)
+            tokens.append([PAD_TOKEN] * left + list(prompt) + [PAD_TOKEN] * right)
+            places.append([NO_PLACE] * left + list(range(len(prompt))) + [NO_PLACE] * right)
+        where = _on_device(places)
+        with self._recording(outputs, where):
+            return self.decoder.prefill(_on_device(tokens), where)
+
+    def _take(self, rows: list[_Row], prompts: list[int], logits: Tensor) -> None:
+        """New rows, copies of these of the newest prefill's prompts."""
+        copied = _on_device(prompts)
+        self.decoder.enter(copied)
+        self.logits = torch.cat([self.logits, logits[copied]]) if self.rows else logits[copied]
+        self.rows += rows
+
+    def _decode(self) -> None:
+        """The newest tokens through the model."""
+        outputs, places = [row.output for row in self.rows], [row.at for row in self.rows]
+        with self._recording(outputs, _on_device(places)[:, None] if self.routes else None):
+            self.logits = self.decoder.decode(self.tokens, places)
+        for row in self.rows:
+            row.at += not row.ended  # one that has ended feeds the same place again
+
+    def _recording(self, outputs: Sequence[int], places: Tensor | None) -> AbstractContextManager[None]:
+        if self.routes is None or places is None:
+            return nullcontext()
+        return self.routes.feeding(outputs, places)
+
+    def _sample(self) -> None:
+        """The next token of every row. Rows whose output is complete end, and leave when they are many."""
+        draws = uniforms(
+            [row.key for row in self.rows],
+            position=[row.drawn for row in self.rows],
+            seed=self.sampling.seed,
+        )
+        nuclei, outputs = self.nuclei, [row.output for row in self.rows]
+        self.tokens, logprobs = next_tokens(
+            self.logits.float(),
+            draws.to(self.logits.device),
+            temperature=self.sampling.temperature,
+            top_p=self.sampling.top_p,
+            note=None if nuclei is None else lambda allowed: nuclei.note(outputs, allowed),
+        )
+        for row, token, logprob in zip(self.rows, self.tokens.tolist(), logprobs.tolist(), strict=True):
+            if row.ended:
+                continue
+            result = self.results[row.output]
+            result.token_ids.append(token)
+            result.logprobs.append(logprob)
+            row.drawn += 1
+            row.ended = token == self.eos_id or row.drawn == self.sampling.max_new_tokens
+        if sum(row.ended for row in self.rows) * LEAVE_SHARE >= len(self.rows):
+            self._leave(but_one=True)
+
+    def _leave(self, *, but_one: bool = False) -> None:
+        """Rows that have ended leave the batch, the last rows taking their places.
+
+        but_one: if all have ended, one stays as the dummy.
+        """
+        running = [place for place, row in enumerate(self.rows) if not row.ended]
+        last = iter(reversed(running))
+        kept = [next(last) if self.rows[place].ended else place for place in range(len(running))]
+        if but_one and not kept:
+            kept = [0]
+        if len(kept) < len(self.rows):
+            index = _on_device(kept)
+            self.rows = [self.rows[place] for place in kept]
+            self.tokens, self.logits = self.tokens[index], self.logits[index]
+            self.decoder.keep(index)
+
+    def _with_kept(self) -> list[Sampled]:
+        """The results with what training needs to follow this rollout, if it was asked for."""
+        results = self.results
+        if self.routes is not None:
+            fed = [len(p) + len(r.token_ids) - 1 for p, r in zip(self.prompts, results, strict=True)]
+            kept = self.routes.of_rows(fed)  # collective, of a rank without prompts too
+            results = [replace(r, routes=found) for r, found in zip(results, kept, strict=True)]
+        if self.nuclei is not None:
+            kept = self.nuclei.of_rows([len(r.token_ids) for r in results])
+            results = [replace(r, nucleus=found) for r, found in zip(results, kept, strict=True)]
+        return results
+
+
+def _on_device(values: list) -> Tensor:
+    return torch.tensor(values, dtype=torch.long, device=device())
