@@ -1,4 +1,4 @@
-"""Killed in every kind of stage, a run ends as if nobody had touched it (chaos.py; longer: scripts/chaos.sh)."""
+"""Killed in every kind of stage, a run ends as if nobody had touched it (chaos.py, scripts/chaos.sh)."""
 
 import subprocess
 import sys
