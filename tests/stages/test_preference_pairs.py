@@ -170,7 +170,7 @@ class Closed(SpellingTokenizer):
 
 def test_a_response_that_a_reward_model_could_not_read_makes_no_pair(run):
     policy = JudgingPolicy(fair)
-    with pytest.raises(DataError, match="none of 5 pairs was kept: 5 unspellable"):
+    with pytest.raises(DataError, match="none of 5 was kept: 5 unspellable"):
         run(policy, tokenizer=Closed())
     assert policy.judged == []
 
