@@ -90,6 +90,7 @@ class _Import:
         self.format = checkpoint_format(plan.family, precision)
         self.table = by_name(plan.weights)
         self.stream = Stream(source)
+        self.held: Tensor | None = None
         check_cover(self.format.items, plan.weights)
         self.groups = list(_groups(self.format.items))
         self.bad: list[str] = []  # names, on rank 0 when all is written
@@ -143,6 +144,7 @@ class _Import:
         self.stream.turn()
         value = to_megatron(self.stream, weight, dtype, rows=place.rows, columns=place.columns)
         _save(value.view(chunk.sizes), file)
+        self.held = value  # torch hands out its bare memory, which may not be hashed yet; the one before is
         return [] if is_finite(value) else [weight.megatron]
 
     def _finish(self, names: Sequence[str]) -> None:
@@ -214,7 +216,7 @@ def _save(value: Tensor, file: HashedFile) -> None:
             raise error.__context__ from None
         raise
     finally:
-        file.settle()  # torch hands out the tensor's own memory
+        file.settle()
 
 
 @contextmanager

@@ -46,7 +46,7 @@ class HashedFile:
         self._thread.start()
 
     def write(self, data: bytes | memoryview) -> int:
-        """Large data is not copied: it must stay as it is until the next `settle` but one."""
+        """Large data is not copied: it must stay as it is, and alive, until the next `settle` but one."""
         view = memoryview(data).cast("B")
         if len(view) < SMALL:
             self._small += view
