@@ -1,7 +1,7 @@
 """`megatron-r1 convert`: Hugging Face's files in and out, from the command line.
 
-One process, or several ranks that share the files: `--nproc N` starts them here, and where RANK and
-WORLD_SIZE are set already (srun, torchrun) this process is one of them.
+One process, or several ranks that share the files: `--nproc N` starts them here; a task of srun's is one of
+them, and so is a process for which RANK and WORLD_SIZE are set (torchrun).
 """
 
 import logging
@@ -122,6 +122,8 @@ class Job:
 
 def run_job(job: Job, *, nproc: int) -> int:
     """On this process, on ranks started here, or as the rank that this process is. Returns the exit code."""
+    if "WORLD_SIZE" not in os.environ and int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        os.environ.update(_place_in_step(os.environ))
     if "WORLD_SIZE" not in os.environ and nproc > 1:
         return _launch(job.argv, nproc)
     try:
@@ -143,6 +145,17 @@ def run_job(job: Job, *, nproc: int) -> int:
         if job.done:
             print(job.done)
     return 0
+
+
+def _place_in_step(slurm: Mapping[str, str]) -> dict[str, str]:
+    """What torch reads, of one of srun's tasks."""
+    from megatron_r1.launch.slurm import commands, task
+
+    return {
+        **task.place(slurm),
+        "MASTER_ADDR": commands.address_of_first(slurm["SLURM_STEP_NODELIST"]),
+        "MASTER_PORT": str(20000 + int(slurm["SLURM_JOB_ID"]) % 12000),
+    }
 
 
 def _launch(argv: Sequence[str], nproc: int) -> int:

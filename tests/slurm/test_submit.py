@@ -4,14 +4,19 @@ import json
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from megatron_r1.launch.slurm.attempt import attempts
-from tests.end_to_end.micro_run import lines, metrics, tensor_digests
-from tests.slurm.runs import LAYOUT, SMALL, everything, job_ids, job_log
+from tests.end_to_end.micro_run import REPOSITORY, lines, metrics, tensor_digests
+from tests.huggingface import made_model
+from tests.slurm.runs import LAYOUT, SMALL, TIMEOUT_S, everything, job_ids, job_log
 
 pytestmark = pytest.mark.slow
 
@@ -140,6 +145,21 @@ def test_a_dry_run_prints_the_scripts_and_slurms_opinion(slurm, tmp_path):
         assert str(tmp_path / f"run_seed{seed}") in seeds
     assert re.search(r"### base: sbatch --test-only says: Job \d+ to start at .* on nodes node", output)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_tasks_of_srun_share_a_conversion(slurm, tmp_path):
+    source = made_model.write(tmp_path / "model", made_model.QWEN)
+    for kind, first, second in (("import", source, "checkpoint"), ("export", tmp_path / "checkpoint", "out")):
+        words = ["-m", "megatron_r1", "convert", kind, str(first), str(tmp_path / second)]
+        done = subprocess.run(
+            ["srun", "--nodes=2", "--ntasks-per-node=1", "--time=5", sys.executable, *words],
+            cwd=REPOSITORY, env=slurm.env, capture_output=True, text=True, timeout=TIMEOUT_S,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("wrote ") == 1  # by the first rank alone
+    before, after = (load_file(path / "model.safetensors") for path in (source, tmp_path / "out"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def _beat(folder: Path) -> int:

@@ -53,6 +53,12 @@ def submit(script: Path, *, after: int | None, hold: bool) -> int:
     return int(_call([*words, str(script)]).split(";")[0])
 
 
+def address_of_first(nodes: str) -> str:
+    """Of these nodes, a list in SLURM's short form; a node's name may resolve to nothing."""
+    first = _call(["scontrol", "show", "hostnames", nodes]).split()[0]
+    return _call(["scontrol", "show", "node", "--oneliner", first]).split("NodeAddr=")[1].split()[0]
+
+
 def would_start(script: str) -> str:
     """When and where the script's job would start; SlurmError with SLURM's own words if it can't."""
     done = _run(["sbatch", "--test-only"], text=script)
