@@ -1,6 +1,7 @@
 """The tokenizer, the template and a journal that remembers, for stages over a fake policy."""
 
 import json
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,10 @@ def questions(tmp_path: Path) -> Callable[..., dict[str, Any]]:
             }
             for i, task in enumerate(tasks)
         ]
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        # replicas are threads here, and each may write it while another reads
+        new = path.with_suffix(f".{threading.get_ident()}")
+        new.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        new.replace(path)
         return {"sums": {"source": "jsonl", "path": str(path), "shuffle": False, "held_out": held_out}}
 
     return write
