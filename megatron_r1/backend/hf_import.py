@@ -163,7 +163,7 @@ class _Import:
         files.write_durably(partial / CONFIG_FNAME, json.dumps(index))
         files.write_durably(partial / files.STATE, json.dumps(STATE, indent=1))
         self._write_folder(partial / origin.FOLDER)
-        described = {name: {key: n[key] for key in ("size", "sha256")} for name, n in notes.items()}
+        described = {name: {"size": n["size"], "sha256": n["sha256"]} for name, n in notes.items()}
         others = sorted(set(files.file_names(partial)) - described.keys() - self.parts.own_files())
         manifest = Manifest(
             model=self.plan.family.model_dump(mode="json"),

@@ -5,7 +5,9 @@ DeepSeek-V3 write the summary; here it is a sentence a language with the answer 
 whose answer would not be the same afterwards is refused.
 """
 
-from pydantic import Field, field_validator
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, field_validator
 
 from megatron_r1.config.section import Section
 from megatron_r1.rewards.answer import chain_of_thought, final_answer
@@ -14,22 +16,26 @@ from megatron_r1.types import Completion
 CHAIN, SUMMARY, ANSWER = "{chain}", "{summary}", "{answer}"
 
 
+def containing(*parts: str) -> AfterValidator:
+    """Of a text in the configuration: each of the parts must be in it."""
+
+    def check(text: str) -> str:
+        missing = [part for part in parts if part not in text]
+        if missing:
+            raise ValueError(f"must contain {' and '.join(missing)}")
+        return text
+
+    return AfterValidator(check)
+
+
 class Rewrite(Section):
     """How a response is written anew."""
 
-    form: str = f"<think>\n{CHAIN}\n</think>\n\n{SUMMARY}"
+    form: Annotated[str, containing(CHAIN, SUMMARY)] = f"<think>\n{CHAIN}\n</think>\n\n{SUMMARY}"
     """The whole response; {chain} and {summary} stand for its parts."""
     summary: dict[str, str] = Field(min_length=1)
     """The summary by language; {answer} stands for the final answer. A language that is missing is left out
     of the data."""
-
-    @field_validator("form")
-    @classmethod
-    def _has_both_parts(cls, form: str) -> str:
-        missing = [part for part in (CHAIN, SUMMARY) if part not in form]
-        if missing:
-            raise ValueError(f"must contain {' and '.join(missing)}")
-        return form
 
     @field_validator("summary")
     @classmethod

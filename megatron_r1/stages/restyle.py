@@ -8,11 +8,12 @@ again, filtered, counted. What does not parse strictly is not kept ("unparseable
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from megatron_r1.config.section import Section
-from megatron_r1.curation.rewrite import CHAIN, SUMMARY
+from megatron_r1.curation.rewrite import CHAIN, SUMMARY, containing
 from megatron_r1.data.mixture import Mixture
 from megatron_r1.data.template import TAGS
 from megatron_r1.errors import DataError
@@ -44,28 +45,12 @@ in \\boxed{{}} between <summary> and </summary>, and nothing else."""
 class Restyle(Section):
     """How the teacher is asked, and what becomes of its reply."""
 
-    instruction: str = INSTRUCTION
+    instruction: Annotated[str, containing(QUESTION, RESPONSE)] = INSTRUCTION
     """What is asked; {question}, {response} and {language} (such as en) stand for those of the line."""
-    form: str = f"<think>\n{CHAIN}\n</think>\n\n{SUMMARY}"
+    form: Annotated[str, containing(CHAIN, SUMMARY)] = f"<think>\n{CHAIN}\n</think>\n\n{SUMMARY}"
     """The new response; {chain} and {summary} stand for the parts of the reply."""
     max_prompt_tokens: int = Field(default=32768, ge=1)
     """What makes a longer request is not asked, and not kept."""
-
-    @field_validator("instruction")
-    @classmethod
-    def _shows_the_line(cls, instruction: str) -> str:
-        missing = [part for part in (QUESTION, RESPONSE) if part not in instruction]
-        if missing:
-            raise ValueError(f"must contain {' and '.join(missing)}")
-        return instruction
-
-    @field_validator("form")
-    @classmethod
-    def _has_both_parts(cls, form: str) -> str:
-        missing = [part for part in (CHAIN, SUMMARY) if part not in form]
-        if missing:
-            raise ValueError(f"must contain {' and '.join(missing)}")
-        return form
 
     def request(self, prompt: Prompt, response: str) -> Message:
         parts = quoted({QUESTION: prompt.question, RESPONSE: response})
