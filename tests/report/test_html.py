@@ -144,7 +144,7 @@ def test_pairs_have_a_data_card_and_reward_models_a_table(tmp_path):
     names = ("accuracy", "accuracy_stderr", "loss", "calibration", "length_bias")
     measured = dict(zip(names, (0.885, 0.033, 0.25, 0.06, 0.19), strict=True))
     finish(tmp_path / "pairs", "preference_pairs", "dev3", {"rollout/kept": 0.5})
-    card = {"pairs": 4, "kept": 2, "dropped": {"same": 1, "margin": 1}, "mean_tokens_chosen": 15.1}
+    card = {"sampled": 4, "kept": 2, "dropped": {"same": 1, "margin": 1}, "mean_tokens_chosen": 15.1}
     card |= {"mean_tokens_rejected": 14.8, "weights": "ab" * 32}
     (tmp_path / "pairs" / "data_card.json").write_text(json.dumps(card))
     metrics = {f"eval/preference_{name}": value for name, value in measured.items()}
