@@ -99,6 +99,11 @@ class RunConfig(Section):
     """Activations that the backward pass computes again instead of keeping them: none, attention's inner part
     (selective), or whole layers (full). The result is the same to the bit."""
 
+    max_logits: int | None = Field(default=1 << 26, ge=1)
+    """The most logits of a rank at once: of longer packs the output layer takes a chunk of tokens after the
+    other, and the backward pass computes each anew, so that memory does not grow with tokens times words.
+    null: those of a whole pack, kept. The result is the same, but for the order of sums in the gradient."""
+
     timeout_s: float = Field(default=1800.0, gt=0)
     """How long a rank waits for the others before it takes them for dead."""
 

@@ -110,7 +110,7 @@ class MegatronPolicy:
         packing = self._pack(sequences)
         if not packing.batches:  # on all replicas
             return []
-        options = ForwardOptions(temperature=temperature)
+        options = ForwardOptions(temperature=temperature, max_logits=self.options.max_logits)
         if reference:
             assert self.reference is not None, "no reference was kept"
             with phase("reference"), self.reference.in_place():
@@ -150,7 +150,9 @@ class MegatronPolicy:
         self.optimizer.zero_grad()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        options = ForwardOptions(temperature=temperature, entropy=entropy, mtp=mtp)
+        options = ForwardOptions(
+            temperature=temperature, entropy=entropy, mtp=mtp, max_logits=self.options.max_logits
+        )
         with phase("forward and backward"):
             sums = train_on_packs(self.models, packs, loss, options=options, scale=float(num_tokens))
         metrics = self._means(sums)

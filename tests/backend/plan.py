@@ -89,6 +89,7 @@ ONE_RANK = [
     Scenario("reference_of_start", "train.reference_of_start", {}, {"family": "v3"}),
     *(Scenario(f"initial_{f}", "weights.initial_digests", {}, {"family": f}) for f in ("v3", "qwen2")),
     *_numbers("one", {}),
+    *(Scenario(f"chunks_{f}_one", "logprobs.in_chunks", {}, {"family": f}) for f in ("v3", "qwen2")),
     *(Scenario(f"packed_{f}_one", "logprobs.packed", {}, {"family": f}) for f in FAMILIES),
     *(Scenario(f"sampled_{f}_one", "rollouts.sample", {}, {"family": f}) for f in FAMILIES),
     Scenario("sampled_qwen3_moe_one", "rollouts.sample", {}, {"family": "qwen3_moe"}),
@@ -120,6 +121,7 @@ TWO_RANKS = [
         for name in names
     ),
     *_numbers("tp2", TWO["tp2"]),
+    *(Scenario(f"chunks_{f}_tp2", "logprobs.in_chunks", TWO["tp2"], {"family": f}) for f in ("v3", "qwen2")),
     *(
         Scenario(f"packed_{family}_{name}", "logprobs.packed", TWO[name], {"family": family})
         for family, name in PACKED_TWO
