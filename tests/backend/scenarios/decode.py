@@ -41,7 +41,7 @@ SAMPLING = Sampling(max_new_tokens=24, temperature=0.9, seed=3)
 
 
 def compare(layout: Layout, shared: Path, *, family: str) -> dict[str, Any]:
-    policy = _uneven_policy(FAMILIES[family], layout)
+    policy = uneven_policy(FAMILIES[family], layout)
     generator = torch.Generator().manual_seed(policy.replicas.index)
     unique = [torch.randint(2, models.VOCABULARY, (n,), generator=generator).tolist() for n in PROMPT_LENGTHS]
     prompts = [unique[place] for place in PLACES[: 5 if policy.replicas.index else None]]
@@ -66,7 +66,7 @@ def compare(layout: Layout, shared: Path, *, family: str) -> dict[str, Any]:
 
 def chosen(layout: Layout, shared: Path, *, family: str) -> dict[str, Any]:
     """What `generate` picks by itself."""
-    policy = _uneven_policy(FAMILIES[family], layout)
+    policy = uneven_policy(FAMILIES[family], layout)
     prompts = [[5, 6, 7], [8]]
     outputs = _generate(policy, prompts, decoder=None)
     gap = _largest([o.logprobs for o in outputs], _training_logprobs(policy, prompts, outputs))
@@ -75,7 +75,7 @@ def chosen(layout: Layout, shared: Path, *, family: str) -> dict[str, Any]:
     return {"is_lean": is_lean(policy.chunks), "to_training": gap, "lean_to_training": lean_gap}
 
 
-def _uneven_policy(family: FamilyConfig, layout: Layout) -> MegatronPolicy:
+def uneven_policy(family: FamilyConfig, layout: Layout) -> MegatronPolicy:
     """Norms that aren't 1 and router biases that aren't 0."""
     policy = MegatronPolicy(
         family, layout, ModelOptions(), seed=11, eos_id=models.EOS, tokens_per_pack=models.LENGTH
