@@ -201,16 +201,15 @@ class Flight:
 
     def _decode(self) -> None:
         """The newest tokens through the model, each with a draft of the one behind it."""
-        fresh = _on_device([row.fresh for row in self.rows])[:, None]
-        fed = self.tokens.gather(1, fresh - 1)  # [B, 1]
-        self.drafts = fed[:, :0]
+        fed, self.drafts = self.tokens, self.tokens[:, :0]
         if isinstance(self.decoder, Drafter):
+            fresh = _on_device([row.fresh for row in self.rows]) - 1
             places = [row.at - row.fresh for row in self.rows]
-            logits = self.decoder.draft(self.tokens, places, fresh[:, 0] - 1)
-            self.drafts = self._draw(logits[:, None])[0]
+            self.drafts = self._draw(self.decoder.draft(self.tokens, places, fresh)[:, None])[0]
+            fed = torch.cat([self.tokens.gather(1, fresh[:, None]), self.drafts], dim=1)
         outputs, places = [row.output for row in self.rows], [row.at for row in self.rows]
         with self._recording(outputs, self._places(places) if self.routes else None):
-            self.logits = self.decoder.decode(torch.cat([fed, self.drafts], dim=1), places)
+            self.logits = self.decoder.decode(fed, places)
 
     def _places(self, first: list[int]) -> Tensor:
         """[B, F]."""

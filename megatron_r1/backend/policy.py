@@ -10,7 +10,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
-from megatron_r1.backend import checkpoint, rollout, router, routes
+from megatron_r1.backend import checkpoint, expert_pool, rollout, router, routes
 from megatron_r1.backend import score_head as heads
 from megatron_r1.backend.context_padding import pad_for_context
 from megatron_r1.backend.expert_load import ExpertLoad
@@ -75,6 +75,7 @@ class MegatronPolicy:
         self.version = 0
         self.replicas = MegatronReplicas()
         self.chunks = build_model(family, layout, options)
+        expert_pool.lay_out(self.chunks)
         if score_head:
             heads.attach(self.chunks)
         router.attach(self.chunks)
