@@ -17,8 +17,8 @@ from benchmarks.measure import in_turn, median_ratio, one_thread, rates
 from benchmarks.record import record
 
 VOCABULARY, EOS, PROMPT, NEW = 128, 1, 16, 64
-LAYERS, ROWS = (2, 8), (1, 8, 64)
-STEPS, SEQUENCES, LENGTH = 150, 16, 64
+LAYERS, ROWS = (2, 6), (1, 8, 64)
+STEPS, SEQUENCES, LENGTH = 350, 32, 64
 
 
 def main() -> None:

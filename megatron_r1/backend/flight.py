@@ -119,6 +119,8 @@ class Flight:
         self.logits = torch.zeros(0, device=device())  # [B, F, V] that the next tokens are drawn from
         self.tokens = torch.zeros(0, device=device())  # [B, F] drawn from them
         self.drafts = torch.zeros(0, device=device())  # [B, F - 1] that were fed
+        # a step's log-probs [B * F] with the tokens that count, (index into them, output): read at the end
+        self.logprobs: list[tuple[list[tuple[int, int]], Tensor]] = []
         self.drafted, self.accepted = [[0] * (self.dummy + 1) for _ in range(2)]
         length = max(map(len, prompts), default=1) + sampling.max_new_tokens
         self.decoder = decoder(chunks, rows=self.places, length=length)
@@ -241,24 +243,25 @@ class Flight:
         """The next tokens of every row. Rows whose output is complete end, and leave when they are many."""
         nuclei: list[Tensor] = []
         self.tokens, logprobs = self._draw(self.logits, nuclei.append)
-        drawn = zip(self.rows, self.tokens.tolist(), logprobs.tolist(), self.drafts.tolist(), strict=True)
-        kept: list[tuple[int, int]] = []  # (row of the nuclei, output) of every token that counts
-        for place, (row, tokens, values, drafts) in enumerate(drawn):
+        width = self.decoder.width
+        both = self.tokens if width == 1 else torch.cat([self.tokens, self.drafts], dim=1)
+        kept: list[tuple[int, int]] = []
+        for place, (row, ids) in enumerate(zip(self.rows, both.tolist(), strict=True)):  # the step's one wait
             if not row.ended:
-                self._add(row, tokens, values, drafts)
-                kept += [(place * self.decoder.width + i, row.output) for i in range(row.fresh)]
+                self._add(row, ids[:width], ids[width:])
+                kept += [(place * width + i, row.output) for i in range(row.fresh)]
+        self.logprobs.append((kept, logprobs.flatten()))
         if self.nuclei is not None and nuclei and kept:
             self.nuclei.note([output for _, output in kept], nuclei[0][_on_device([i for i, _ in kept])])
         if sum(row.ended for row in self.rows) * LEAVE_SHARE >= len(self.rows):
             self._leave(but_one=True)
 
-    def _add(self, row: _Row, tokens: list[int], logprobs: list[float], drafts: list[int]) -> None:
+    def _add(self, row: _Row, tokens: list[int], drafts: list[int]) -> None:
         """What one row has drawn: the first token, and each behind a draft that was right."""
         result, limit = self.results[row.output], self.sampling.max_new_tokens
         row.fresh = 0
-        for token, logprob, draft in zip(tokens, logprobs, [*drafts, NO_TOKEN], strict=True):
+        for token, draft in zip(tokens, [*drafts, NO_TOKEN], strict=True):
             result.token_ids.append(token)
-            result.logprobs.append(logprob)
             row.fresh += 1
             row.drawn += 1
             row.ended = token == self.eos_id or row.drawn == limit
@@ -284,8 +287,18 @@ class Flight:
             self.tokens, self.logits, self.drafts = self.tokens[index], self.logits[index], self.drafts[index]
             self.decoder.keep(index)
 
+    def _read_logprobs(self) -> None:
+        """All at once: a device would be waited for at every token else."""
+        values = torch.cat([torch.zeros(0, device=device()), *(found for _, found in self.logprobs)]).tolist()
+        first = 0
+        for kept, found in self.logprobs:
+            for index, output in kept:
+                self.results[output].logprobs.append(values[first + index])
+            first += len(found)
+
     def _with_kept(self) -> list[Sampled]:
         """The results with what training needs to follow this rollout, if it was asked for."""
+        self._read_logprobs()
         results = self.results
         if self.decoder.width > 1:
             counts = zip(results, self.drafted, self.accepted, strict=False)
