@@ -2,10 +2,11 @@
 
     python -m benchmarks.convert [--gb 4] [--folder DIR] [--repeats 3]
 
-Copy, import and export take turns. Seconds are wall clock from the first look at the source to the last
-rename, with everything flushed to the disk, without starting Python; CPU seconds stand beside them. Memory is
-what only this process has (USS), above what it had when it was ready to begin, in a run of its own: looking
-at it every 20 ms costs half a core. FP8 is measured on one core.
+A copy and a conversion take turns in one process, and the first turn is dropped: memory that a virtual
+machine has not touched for some seconds costs 1-2 s a GB more at its first touch. Seconds are wall clock from
+the first look at the source to the last rename, with everything flushed to the disk, without starting Python;
+CPU seconds stand beside them. Memory is what only this process has (USS), above what it had when it was ready
+to begin, in a turn of its own: looking at it every 20 ms costs half a core. FP8 is measured on one core.
 """
 
 import argparse
@@ -17,12 +18,13 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import nullcontext
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 HIDDEN, INNER, EXPERTS, VOCABULARY = 2048, 1024, 40, 32768
+FOLDERS = {"import": ("model", "checkpoint"), "export": ("checkpoint", "exported")}
 LAYER_BYTES = 3 * HIDDEN * INNER * (EXPERTS + 1) * 2
 
 
@@ -79,16 +81,21 @@ def write_model(directory: Path, num_bytes: float, shard_bytes: int) -> int:
     return sum(shard.num_bytes for shard in shards)
 
 
-def copy(source: Path, target: Path) -> float:
-    """Seconds of copying every file, flushed."""
-    began = time.perf_counter()
+def copy(source: Path, target: Path) -> None:
+    """Every file, flushed."""
+    shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
     for path in sorted(source.iterdir()):
         shutil.copyfile(path, target / path.name)
         handle = os.open(target / path.name, os.O_RDONLY)
         os.fsync(handle)
         os.close(handle)
-    return time.perf_counter() - began
+
+
+def timed(action: Callable[[], None]) -> dict[str, float]:
+    began, cpu = time.perf_counter(), time.process_time()
+    action()
+    return {"seconds": time.perf_counter() - began, "cpu_s": time.process_time() - cpu}
 
 
 class Memory:
@@ -118,30 +125,35 @@ class Memory:
             self.peak = max(self.peak, self._uss())
 
 
-def convert(kind: str, source: Path, target: Path, shard_bytes: int, *, watched: bool) -> dict[str, float]:
-    """One conversion in this process; watched: with its memory."""
+def turns(kind: str, folder: Path, repeats: int, shard_bytes: int) -> list[dict[str, Any]]:
+    """Copy and conversion in turn, and a last conversion with its memory. What the last one wrote stays."""
     from megatron_r1 import convert as command
     from megatron_r1.backend.hf_export import ExportOptions, export_model
     from megatron_r1.backend.hf_import import import_model
 
-    with command._joined({}), Memory() if watched else nullcontext() as memory:
-        began, cpu = time.perf_counter(), time.process_time()
+    source, target = (folder / name for name in FOLDERS[kind])
+
+    def convert() -> None:
+        shutil.rmtree(target, ignore_errors=True)
         if kind == "import":
             import_model(source, target, precision=None, progress=lambda done, total: None)
         else:
-            export_model(
-                source, target, ExportOptions(shard_bytes=shard_bytes), progress=lambda done, total: None
-            )
-        seconds = time.perf_counter() - began
-        cpu = time.process_time() - cpu
-    return {"seconds": seconds, "cpu_s": cpu, "peak_bytes": memory.peak - memory.base if memory else 0}
+            options = ExportOptions(shard_bytes=shard_bytes)
+            export_model(source, target, options, progress=lambda done, total: None)
+
+    with command._joined({}):
+        found: list[dict[str, Any]] = [
+            {"copy": timed(lambda: copy(folder / "model", folder / "copied")), kind: timed(convert)}
+            for _ in range(repeats + 1)
+        ]
+        with Memory() as memory:
+            convert()
+    return [*found[1:], {"peak_bytes": memory.peak - memory.base}]
 
 
-def in_child(
-    kind: str, source: Path, target: Path, shard_bytes: int, *, watched: bool = False
-) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.convert", "--child", kind, str(source), str(target)]
-    command += [str(shard_bytes), str(int(watched))]
+def in_child(kind: str, folder: Path, repeats: int, shard_bytes: int) -> list[dict[str, Any]]:
+    command = [sys.executable, "-m", "benchmarks.convert", "--child", kind, str(folder)]
+    command += [str(repeats), str(shard_bytes)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -171,41 +183,21 @@ def fp8_speed() -> dict[str, float]:
     }
 
 
-def round_trip(folder: Path, shard_bytes: int, *, watched: bool = False) -> dict[str, dict[str, float]]:
-    """An import and an export; what they wrote is removed."""
-    found = {
-        "import": in_child("import", folder / "model", folder / "checkpoint", shard_bytes, watched=watched),
-        "export": in_child(
-            "export", folder / "checkpoint", folder / "exported", shard_bytes, watched=watched
-        ),
-    }
-    for name in ("checkpoint", "exported"):
-        shutil.rmtree(folder / name)
-    return found
-
-
-def timed_copy(folder: Path) -> dict[str, float]:
-    cpu = time.process_time()
-    seconds = copy(folder / "model", folder / "copied")
-    shutil.rmtree(folder / "copied")
-    return {"seconds": seconds, "cpu_s": time.process_time() - cpu}
-
-
 def run(num_bytes: float, folder: Path, repeats: int, shard_bytes: int) -> dict[str, Any]:
     size = write_model(folder / "model", num_bytes, shard_bytes)
-    rounds = [{"copy": timed_copy(folder), **round_trip(folder, shard_bytes)} for _ in range(repeats)]
-    memory = round_trip(folder, shard_bytes, watched=True)
-    rows: dict[str, dict[str, Any]] = {
-        kind: {
-            "gb_per_s": size / 1e9 / median(each[kind]["seconds"] for each in rounds),
-            "seconds": [round(each[kind]["seconds"], 2) for each in rounds],
-            "cpu_s": [round(each[kind]["cpu_s"], 2) for each in rounds],
+    rows: dict[str, Any] = {}
+    for kind in ("import", "export"):
+        *rounds, last = in_child(kind, folder, repeats, shard_bytes)
+        for name in ("copy", kind):
+            rows[f"{name} ({kind}s beside it)" if name == "copy" else kind] = {
+                "gb_per_s": size / 1e9 / median(each[name]["seconds"] for each in rounds),
+                "seconds": [round(each[name]["seconds"], 2) for each in rounds],
+                "cpu_s": [round(each[name]["cpu_s"], 2) for each in rounds],
+            }
+        rows[kind] |= {
             "share_of_copy": median(each["copy"]["seconds"] / each[kind]["seconds"] for each in rounds),
+            "peak_mb": last["peak_bytes"] / 1e6,
         }
-        for kind in ("copy", "import", "export")
-    }
-    for kind, found in memory.items():
-        rows[kind]["peak_mb"] = found["peak_bytes"] / 1e6
     return {"gb": size / 1e9, "shard_gb": shard_bytes / 1e9, **rows, "fp8_gb_per_core_s": fp8_speed()}
 
 
@@ -215,12 +207,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=None)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--shard-mb", type=float, default=500.0)
-    parser.add_argument("--child", nargs=5)
+    parser.add_argument("--child", nargs=4)
     args = parser.parse_args()
     if args.child:
-        kind, source, target, shard_bytes, watched = args.child
-        found = convert(kind, Path(source), Path(target), int(shard_bytes), watched=watched == "1")
-        print(json.dumps(found))
+        kind, place, repeats, shard_bytes = args.child
+        print(json.dumps(turns(kind, Path(place), int(repeats), int(shard_bytes))))
         return
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         print(json.dumps(run(args.gb * 1e9, Path(folder), args.repeats, int(args.shard_mb * 1e6)), indent=1))

@@ -347,16 +347,16 @@ def _decisive(run: RunConfig, stage: StageConfig) -> dict[str, Any]:
 
 
 def _weights_digest(weights: Path | str | None) -> str:
-    """SHA-256 that stands for what a stage starts from; "" for random weights."""
+    """A hash that stands for what a stage starts from; "" for random weights."""
     if isinstance(weights, str):
         return _digest(fingerprint(Path(weights.removeprefix(HF))))
     return "" if weights is None else tensors_digest(weights)
 
 
 def _outputs(directory: Path) -> dict[str, str]:
-    """SHA-256 of the files that a stage made for later ones."""
+    """BLAKE3 of the files that a stage made for later ones."""
     files = sorted(path for path in (directory / DATA).rglob("*") if path.is_file())
-    return {str(path.relative_to(directory)): describe(path)["sha256"] for path in files}
+    return {str(path.relative_to(directory)): describe(path)["blake3"] for path in files}
 
 
 def read_artifact(directory: Path) -> Artifact | None:

@@ -213,7 +213,7 @@ class Artifact:
     inputs: dict[str, str]  # name of an input -> its hash
     checkpoint: str | None  # path relative to the stage's directory
     metrics: dict[str, float]
-    outputs: dict[str, str] = field(default_factory=dict)  # data files for later stages -> SHA-256
+    outputs: dict[str, str] = field(default_factory=dict)  # data files for later stages -> BLAKE3
 
 
 class Replicas(Protocol):

@@ -34,7 +34,7 @@ class _Stored:
 class CheckpointReader:
     """The weights of a checkpoint, by the names of hf_names.py.
 
-    What `read` returns stays until the next but one.
+    What `read` returns stays until the third read after it.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -43,7 +43,7 @@ class CheckpointReader:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._chunks: dict[str, list[_Stored]] = defaultdict(list)
         self._buffer, self._turned = Buffer(), False
-        self._fake = FakeTensorMode()
+        self._fakes: dict[bytes, Tensor] = {}  # by the pickle: experts are all alike
         self._last: tuple[_Stored, Tensor] | None = None  # q, k and v are cut out of one chunk
         self._index()
 
@@ -86,28 +86,34 @@ class CheckpointReader:
     def _load(self, chunk: _Stored) -> Tensor:
         if self._last is not None and self._last[0] is chunk:
             return self._last[1]
-        if not self._turned:  # once a read: the other half is still needed
+        if not self._turned:  # once a read: the others are still needed
             self._buffer.turn()
             self._turned = True
-        value = _read(self.directory / chunk.file, chunk.start, chunk.length, self._buffer, self._fake)
+        value = self._read(chunk)
         axes = 1 if chunk.place.columns is None else 2
         self._last = chunk, value.view(value.shape[-axes:])
         return self._last[1]
 
 
-def _read(path: Path, start: int, length: int, buffer: Buffer, mode: FakeTensorMode) -> Tensor:
-    """A tensor that torch.save wrote at this place, read straight into its memory.
+    def _read(self, chunk: _Stored) -> Tensor:
+        """A tensor that torch.save wrote, read straight into its memory."""
+        with (self.directory / chunk.file).open("rb", buffering=0) as file:
+            view: Any = _create_file_view(file, chunk.start, chunk.length)
+            archive: Any = torch._C.PyTorchFileReader(view)  # its stubs lack get_record_offset
+            pickled = archive.get_record("data.pkl")
+            if pickled not in self._fakes:
+                view.seek(0)
+                self._fakes[pickled] = _without_data(view)
+            fake = self._fakes[pickled]
+            data = self._buffer.take(fake.untyped_storage().nbytes())
+            fill(file, chunk.start + archive.get_record_offset("data/0"), data)
+        return data.view(fake.dtype).as_strided(fake.shape, fake.stride(), fake.storage_offset())
 
-    Under FakeTensorMode torch.load reads shape and strides only, and says where the data begins.
-    """
-    with path.open("rb", buffering=0) as file:
-        with mode:
-            view: Any = _create_file_view(file, start, length)
-            fake = torch.load(view, weights_only=True)
-        storage = fake.untyped_storage()
-        data = buffer.take(storage.nbytes())
-        fill(file, start + storage._checkpoint_offset, data)
-    return data.view(fake.dtype).as_strided(fake.shape, fake.stride(), fake.storage_offset())
+
+def _without_data(archive: Any) -> Tensor:
+    """Type, shape and strides of the tensor in a file of torch.save: under FakeTensorMode no data is read."""
+    with FakeTensorMode():
+        return torch.load(archive, weights_only=True)
 
 
 def _overlap(a: range, b: range) -> range:

@@ -4,6 +4,7 @@ Weights are read out of the checkpoint's files, so it does not matter which rank
 there is an optimizer beside them. The ranks share the shards; a conversion that was cut goes on.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ def export_model(
     family = family_in(manifest)
     if family.hf_architecture is None:
         raise CheckpointError(f"{directory}: Hugging Face has no architecture for the family {family.family}")
-    parts = Parts(out, replaceable=target.SUMS if replace else None)
+    parts = Parts(out, hashlib.sha256, replaceable=target.SUMS if replace else None)
     _Export(directory, parts, family, options).run(manifest, progress)
 
 

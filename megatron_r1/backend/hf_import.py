@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.serialization as serialization
+from blake3 import blake3
 from megatron.core.dist_checkpointing.core import CONFIG_FNAME, CheckpointingConfig
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedObject
@@ -42,6 +43,7 @@ from megatron_r1.backend.model import ModelOptions, build_model
 from megatron_r1.backend.precision import Precision, parameter_dtype
 from megatron_r1.errors import CheckpointError
 from megatron_r1.huggingface import origin
+from megatron_r1.huggingface.ahead import ahead
 from megatron_r1.huggingface.assemble import to_megatron
 from megatron_r1.huggingface.parts import HashedFile, Parts
 from megatron_r1.huggingface.safetensors_file import Planned, bytes_of, header_of
@@ -76,7 +78,7 @@ def import_model(
     plan = source.plan()
     on_first_rank(f"{directory}: not read", lambda: source.check_copies(plan.family))
     precision = precision or _precision_of(source)
-    work = _Import(source, plan, Parts(target), precision)
+    work = _Import(source, plan, Parts(target, blake3), precision)
     return [*plan.warnings, *work.run(progress)]
 
 
@@ -125,27 +127,33 @@ class _Import:
     def _write_part(self, name: str, items: Sequence[WriteItem]) -> None:
         def fill(file: HashedFile) -> dict[str, Any]:
             places, bad = [], []
-            for item in items:
+            for data, not_finite in ahead(map(self._content, items)):
                 start = file.tell()
-                bad += self._write_item(file, item)
+                self._write_item(file, data)
                 places.append([start, file.tell() - start])
+                bad += not_finite
             return {"places": places, "not_finite": bad}
 
         self.parts.write(name, fill)
 
-    def _write_item(self, file: HashedFile, item: WriteItem) -> list[str]:
+    def _content(self, item: WriteItem) -> tuple[bytes | Tensor, list[str]]:
+        """What the item holds, and the name of a weight with a number that is not finite."""
         if item.type == WriteItemType.BYTE_IO:
-            file.write(self.format.planner.resolve_data(item).getvalue())  # type: ignore[union-attr]
-            return []
+            return self.format.planner.resolve_data(item).getvalue(), []  # type: ignore[union-attr]
         assert item.tensor_data is not None
         chunk, dtype = item.tensor_data.chunk, item.tensor_data.properties.dtype
         place = place_of(item.index.fqn, chunk.offsets, chunk.sizes)
         weight = self.table[place.name]
         self.stream.turn()
         value = to_megatron(self.stream, weight, dtype, rows=place.rows, columns=place.columns)
-        _save(value.view(chunk.sizes), file)
-        self.held = value  # torch hands out its bare memory, which may not be hashed yet; the one before is
-        return [] if is_finite(value) else [weight.megatron]
+        return value.view(chunk.sizes), [] if is_finite(value) else [weight.megatron]
+
+    def _write_item(self, file: HashedFile, data: bytes | Tensor) -> None:
+        if isinstance(data, bytes):
+            file.write(data)
+            return
+        _save(data, file)
+        self.held = data  # torch hands out its bare memory, which may not be hashed yet; the one before is
 
     def _finish(self, names: Sequence[str]) -> None:
         """The index of all parts, the state and the carried files; the manifest comes last."""
@@ -163,7 +171,7 @@ class _Import:
         files.write_durably(partial / CONFIG_FNAME, json.dumps(index))
         files.write_durably(partial / files.STATE, json.dumps(STATE, indent=1))
         self._write_folder(partial / origin.FOLDER)
-        described = {name: {"size": n["size"], "sha256": n["sha256"]} for name, n in notes.items()}
+        described = {name: {"size": n["size"], "blake3": n["digest"]} for name, n in notes.items()}
         others = sorted(set(files.file_names(partial)) - described.keys() - self.parts.own_files())
         manifest = Manifest(
             model=self.plan.family.model_dump(mode="json"),
@@ -221,7 +229,7 @@ def _save(value: Tensor, file: HashedFile) -> None:
 
 @contextmanager
 def _no_crc() -> Iterator[None]:
-    """torch.save without CRC-32 of its records: the manifest has SHA-256, and torch.load asks for neither."""
+    """torch.save without CRC-32 of its records: the manifest has a hash, and torch.load asks for neither."""
     before = serialization.get_crc32_options()
     serialization.set_crc32_options(False)
     try:

@@ -13,7 +13,7 @@ from megatron_r1.types import Completion
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where a stage's samples come from, the same for all of them. weights: SHA-256."""
+    """Where a stage's samples come from, the same for all of them. weights: their hash."""
 
     stage: str
     init: str | None

@@ -2,7 +2,7 @@
 
     TARGET.tmp/plan.json       what is to be written, and from what; another plan throws the parts away
     TARGET.tmp/NAME            a finished part, on the disk before it gets its name
-    TARGET.tmp/NAME.done       its size, its SHA-256 and what its writer noted
+    TARGET.tmp/NAME.done       its size, its hash and what its writer noted
 
 The directory gets its own name last, in one rename (`finish`), so that nothing unfinished looks complete.
 Several ranks may write parts of one directory; one of them starts and finishes it.
@@ -10,7 +10,6 @@ Several ranks may write parts of one directory; one of them starts and finishes 
 
 import contextlib
 import ctypes
-import hashlib
 import json
 import os
 import queue
@@ -19,24 +18,32 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from megatron_r1.errors import CheckpointError
 
 PLAN = "plan.json"
 DONE = ".done"
 PART = ".part"
-CHUNK = 1 << 20
+CHUNK = 1 << 20  # hashed at a time
+WRITTEN = 1 << 16  # at a time: more takes huge pages, which a virtual machine has often given back
 SMALL = 1 << 16  # below this a copy costs nothing, and headers come out of passing buffers
 TRIM_BYTES = 256 << 20  # written between two clean-ups of the allocator
 QUEUED = 4  # chunks that wait to be hashed
 
 
-class HashedFile:
-    """A file being written; SHA-256 is computed meanwhile by a thread of its own."""
+class Hash(Protocol):
+    """As hashlib has them."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._hash = file, hashlib.sha256()
+    def update(self, data: Any, /) -> object: ...
+    def hexdigest(self) -> str: ...
+
+
+class HashedFile:
+    """A file being written; its hash is computed meanwhile by a thread of its own."""
+
+    def __init__(self, file: BinaryIO, hasher: Hash) -> None:
+        self._file, self._hash = file, hasher
         self._small = bytearray()  # small pieces, handed over together: a zip archive has dozens a tensor
         self._queue: queue.Queue[memoryview | None] = queue.Queue(QUEUED)
         self._queued = self._hashed = self._settled = 0  # chunks; `settled`: queued when `settle` came last
@@ -56,7 +63,8 @@ class HashedFile:
         for start in range(0, len(view), CHUNK):
             chunk = view[start : start + CHUNK]
             self._hand_over(chunk)
-            self._file.write(chunk)
+            for at in range(0, len(chunk), WRITTEN):
+                self._file.write(chunk[at : at + WRITTEN])
         self._untrimmed += len(view)
         return len(view)
 
@@ -102,9 +110,10 @@ class HashedFile:
 class Parts:
     """The parts of one target directory."""
 
-    def __init__(self, target: Path, *, replaceable: str | None = None) -> None:
-        """replaceable: a target with a file of this name is ours, and the new one takes its place."""
-        self.target, self._replaceable = target, replaceable
+    def __init__(self, target: Path, new_hash: Callable[[], Hash], *, replaceable: str | None = None) -> None:
+        """new_hash: of each part, such as hashlib.sha256.
+        replaceable: a target with a file of this name is ours, and the new one takes its place."""
+        self.target, self._new_hash, self._replaceable = target, new_hash, replaceable
         self._finisher = ThreadPoolExecutor(1)
         self._finishing: Future[None] | None = None
         self.partial = target.with_name(target.name + ".tmp")
@@ -132,7 +141,7 @@ class Parts:
         return [path.name.removesuffix(DONE) for path in found]
 
     def note(self, name: str) -> dict[str, Any]:
-        """Size, sha256 and `note` of a finished part."""
+        """Size, digest and `note` of a finished part."""
         return json.loads((self.partial / (name + DONE)).read_text(encoding="utf-8"))
 
     def write(self, name: str, fill: Callable[[HashedFile], Any]) -> None:
@@ -140,16 +149,17 @@ class Parts:
 
         The disk takes it while the next one is written; `settle` waits for the last one.
         """
-        self.settle()
         raw = (self.partial / (name + PART)).open("wb")
-        file = HashedFile(raw)
+        file = HashedFile(raw, self._new_hash())
         try:
             note = fill(file)
         except BaseException:
-            file.digest()
             raw.close()
             raise
-        self._finishing = self._finisher.submit(self._finish, name, raw, file, note)
+        finally:
+            digest = file.digest()
+        self.settle()
+        self._finishing = self._finisher.submit(self._finish, name, raw, digest, note)
 
     def settle(self) -> None:
         """Every part written so far has its name; raises what went wrong with it."""
@@ -157,14 +167,13 @@ class Parts:
             self._finishing.result()
             self._finishing = None
 
-    def _finish(self, name: str, raw: BinaryIO, file: HashedFile, note: Any) -> None:
+    def _finish(self, name: str, raw: BinaryIO, digest: str, note: Any) -> None:
         with raw:
-            digest = file.digest()
             raw.flush()
             os.fsync(raw.fileno())
             size = raw.tell()
         (self.partial / (name + PART)).rename(self.partial / name)
-        text = json.dumps({"size": size, "sha256": digest, "note": note})
+        text = json.dumps({"size": size, "digest": digest, "note": note})
         _write_durably(self.partial / (name + DONE), text)
 
     def written(self) -> int:

@@ -50,17 +50,19 @@ class Entry:
 
 
 class Buffer:
-    """Two pieces of memory that are used again and again: what `take` gave out is overwritten by the next.
+    """Three pieces of memory that are used again and again: what `take` gave out is overwritten by the next.
 
     A conversion reads thousands of tensors; fresh memory for each costs as much time as reading them, and the
-    allocator keeps much of it. After a `turn` the other piece serves: the last tensor may still be hashed.
+    allocator keeps much of it. After a `turn` another piece serves: while a tensor is read, the one before is
+    written, and the one before that may still be hashed.
     """
 
     def __init__(self) -> None:
-        self._now, self._other = np.empty(0, dtype=np.uint8), np.empty(0, dtype=np.uint8)
+        self._now, *self._others = (np.empty(0, dtype=np.uint8) for _ in range(3))
 
     def turn(self) -> None:
-        self._now, self._other = self._other, self._now
+        self._others.append(self._now)
+        self._now = self._others.pop(0)
 
     def take(self, num_bytes: int) -> Tensor:
         """[num_bytes] uint8, not initialised; its storage is no larger, for torch.save writes all of it."""

@@ -210,7 +210,7 @@ def fingerprint(directory: Path) -> dict[str, Any]:
 class Stream:
     """Reads a source tensor by tensor: what `read` returns is gone with the next read (assemble.Reader).
 
-    After a `turn` the tensors read before stay until the next `turn`.
+    After a `turn` the tensors read before stay until the third one.
     """
 
     def __init__(self, source: Source) -> None:

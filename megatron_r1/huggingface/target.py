@@ -6,13 +6,14 @@ written: the ranks share the shards, each holds one tensor at a time, and the he
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from megatron_r1.errors import ConfigError
+from megatron_r1.huggingface.ahead import ahead
 from megatron_r1.huggingface.config_file import CONFIG, INDEX
 from megatron_r1.huggingface.parts import HashedFile, Parts
 from megatron_r1.huggingface.safetensors_file import Planned, bytes_of, header_of
@@ -65,23 +66,28 @@ def write_shard(parts: Parts, shard: Shard, make: Callable[[str], Mapping[str, T
 
     def fill(file: HashedFile) -> None:
         file.write(header_of(shard.tensors))
-        ready: dict[str, Tensor] = {}
-        for planned in shard.tensors:
-            if planned.name not in ready:
-                ready.update(make(planned.name))
-            value = ready.pop(planned.name)
-            assert (value.dtype, tuple(value.shape)) == (planned.dtype, planned.shape), planned
+        for value in ahead(_made(shard, make)):
             file.write(bytes_of(value))
             file.settle()  # the memory of the tensor before is used again
 
     parts.write(shard.name, fill)
 
 
+def _made(shard: Shard, make: Callable[[str], Mapping[str, Tensor]]) -> Iterator[Tensor]:
+    ready: dict[str, Tensor] = {}
+    for planned in shard.tensors:
+        if planned.name not in ready:
+            ready.update(make(planned.name))
+        value = ready.pop(planned.name)
+        assert (value.dtype, tuple(value.shape)) == (planned.dtype, planned.shape), planned
+        yield value
+
+
 def finish(
     parts: Parts, shards: Sequence[Shard], config: Mapping[str, Any], carried: Mapping[str, bytes]
 ) -> None:
     """Index, config.json, carried files and checksums; then the directory gets its name."""
-    sums = {shard.name: parts.note(shard.name)["sha256"] for shard in shards}
+    sums = {shard.name: parts.note(shard.name)["digest"] for shard in shards}
     for name, content in carried.items():
         (parts.partial / name).write_bytes(content)
     (parts.partial / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")

@@ -56,7 +56,7 @@ class StageContext:
     template: ChatTemplate
     journal: Journal
     directory: Path = Path()  # of the stage, shared by all ranks; the main rank writes
-    weights: str = ""  # SHA-256 of the weights that the stage starts from; "" for random ones
+    weights: str = ""  # hash of the weights that the stage starts from; "" for random ones
     scorer: Scorer | None = None  # the policy as a reward model, for a stage that trains one
     reward_models: Callable[[str], TextScorer] = (
         no_reward_models  # by the stage that trained them; collective

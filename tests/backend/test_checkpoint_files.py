@@ -29,12 +29,12 @@ def write(directory: Path, *, content: str = "tensors") -> Path:
 
 
 def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    manifest = files.read_manifest(write(tmp_path / "a"))
+    manifest = files.read_manifest(write(tmp_path / "a", content="abc"))
     assert manifest.model == {"family": "x"}
-    # printf tensors | sha256sum
+    # printf abc | b3sum
     assert manifest.files["__0_0.distcp"] == {
-        "size": 7,
-        "sha256": "26cc73f9fbf623d9a49bbf3f3d88f70195f2de68d7f25b5161f6700e6644cf44",
+        "size": 3,
+        "blake3": "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85",
     }
     assert set(manifest.files) == {"__0_0.distcp", files.STATE}
 
@@ -105,8 +105,8 @@ def test_a_flipped_bit_in_the_manifest_is_noticed(tmp_path: Path) -> None:
 
 def test_another_format_is_refused_with_both_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "a")
-    monkeypatch.setattr(files, "FORMAT", 2)
-    with pytest.raises(CheckpointError, match="checkpoint format 1, this version reads 2"):
+    monkeypatch.setattr(files, "FORMAT", 3)
+    with pytest.raises(CheckpointError, match="checkpoint format 2, this version reads 3"):
         files.read_manifest(tmp_path / "a")
 
 

@@ -74,7 +74,7 @@ def metrics(stage: Path) -> list[dict[str, float]]:
 
 
 def tensor_digests(stage: Path) -> dict[str, str]:
-    """SHA-256 of the files with the tensors of the final checkpoint."""
+    """BLAKE3 of the files with the tensors of the final checkpoint."""
     artifact = json.loads((stage / "artifact.json").read_text())
     manifest = json.loads((stage / artifact["checkpoint"] / "manifest.json").read_text())
-    return {n: file["sha256"] for n, file in manifest["files"].items() if n.endswith(".distcp")}
+    return {n: file["blake3"] for n, file in manifest["files"].items() if n.endswith(".distcp")}

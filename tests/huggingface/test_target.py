@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import pytest
@@ -45,7 +46,7 @@ def test_a_weight_and_its_scales_stay_together():
 
 
 def write(directory, values, **options):
-    parts = Parts(directory, **options)
+    parts = Parts(directory, hashlib.sha256, **options)
     tensors = [[Planned(name, value.dtype, tuple(value.shape))] for name, value in values.items()]
     shards = plan_shards(tensors, limit_bytes=40)
     done = parts.start({"of": sorted(values)}, num_bytes=0)
@@ -75,7 +76,7 @@ def test_what_is_written_is_what_was_given(tmp_path):
 
 
 def test_another_plan_starts_anew(tmp_path):
-    parts = Parts(tmp_path / "out")
+    parts = Parts(tmp_path / "out", hashlib.sha256)
     parts.start({"of": 1}, num_bytes=0)
     parts.write("a", lambda file: file.write(b"x"))
     parts.settle()

@@ -1,0 +1,14 @@
+"""The next tensor is read while this one is hashed and written."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+
+def ahead[T](items: Iterator[T]) -> Iterator[T]:
+    """The same items; a thread of its own makes each of them while the one before is in use."""
+    end = object()
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(next, items, end)
+        while (item := following.result()) is not end:
+            following = pool.submit(next, items, end)
+            yield item  # type: ignore[misc]
