@@ -107,6 +107,7 @@ ONE_RANK = [
     Scenario("speculated_one", "speculation.compare"),
     Scenario("speculated_by_hand", "speculation.by_hand"),
     Scenario("speculated_counts", "speculation.counts"),
+    Scenario("speculated_refused", "speculation.refused"),
     Scenario("exception_inside_one", "rollouts.exception_inside", {}, {"family": "v3"}),
     *replay_plan.ONE_RANK,
     *score_plan.ONE_RANK,

@@ -65,3 +65,10 @@ def test_all_outputs_have_the_frequencies_of_the_model(one: Results):
     assert p_value(found["drawn"], found["expected"]) > 0.01
     # the test has the power to see it: drafts taken as they are would not pass
     assert p_value(found["drafted"]["drawn"], found["drafted"]["expected"]) < 1e-6
+
+
+def test_a_model_or_engine_that_checks_no_drafts_is_refused(one: Results):
+    no_layer, engine, beyond = one["speculated_refused"]
+    assert "no MTP layer to draft with; set mtp_layers: 1" in no_layer
+    assert "rollout_engine modules checks no drafts; use megatron" in engine
+    assert "what model.megatron sets" in beyond

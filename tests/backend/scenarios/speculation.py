@@ -14,6 +14,7 @@ from megatron_r1.backend.decode_mtp import DraftingDecoder
 from megatron_r1.backend.layout import Layout
 from megatron_r1.backend.model import ModelOptions
 from megatron_r1.backend.policy import MegatronPolicy
+from megatron_r1.errors import ConfigError
 from megatron_r1.models.deepseek_v3 import DeepseekV3
 from megatron_r1.types import Sampled, Sampling, TrainSequence
 from tests.backend.scenarios import models
@@ -102,6 +103,22 @@ def by_hand(layout: Layout, shared: Path) -> dict[str, float]:
         expected = mtp_states(depth, joined @ depth.eh_proj.weight.T) @ chunk.output_layer.weight.T
     gaps = [(got.log_softmax(-1) - expected[at].log_softmax(-1)).abs().max() for at, got in Recording.found]
     return {"drafts": len(gaps), "gap": float(max(gaps)), "accepted": output.accepted}
+
+
+def refused(layout: Layout, shared: Path) -> list[str]:
+    """What a policy says that can't speculate: no MTP layer, another engine, layers of another kind."""
+    clamped = {**models.V3, "megatron": {"activation_func_clamp_value": 0.02}}
+    cases = [(models.V3 | {"mtp_layers": 0}, "megatron"), (models.V3, "modules"), (clamped, "megatron")]
+    found = []
+    for shape, engine in cases:
+        try:
+            MegatronPolicy(
+                DeepseekV3(**shape), layout, ModelOptions(), seed=0, eos_id=models.EOS, tokens_per_pack=64,
+                rollout_engine=engine, rollout_speculation="mtp",
+            )  # fmt: skip
+        except ConfigError as error:
+            found.append(str(error))
+    return found
 
 
 def counts(layout: Layout, shared: Path) -> dict[str, Any]:
