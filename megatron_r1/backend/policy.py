@@ -30,6 +30,7 @@ from megatron_r1.errors import DataError
 from megatron_r1.huggingface.origin import files_to_carry
 from megatron_r1.huggingface.source import Source
 from megatron_r1.models.shape import FamilyConfig
+from megatron_r1.step_profile import phase
 from megatron_r1.types import (
     LossFunction,
     Nucleus,
@@ -98,16 +99,17 @@ class MegatronPolicy:
         longest = max(map(len, prompts), default=0)
         self._require_positions(longest + sampling.max_new_tokens, "a prompt and max_new_tokens")
         finish_parameter_gather(self.models)
-        return rollout.generate(
-            self.chunks,
-            prompts,
-            sampling,
-            keys=keys,
-            eos_id=self.eos_id,
-            engine=self.rollout_engine,
-            rows=self.rollout_rows,
-            speculation=self.rollout_speculation,
-        )
+        with phase("rollout"):
+            return rollout.generate(
+                self.chunks,
+                prompts,
+                sampling,
+                keys=keys,
+                eos_id=self.eos_id,
+                engine=self.rollout_engine,
+                rows=self.rollout_rows,
+                speculation=self.rollout_speculation,
+            )
 
     def logprobs(
         self, sequences: Sequence[TrainSequence], *, reference: bool = False, temperature: float = 1.0
@@ -120,10 +122,11 @@ class MegatronPolicy:
         options = ForwardOptions(temperature=temperature)
         if reference:
             assert self.reference is not None, "no reference was kept"
-            with self.reference.in_place():
+            with phase("reference"), self.reference.in_place():
                 values = pack_logprobs(self.models, packing.batches, options=options)
         else:
-            values = pack_logprobs(self.models, packing.batches, options=options)
+            with phase("log-probs"):
+                values = pack_logprobs(self.models, packing.batches, options=options)
         found = packing.unpack([value.cpu() for value in values])
         return [value[: len(s.token_ids)] for value, s in zip(found, sequences, strict=True)]
 
@@ -157,11 +160,13 @@ class MegatronPolicy:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         options = ForwardOptions(temperature=temperature, entropy=entropy, mtp=mtp)
-        sums = train_on_packs(self.models, packs, loss, options=options, scale=float(num_tokens))
+        with phase("forward and backward"):
+            sums = train_on_packs(self.models, packs, loss, options=options, scale=float(num_tokens))
         metrics = self._means(sums)
         mean_loss, update = metrics.pop("loss"), self.version + 1
         require_finite_loss(self.chunks, update=update, loss=mean_loss, own_loss=float(sums["loss"][0]))
-        _, grad_norm, _ = self.optimizer.step()
+        with phase("optimizer"):
+            _, grad_norm, _ = self.optimizer.step()
         grad_norm = float(grad_norm or 0.0)
         require_finite_gradient(self.chunks, update=update, norm=grad_norm)
         self.version = update
