@@ -160,7 +160,10 @@ def _kv_cache(run: RunConfig, demand: Demand, pipeline_rank: int) -> float:
         numbers = config["kv_lora_rank"] + config["qk_pos_emb_head_dim"]  # on every tensor rank
     else:
         numbers = 2 * max(1, config["num_query_groups"] // layout.tensor) * config["kv_channels"]
-    dense, experts, _ = _layers(run, pipeline_rank)
+    dense, experts, last = _layers(run, pipeline_rank)
+    layers = dense + experts
+    if last and run.rollout_speculation and run.model.shape().num_mtp_layers:
+        layers += 1  # the first MTP layer
     rows = min(-(-demand.outputs // layout.data), run.rollout_rows or demand.outputs)
     length = run.plan.prompt_tokens + demand.output_tokens
-    return rows * length * (dense + experts) * numbers * parameter_dtype(run.precision).itemsize
+    return rows * length * layers * numbers * parameter_dtype(run.precision).itemsize

@@ -53,6 +53,13 @@ DYNAMIC_TWO = (
     *(("qwen2", name) for name in ("dp2", "tp2", "pp2")),
     *(("qwen3_moe", name) for name in ("ep2", "tp2_ep2")),
 )
+# layout -> samplings
+SPECULATED_TWO = {
+    "ep2": ("greedy", "nucleus"),
+    "tp2": ("nucleus",),
+    "pp2": ("nucleus",),
+    "pp2_vpp2": ("sampled",),
+}
 SAVED_TWO = tuple(source for source in RESUMED_TWO if source != "one")
 
 
@@ -98,6 +105,10 @@ ONE_RANK = [
         for f in DYNAMIC
     ),
     Scenario("mtp_by_hand", "logprobs.mtp"),
+    Scenario("speculated_one", "speculation.compare"),
+    Scenario("speculated_by_hand", "speculation.by_hand"),
+    Scenario("speculated_counts", "speculation.counts"),
+    Scenario("speculated_refused", "speculation.refused"),
     Scenario("exception_inside_one", "rollouts.exception_inside", {}, {"family": "v3"}),
     *replay_plan.ONE_RANK,
     *score_plan.ONE_RANK,
@@ -133,6 +144,10 @@ TWO_RANKS = [
     *(
         Scenario(f"dynamic_{f}_{name}", "rollouts.sample", TWO[name], {"family": f, "engine": "dynamic"})
         for f, name in DYNAMIC_TWO
+    ),
+    *(
+        Scenario(f"speculated_{name}", "speculation.compare", TWO[name], {"samplings": chosen})
+        for name, chosen in SPECULATED_TWO.items()
     ),
     Scenario("exception_inside_tp2", "rollouts.exception_inside", TWO["tp2"], {"family": "v3"}),
     *(

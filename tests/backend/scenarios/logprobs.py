@@ -98,7 +98,7 @@ def mtp(layout: Layout, shared: Path) -> dict[str, float]:
 @torch.no_grad()
 def _mtp_by_hand(chunk: Any, sequence: TrainSequence) -> Tensor:
     tokens, weights = sequence.token_ids, sequence.weights
-    hidden = _hidden(chunk, tokens[:-1])  # [S - 1, h]: position i has read tokens 0 .. i
+    hidden = hidden_states(chunk, tokens[:-1])  # [S - 1, h]: position i has read tokens 0 .. i
     depths, total = chunk.config.mtp_num_layers, torch.zeros(())
     for depth in range(1, depths + 1):
         block = chunk.mtp.layers[depth - 1]
@@ -106,21 +106,21 @@ def _mtp_by_hand(chunk: Any, sequence: TrainSequence) -> Tensor:
         hidden = hidden[: len(tokens) - 1 - depth]
         embedded = chunk.embedding.word_embeddings.weight[tokens[depth:-1]]
         joined = torch.cat([block.enorm(embedded), block.hnorm(hidden)], dim=-1)
-        hidden = _layer(block, joined @ block.eh_proj.weight.T)
+        hidden = mtp_states(block, joined @ block.eh_proj.weight.T)
         logprobs = torch.log_softmax(hidden @ chunk.output_layer.weight.T, dim=-1)
         labels = tokens[depth + 1 :]
         total -= (logprobs.gather(1, labels[:, None])[:, 0] * weights[depth + 1 :]).sum()
     return total * chunk.config.mtp_loss_scaling_factor / depths
 
 
-def _hidden(chunk: Any, tokens: Tensor) -> Tensor:
+def hidden_states(chunk: Any, tokens: Tensor) -> Tensor:
     """[S, h] after the main model's last norm."""
     pack = describe_pack(torch.tensor([0, len(tokens)], dtype=torch.int32))
     embedded = chunk.embedding(input_ids=tokens[None], position_ids=None)
     return chunk.decoder(embedded, attention_mask=None, rotary_pos_emb=None, packed_seq_params=pack)[:, 0]
 
 
-def _layer(block: Any, projected: Tensor) -> Tensor:
+def mtp_states(block: Any, projected: Tensor) -> Tensor:
     pack = describe_pack(torch.tensor([0, len(projected)], dtype=torch.int32))
     states, _ = block.mtp_model_layer(
         hidden_states=projected[:, None], attention_mask=None, rotary_pos_emb=None, packed_seq_params=pack
