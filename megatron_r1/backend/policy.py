@@ -10,7 +10,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
-from megatron_r1.backend import checkpoint, rollout, router, routes
+from megatron_r1.backend import checkpoint, expert_pool, rollout, router, routes
 from megatron_r1.backend import score_head as heads
 from megatron_r1.backend.context_padding import pad_for_context
 from megatron_r1.backend.expert_load import ExpertLoad
@@ -57,10 +57,14 @@ class MegatronPolicy:
         tokens_per_pack: int,
         rollout_engine: rollout.Engine = "megatron",
         rollout_rows: int | None = None,
+        rollout_speculation: rollout.Speculation | None = None,
         score_head: bool = False,
     ) -> None:
         """tokens_per_pack: the most tokens of one micro-batch on a rank. rollout_rows: the most outputs
-        that a replica samples at once, None for all. score_head: for a MegatronScorer."""
+        that a replica samples at once, None for all. rollout_speculation: how tokens are drafted, None
+        for not at all. score_head: for a MegatronScorer.
+
+        Raises ConfigError where the model can't draft or the rollout engine can't follow."""
         self.score_head, self.language_family = score_head, family
         if score_head:
             family = heads.without_language_head(family)
@@ -68,13 +72,17 @@ class MegatronPolicy:
         self.eos_id, self.tokens_per_pack = eos_id, tokens_per_pack
         self.rollout_engine: rollout.Engine = rollout_engine
         self.rollout_rows = rollout_rows
+        self.rollout_speculation: rollout.Speculation | None = rollout_speculation
         self.version = 0
         self.replicas = MegatronReplicas()
         self.chunks = build_model(family, layout, options)
+        expert_pool.lay_out(self.chunks)
         if score_head:
             heads.attach(self.chunks)
         router.attach(self.chunks)
         routes.attach(self.chunks)
+        if rollout_speculation is not None and not score_head:
+            rollout.require_speculation(self.chunks, rollout_engine)
         set_initial_weights(self.chunks, seed=seed, vocab_size=family.shape().vocab_size)
         self.models: Sequence[torch.nn.Module] = self.chunks  # with DDP around them once training starts
         self.optimizer: Any = None
@@ -100,6 +108,7 @@ class MegatronPolicy:
                 eos_id=self.eos_id,
                 engine=self.rollout_engine,
                 rows=self.rollout_rows,
+                speculation=self.rollout_speculation,
             )
 
     def logprobs(
@@ -110,7 +119,7 @@ class MegatronPolicy:
         packing = self._pack(sequences)
         if not packing.batches:  # on all replicas
             return []
-        options = ForwardOptions(temperature=temperature)
+        options = ForwardOptions(temperature=temperature, max_logits=self.options.max_logits)
         if reference:
             assert self.reference is not None, "no reference was kept"
             with phase("reference"), self.reference.in_place():
@@ -150,7 +159,9 @@ class MegatronPolicy:
         self.optimizer.zero_grad()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        options = ForwardOptions(temperature=temperature, entropy=entropy, mtp=mtp)
+        options = ForwardOptions(
+            temperature=temperature, entropy=entropy, mtp=mtp, max_logits=self.options.max_logits
+        )
         with phase("forward and backward"):
             sums = train_on_packs(self.models, packs, loss, options=options, scale=float(num_tokens))
         metrics = self._means(sums)

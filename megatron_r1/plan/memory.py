@@ -99,16 +99,17 @@ def _activations(run: RunConfig, demand: Demand, pipeline_rank: int) -> tuple[fl
     """Bytes kept for backward by all micro-batches in flight, of the logits of one, and of a bare forward."""
     layout, config = run.layout, run.model.transformer_config()
     width, engine = parameter_dtype(run.precision).itemsize, run.plan.hardware is not None
-    vocabulary = run.model.shape().vocab_size
+    tokens = demand.pack_tokens / layout.context / layout.tensor
+    num_logits = tokens * run.model.shape().vocab_size
+    at_once = num_logits if run.max_logits is None else min(num_logits, run.max_logits)
     each = kept(
         config,
-        vocab_size=vocabulary,
+        vocab_size=0 if at_once < num_logits else run.model.shape().vocab_size,
         dtype_bytes=width,
         recompute=run.recompute,
         engine=engine,
         context=layout.context,
     )
-    tokens = demand.pack_tokens / layout.context / layout.tensor
     dense, experts, last = _layers(run, pipeline_rank)
     bytes_a_token = dense * each.dense + experts * each.experts
     if last and demand.mtp:
@@ -116,7 +117,7 @@ def _activations(run: RunConfig, demand: Demand, pipeline_rank: int) -> tuple[fl
     working = working_layer(config, dtype_bytes=width, engine=engine) * tokens
     in_flight = _in_flight(layout, demand, pipeline_rank)
     # the softmax that backward needs, its gradient, and the logits in the model's own format
-    logits = tokens * vocabulary * (2 * FP32 + width) if last else 0.0
+    logits = at_once * (2 * FP32 + width) if last else 0.0
     recomputed = working if run.recompute == "full" else 0.0
     return bytes_a_token * tokens * in_flight + recomputed, logits, working
 
@@ -159,7 +160,10 @@ def _kv_cache(run: RunConfig, demand: Demand, pipeline_rank: int) -> float:
         numbers = config["kv_lora_rank"] + config["qk_pos_emb_head_dim"]  # on every tensor rank
     else:
         numbers = 2 * max(1, config["num_query_groups"] // layout.tensor) * config["kv_channels"]
-    dense, experts, _ = _layers(run, pipeline_rank)
+    dense, experts, last = _layers(run, pipeline_rank)
+    layers = dense + experts
+    if last and run.rollout_speculation and run.model.shape().num_mtp_layers:
+        layers += 1  # the first MTP layer
     rows = min(-(-demand.outputs // layout.data), run.rollout_rows or demand.outputs)
     length = run.plan.prompt_tokens + demand.output_tokens
-    return rows * length * (dense + experts) * numbers * parameter_dtype(run.precision).itemsize
+    return rows * length * layers * numbers * parameter_dtype(run.precision).itemsize
