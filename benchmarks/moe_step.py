@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def _row(size: str, layout: Any) -> dict[str, Any]:
-    policy = _policy(SHAPES[size], layout)
+    model = policy(SHAPES[size], layout)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(2, VOCABULARY, (SEQUENCES, LENGTH + 1), generator=generator)
 
@@ -41,7 +41,7 @@ def _row(size: str, layout: Any) -> dict[str, Any]:
         from megatron_r1.types import TrainSequence
 
         weights = torch.full((LENGTH + 1,), 1 / SEQUENCES / LENGTH)
-        policy.train_step(
+        model.train_step(
             [TrainSequence(row, weights) for row in tokens],
             lambda logprobs, entropy, batch: (-logprobs, {}),
             lr=1e-3,
@@ -53,7 +53,7 @@ def _row(size: str, layout: Any) -> dict[str, Any]:
         step()
     flops, peak = counter.get_total_flops(), best_product(torch.device("cpu"))
     shares = _by_kind(step)
-    parameters = sum(weight.numel() for weight in policy.chunks[0].parameters())
+    parameters = sum(weight.numel() for weight in model.chunks[0].parameters())
     return {
         "parameters": f"{parameters / 1e6:.1f}M",
         "tokens a step": SEQUENCES * LENGTH,
@@ -68,7 +68,7 @@ def _row(size: str, layout: Any) -> dict[str, Any]:
     }
 
 
-def _policy(shape: dict[str, int], layout: Any) -> Any:
+def policy(shape: dict[str, int], layout: Any) -> Any:
     from megatron_r1.backend.model import ModelOptions
     from megatron_r1.backend.policy import MegatronPolicy
     from megatron_r1.models.deepseek_v3 import DeepseekV3
