@@ -32,6 +32,7 @@ from torch import Tensor
 from megatron_r1.backend.decode_attention import GroupedQuery, Latent, Position, norm_before
 from megatron_r1.backend.decode_mlp import feed_forward
 from megatron_r1.backend.decode_pipeline import through_pipeline
+from megatron_r1.backend.vocabulary import PADDING_LOGIT
 
 # What the layers here take for granted. Families never ask for anything else; the escape hatch can.
 PLAIN = {
@@ -140,6 +141,7 @@ class _Chunk:
         self.layers = [_Layer(layer, model, length) for layer in model.decoder.layers]
         self.embedding: Any = model.embedding.word_embeddings if model.pre_process else None
         self.final_norm: Any = None
+        self.real_rows: int = model.real_rows  # type: ignore[assignment]
         if model.post_process:
             self.final_norm = model.decoder.final_layernorm
             shared = model.share_embeddings_and_output_weights
@@ -162,7 +164,9 @@ class _Chunk:
         if self.final_norm is None:
             return hidden
         last = hidden if ends is None else hidden[ends]
-        return gather_from_tensor_model_parallel_region(F.linear(self.final_norm(last), self.output))
+        logits = F.linear(self.final_norm(last), self.output)
+        logits[:, self.real_rows :] = PADDING_LOGIT
+        return gather_from_tensor_model_parallel_region(logits)
 
 
 class _Layer:

@@ -36,7 +36,11 @@ def refitted(
         "weights": [] if policy.sampler is None else sorted(policy.sampler.refitter.rows),
     }
     policy.rollout_layout = layout
-    return {**found, "in_training": rollouts._sample(policy, sampling, SAMPLED)}
+    found["in_training"] = rollouts._sample(policy, sampling, SAMPLED)
+    if vocabulary is not None:
+        policy.rollout_engine = "modules"
+        found["through_modules"] = rollouts._sample(policy, sampling, SAMPLED)
+    return found
 
 
 def _message_when_stale(policy: MegatronPolicy) -> str:
