@@ -81,6 +81,15 @@ def shards_of(run: RunConfig) -> "list[Shard]":
     return shards(run.model, run.layout, ModelOptions(precision=_kept_as(run)))
 
 
+def _samples_elsewhere(run: RunConfig) -> bool:
+    return not run.sampling_layout.places_like(run.layout)
+
+
+def _in_sampling_layout(run: RunConfig) -> RunConfig:
+    """The run as if it trained where it samples."""
+    return run.model_copy(update={"layout": run.sampling_layout, "rollout_layout": None})
+
+
 def _kept_as(run: RunConfig) -> Precision:
     """FP8 changes how products are computed, not how weights are kept; building it would need a GPU."""
     return "fp32" if run.precision == "fp32" else "bf16"
@@ -107,10 +116,12 @@ def make_plan(run: RunConfig, hardware_name: str, *, built: "list[Shard] | None"
             unplanned.append(name)
             continue
         found, others = known(name), [known(other) for other in demand.other_models]
-        memory, total = rank_memory(own, demand, found, others=others), sum(_sizes(found))
+        sampling = shards_of(_in_sampling_layout(own)) if demand.outputs and _samples_elsewhere(own) else None
+        memory = rank_memory(own, demand, found, others=others, sampling=sampling)
+        total = sum(_sizes(found))
         weights = total * (4 if _kept_as(run) == "fp32" else 2)
         size = weights + total * CHECKPOINT_BYTES if demand.updates else 0
-        steps = work(own, demand, found, memory, hardware, checkpoint_bytes=size)
+        steps = work(own, demand, found, hardware, sampling=sampling, checkpoint_bytes=size)
         stages.append(StagePlan(name, memory, steps, demand.steps, size, demand.checkpoints))
     parameters, mtp_parameters = _sizes(by_model[None])
     return Plan(hardware_name, hardware, parameters, mtp_parameters, stages, unplanned)
