@@ -85,8 +85,8 @@ def _rollout_problems(run: RunConfig, model: FamilyConfig) -> Iterator[str]:
     if own is not None:
         if "ranks" in own.model_fields_set and own.ranks != run.layout.ranks:
             yield (
-                f"rollout_layout.ranks: {own.ranks}, and layout.ranks={run.layout.ranks}; training and rollout "
-                "take turns on the same ranks, so leave it out"
+                f"rollout_layout.ranks: {own.ranks}, and layout.ranks={run.layout.ranks}; training and "
+                "rollout take turns on the same ranks, so leave it out"
             )
         yield from layouts.problems(run.sampling_layout, model.shape(), key="rollout_layout")
     yield from layouts.rollout_problems(run.rollout_engine, model, run.sampling_layout)

@@ -83,9 +83,9 @@ class RunConfig(Section):
     """How the ranks share the work."""
 
     rollout_layout: Layout | None = None
-    """How the ranks share the work while they sample; `ranks` is that of `layout`. The weights are copied into
-    a second model before each rollout that follows an update; the tokens are the same. null: as `layout`, on
-    the weights that train, with no copy."""
+    """How the ranks share the work while they sample; `ranks` is that of `layout`. The weights are copied
+    into a second model before each rollout that follows an update; the tokens are the same. null: as
+    `layout`, on the weights that train, with no copy."""
 
     precision: Literal["fp32", "bf16", "fp8_delayed", "fp8_current", "fp8_blockwise", "mxfp8"] = "fp32"
     """Of the matrix products; weights, gradients and sums are kept in fp32."""

@@ -53,7 +53,7 @@ class RolloutModel:
         of: Replicas,
         **how: Any,
     ) -> list[Sampled]:
-        """rollout.generate for each training replica's prompts; of: those replicas. how: its other options."""
+        """rollout.generate for the prompts of each training replica (`of`). how: its other options."""
         asked = [(of.index, *pair) for pair in zip(prompts, keys, strict=True)] if of.leads else []
         rows = [row for part in gather(asked) for row in part]
         mine, count = self.replicas.index, self.replicas.count

@@ -94,6 +94,7 @@ def _one(
     trains = demand.updates > 0
     copies = FP8_COPIES * shard.parameters if run.precision not in ("fp32", "bf16") else 0
     optimizer = shard.optimizer_elements * (MOMENTS + (MASTER if width < FP32 else 0))
+    caches = kv_cache(run, demand)
     activations, logits, forward = _activations(run, demand, shard.pipeline_rank)
     return RankMemory(
         pipeline_rank=shard.pipeline_rank,
@@ -105,7 +106,7 @@ def _one(
         other_models=sum(_weights(run, other) for other in others),
         other=shard.other_bytes,
         rollout_model=copy,
-        kv_cache=max(kv_cache(run, demand)) if copy else kv_cache(run, demand)[shard.pipeline_rank],
+        kv_cache=max(caches) if copy or not demand.outputs else caches[shard.pipeline_rank],
         activations=activations if trains else 0.0,
         logits=logits if trains or demand.scored_passes else 0.0,
         forward=forward,

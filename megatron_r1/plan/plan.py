@@ -81,15 +81,6 @@ def shards_of(run: RunConfig) -> "list[Shard]":
     return shards(run.model, run.layout, ModelOptions(precision=_kept_as(run)))
 
 
-def _samples_elsewhere(run: RunConfig) -> bool:
-    return not run.sampling_layout.places_like(run.layout)
-
-
-def _in_sampling_layout(run: RunConfig) -> RunConfig:
-    """The run as if it trained where it samples."""
-    return run.model_copy(update={"layout": run.sampling_layout, "rollout_layout": None})
-
-
 def _kept_as(run: RunConfig) -> Precision:
     """FP8 changes how products are computed, not how weights are kept; building it would need a GPU."""
     return "fp32" if run.precision == "fp32" else "bf16"
@@ -102,12 +93,23 @@ def make_plan(run: RunConfig, hardware_name: str, *, built: "list[Shard] | None"
     """
     hardware, stages, unplanned = load_hardware(hardware_name), [], []
     by_model: dict[str | None, list[Shard]] = {None: shards_of(run) if built is None else built}
+    sampled: dict[str | None, list[Shard]] = {}
 
     def known(stage: str) -> "list[Shard]":
         model = run.model_name(stage)
         if model not in by_model:
             by_model[model] = shards_of(run.for_stage(stage))
         return by_model[model]
+
+    def known_sampler(stage: str) -> "list[Shard] | None":
+        """In the rollout's layout, if it is another one."""
+        if run.sampling_layout.places_like(run.layout):
+            return None
+        model = run.model_name(stage)
+        if model not in sampled:
+            update = {"layout": run.sampling_layout, "rollout_layout": None}
+            sampled[model] = shards_of(run.for_stage(stage).model_copy(update=update))
+        return sampled[model]
 
     for name, stage in run.stages.items():
         own = run.for_stage(name)
@@ -116,7 +118,7 @@ def make_plan(run: RunConfig, hardware_name: str, *, built: "list[Shard] | None"
             unplanned.append(name)
             continue
         found, others = known(name), [known(other) for other in demand.other_models]
-        sampling = shards_of(_in_sampling_layout(own)) if demand.outputs and _samples_elsewhere(own) else None
+        sampling = known_sampler(name) if demand.outputs else None
         memory = rank_memory(own, demand, found, others=others, sampling=sampling)
         total = sum(_sizes(found))
         weights = total * (4 if _kept_as(run) == "fp32" else 2)

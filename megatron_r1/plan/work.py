@@ -94,8 +94,9 @@ def _rollout_seconds(
 ) -> float:
     """Steps of decoding: each reads the weights and, on average, half of the mean output's cache.
 
-    shards: of the layout that samples. The longest output takes output_tokens of them. Where a replica's outputs enter in turns, each place in
-    the batch decodes its share of all tokens, and the last to enter may be the longest.
+    shards: of the layout that samples. The longest output takes output_tokens of them. Where a replica's
+    outputs enter in turns, each place in the batch decodes its share of all tokens, and the last to enter may
+    be the longest.
     """
     if not demand.outputs:
         return 0.0

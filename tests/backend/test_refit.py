@@ -1,4 +1,4 @@
-"""Sampling in another layout than training: the same weights, tokens and log-probs; wrong ones are refused."""
+"""Sampling in another layout than training: the same weights, tokens and log-probs, or an error."""
 
 from typing import Any
 

@@ -44,8 +44,7 @@ def refitted(
 
 
 def _message_when_stale(policy: MegatronPolicy) -> str:
-    """What the comparison says of two elements that have changed places, in one expert's weights or a layer's;
-    put back afterwards."""
+    """What the comparison says of two elements of a layer that have changed places; they go back after."""
     assert policy.sampler is not None
     changed = [
         parameter
