@@ -1,7 +1,7 @@
 """The last choice among samples that are right and read well: no duplicates, some a prompt, domain quotas."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from megatron_r1.curation.duplicates import Duplicates, Seen
@@ -37,11 +37,14 @@ class Selection:
         return None
 
 
-def select(lines: Iterable[Line], selection: Selection) -> Iterator[Line]:
+    def reasons(self, lines: Iterable[Line]) -> list[str | None]:
+        """A reason a line; those that were dropped before keep theirs."""
+        return [line["dropped"] if "dropped" in line else self.reason(line) for line in lines]
+
+
+def select(lines: Iterable[Line], reasons: Sequence[str | None]) -> Iterator[Line]:
     """The same lines, of which those that are left out now carry the reason under "dropped"."""
-    for line in lines:
-        if "dropped" not in line:
-            reason = selection.reason(line)
-            if reason is not None:
-                line = {"source": line["source"], "tokens": line["tokens"], "dropped": reason}
+    for line, reason in zip(lines, reasons, strict=True):
+        if reason is not None:
+            line = {"source": line["source"], "tokens": line["tokens"], "dropped": reason}
         yield line

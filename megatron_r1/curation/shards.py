@@ -52,9 +52,9 @@ class Workshop:
         if self.replicas.is_main:
             write_lines(shard(self.directory / CANDIDATES, number), lines)
 
-    def candidates(self, num_shards: int) -> Iterator[dict[str, Any]]:
-        for number in range(num_shards):
-            yield from read_lines(shard(self.directory / CANDIDATES, number))
+    def candidates(self, number: int) -> Iterator[dict[str, Any]]:
+        """The lines of a shard."""
+        return read_lines(shard(self.directory / CANDIDATES, number))
 
     def publish(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """What was chosen, in place of what an earlier choice left."""

@@ -198,7 +198,8 @@ class _Making:
     # ---- the choice over all shards
 
     def _publish(self) -> dict[str, Any]:
-        lines = list(self.files.candidates(self.stage.num_shards))
+        shards = range(self.stage.num_shards)
+        lines = [line for number in shards for line in self.files.candidates(number)]
         good = [line for line in lines if "dropped" not in line]
         tokens = [line["metadata"]["tokens"] for line in good]
         left_out = unbalanced(

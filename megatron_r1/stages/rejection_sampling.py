@@ -2,13 +2,16 @@
 
 DeepSeek-R1, section 2.3.3, and section 2.3.1 for the cold start. Samples come in shards; while one is drawn,
 the one before is judged in a thread. What the samples of a shard decide by themselves is decided there
-(verdict, filters, decontamination); duplicates and quotas are decided over all shards at the end. What it
-leaves: curation/shards.py; its data serves as `{source: stage}` and as `{source: jsonl}`.
+(verdict, filters, decontamination); duplicates and quotas take the shards in their order, so that they follow
+when a shard is whole. What it leaves: curation/shards.py; its data serves as `{source: stage}` and as
+`{source: jsonl}`.
 """
 
 import time
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -95,8 +98,8 @@ class RejectionSampling(StageConfig):
     restyle: Restyle | None = None
     """The prompts are lines that an earlier stage kept, and the samples this stage's model writing their
     responses anew; null: answers to the prompts."""
-    samples_every: int = Field(default=1, ge=1)
-    """Shards between those whose samples are shown in samples.jsonl."""
+    samples_shown: int = Field(default=64, ge=0)
+    """Samples of a shard that samples.jsonl shows, those of its first prompts; what is kept is in data/."""
 
     @property
     def num_shards(self) -> int:
@@ -185,6 +188,10 @@ class _Sampling:
         self.judge = None if stage.judge is None else judge_of(stage.judge, context)
         marks = [piece for piece in context.template.required_pieces if piece not in TAGS]
         self.screen = Screen(stage.filters, self._evaluation_text(), stage.rewrite, marks)
+        self.selection = Selection(
+            duplicates=stage.duplicates, per_prompt=stage.per_prompt, quotas=stage.quotas
+        )
+        self.reasons: list[Future[list[str | None]]] = []  # of the main rank: why not, a shard and a line
         self.origin = Provenance(
             context.name, stage.init, context.weights, stage.temperature, stage.top_p,
             stage.max_new_tokens, context.seed,
@@ -197,19 +204,21 @@ class _Sampling:
         self.files.begin(settings, resumed=self.context.start_step > 0)
         drawn: _Shard | None = None
         with ThreadPoolExecutor(1) as thread:
+            for number in range(self.context.start_step):
+                self._choose(self.files.candidates(number), thread)
             for number in range(self.context.start_step, self.num_shards):
                 following = self._draw(number, thread)
                 if drawn is not None:
-                    self._finish(drawn)
+                    self._finish(drawn, thread)
                 drawn = following
                 if journal.stop_here():
-                    self._finish(drawn)
+                    self._finish(drawn, thread)
                     raise Interrupted(
                         f"stage {self.context.name}: {number + 1} of {self.num_shards} shards are written; "
                         "run the same command to continue"
                     )
             if drawn is not None:
-                self._finish(drawn)
+                self._finish(drawn, thread)
         return self._select()
 
     # ---- a shard: drawn, judged, written
@@ -264,15 +273,19 @@ class _Sampling:
             judged.append(Judged(index, k, scored, line))
         return judged
 
-    def _finish(self, drawn: _Shard) -> None:
+    def _finish(self, drawn: _Shard, thread: ThreadPoolExecutor) -> None:
         mine: list[Judged] = self.replicas.share(lambda: drawn.verdicts.result() if drawn.verdicts else [])
-        if (drawn.number + 1) % self.stage.samples_every == 0:
-            self.context.journal.samples(drawn.number + 1, [judged.scored for judged in mine])
-        lines = self.replicas.gather([(judged.index, judged.sample, judged.line) for judged in mine])
-        lines.sort(key=lambda row: row[:2])
-        metrics = self._metrics(drawn, [line for _, _, line in lines])
-        self.files.write(drawn.number, (line for _, _, line in lines))
-        self.context.journal.step(drawn.number + 1, metrics)
+        shown = mine[: -(-self.stage.samples_shown // self.replicas.count)]
+        self.context.journal.samples(drawn.number + 1, [judged.scored for judged in shown])
+        rows = self.replicas.gather([(judged.index, judged.sample, judged.line) for judged in mine])
+        lines = [line for _, _, line in sorted(rows, key=lambda row: row[:2])]
+        self.files.write(drawn.number, lines)
+        self.context.journal.step(drawn.number + 1, self._metrics(drawn, lines))
+        self._choose(lines, thread)
+
+    def _choose(self, lines: Iterable[dict[str, Any]], thread: ThreadPoolExecutor) -> None:
+        if self.replicas.is_main:
+            self.reasons.append(thread.submit(self.selection.reasons, lines))
 
     def _metrics(self, drawn: _Shard, lines: list[dict[str, Any]]) -> dict[str, float]:
         card = Card()
@@ -294,8 +307,9 @@ class _Sampling:
 
     def _publish(self) -> dict[str, Any]:
         stage, card = self.stage, Card()
-        selection = Selection(duplicates=stage.duplicates, per_prompt=stage.per_prompt, quotas=stage.quotas)
-        lines = card.counting(select(self.files.candidates(self.num_shards), selection))
+        shards = enumerate(self.reasons)
+        chosen = (select(self.files.candidates(number), reasons.result()) for number, reasons in shards)
+        lines = card.counting(chain.from_iterable(chosen))
         self.files.publish(published(line) for line in lines if "dropped" not in line)
         about = {**asdict(self.origin), "prompts": self.num_prompts, "samples_a_prompt": stage.samples}
         return card.content(**about, quotas=stage.quotas)

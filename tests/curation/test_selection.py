@@ -20,7 +20,7 @@ def dropped(why, *, source="maths"):
 
 def selected(lines, *, duplicates=None, per_prompt=None, quotas=None):
     selection = Selection(duplicates=duplicates, per_prompt=per_prompt, quotas=quotas or {})
-    return [found.get("dropped") for found in select(lines, selection)]
+    return [found.get("dropped") for found in select(lines, selection.reasons(lines))]
 
 
 def test_the_first_samples_of_a_prompt_stay():
