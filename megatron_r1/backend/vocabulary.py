@@ -28,7 +28,9 @@ def mask_padding(model: GPTModel, vocab_size: int) -> None:
 
     def lower(module: Any, inputs: Any, output: tuple[Any, Any]) -> tuple[Any, Any]:
         logits, bias = output  # [T, 1, V / tp], gathered for who decodes through the modules
-        logits[..., vocab_size if logits.shape[-1] > rows else real :] = PADDING_LOGIT
+        first = vocab_size if logits.shape[-1] > rows else real
+        if first < logits.shape[-1]:  # or the backward pass would copy the gradient for nothing
+            logits[..., first:] = PADDING_LOGIT
         return logits, bias
 
     model.output_layer.register_forward_hook(lower)

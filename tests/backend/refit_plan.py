@@ -12,7 +12,7 @@ TWO: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "tp2_etp2_to_ep2": ("v3", {"tensor": 2, "expert_tensor": 2}, {"expert": 2}),
     "dp2_to_tp2_ep2": ("v3", {}, {"tensor": 2, "expert": 2}),
     "tied_pp2_to_dp2": ("qwen2", {"pipeline": 2}, {}),
-    "tied_tp2_to_pp2": ("qwen2", {"tensor": 2}, {"pipeline": 2}),
+    "tied_dp2_to_pp2": ("qwen2", {}, {"pipeline": 2}),
     "same_pp2": ("v3", {"pipeline": 2}, {"pipeline": 2, "distributed_optimizer": False}),
 }
 FOUR = {"ep2_pp2_to_ep4": ("v3", {"expert": 2, "pipeline": 2}, {"expert": 4})}

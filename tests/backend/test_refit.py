@@ -31,7 +31,6 @@ def test_the_rollouts_layout_samples_what_the_training_layout_would(
 ) -> None:
     found = found_in(request, name)
     assert_same(found["second"], found["in_training"])
-    assert_same(found["again"], found["second"])
     assert found["alone"][0]["tokens"] == found["second"][0]["tokens"]
     assert [row["tokens"] for row in found["first"]] != [row["tokens"] for row in found["second"]]
     for row in [*found["first"], *found["second"]]:
@@ -44,7 +43,7 @@ def test_one_refit_an_update_and_its_bytes(request: pytest.FixtureRequest, name:
     count, num_bytes, seconds = found_in(request, name)["refits"]
     assert count == 2, "before the first rollout and after the update; none for the same weights"
     assert seconds > 0
-    assert (num_bytes == 0) == (name == "dp2_to_tp2_ep2"), "whole copies are cut where they lie"
+    assert (num_bytes == 0) == name.removeprefix("tied_").startswith("dp2_to"), "copies are cut where they lie"
 
 
 @pytest.mark.slow

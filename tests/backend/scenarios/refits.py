@@ -10,7 +10,7 @@ from megatron_r1.backend.policy import MegatronPolicy
 from megatron_r1.errors import CheckpointError
 from tests.backend.scenarios import models, rollouts, train
 
-SAMPLED = 8  # prompts
+SAMPLED = 5  # prompts; two replicas get unequal numbers
 
 
 def refitted(
@@ -23,13 +23,12 @@ def refitted(
     sampling = rollouts.SAMPLINGS["sampled"]
     first = rollouts._sample(policy, sampling, SAMPLED)
     train.steps(policy, 0, 1)
-    second, again = (rollouts._sample(policy, sampling, SAMPLED) for _ in range(2))
+    second = rollouts._sample(policy, sampling, SAMPLED)
     alone = rollouts._sample(policy, sampling, 1)
     refits = policy.refits
     found = {
         "first": first,
         "second": second,
-        "again": again,
         "alone": alone,
         "refits": [refits.count, refits.num_bytes, refits.seconds],
         "message": "" if policy.sampler is None else _message_when_stale(policy),
