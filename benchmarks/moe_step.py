@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import twins
 from benchmarks.measure import one_thread, timed
 from benchmarks.record import record
+from megatron_r1.step_profile import KINDS, best_product, kind_of
 
 SEQUENCES, LENGTH, ROUNDS = 16, 128, 3
 VOCABULARY = 512
@@ -22,15 +23,6 @@ SHAPES: dict[str, dict[str, int]] = {
     "1M": {"hidden_size": 96, "num_layers": 4, "heads": 4, "moe": 64, "experts": 8},
     "5M": {"hidden_size": 192, "num_layers": 6, "heads": 6, "moe": 128, "experts": 8},
     "20M": {"hidden_size": 384, "num_layers": 6, "heads": 6, "moe": 320, "experts": 8},
-}
-# what an operator's own time counts as; the first that its name contains
-KINDS = {
-    "matrix products": ("mm", "linear"),
-    "attention": ("scaled_dot_product",),
-    "optimizer": ("adam", "foreach_norm"),
-    "softmax and norms": ("softmax", "norm", "rsqrt", "mean"),
-    "copies and indexing": ("copy", "cat", "index", "scatter", "gather", "fill", "zero", "sort", "topk"),
-    "elementwise": ("mul", "add", "silu", "sigmoid", "sub", "div", "neg", "sum", "exp", "pow", "where"),
 }
 
 
@@ -59,7 +51,7 @@ def _row(size: str, layout: Any) -> dict[str, Any]:
     step_s = statistics.median(timed(step).cpu_s for _ in range(ROUNDS))
     with FlopCounterMode(display=False) as counter:
         step()
-    flops, peak = counter.get_total_flops(), _peak_flops()
+    flops, peak = counter.get_total_flops(), best_product(torch.device("cpu"))
     shares = _by_kind(step)
     parameters = sum(weight.numel() for weight in policy.chunks[0].parameters())
     return {
@@ -95,20 +87,14 @@ def _policy(shape: dict[str, int], layout: Any) -> Any:
     return policy
 
 
-def _peak_flops(size: int = 1024) -> float:
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    a @ b
-    return 2 * size**3 / min(timed(lambda: a @ b).cpu_s for _ in range(10))
-
-
 def _by_kind(step: Any) -> dict[str, float]:
     """Shares of operators' own time."""
     with profile(activities=[ProfilerActivity.CPU]) as found:
         wall_s = sum(timed(step).wall_s for _ in range(ROUNDS))
     shares = dict.fromkeys(KINDS, 0.0)
     for event in found.key_averages():
-        kind = next((k for k, names in KINDS.items() if any(name in event.key for name in names)), None)
-        if kind is not None and event.key.startswith("aten::"):
+        kind = kind_of(event.key)
+        if kind in shares:
             shares[kind] += event.self_cpu_time_total / 1e6 / wall_s
     return shares
 

@@ -24,6 +24,7 @@ def run(args: Namespace) -> int:
         overrides=args.overrides,
         from_stage=args.from_stage,
         run_dir=args.run_dir,
+        profile=args.profile,
     )
 
 
@@ -244,6 +245,8 @@ def build_parser() -> ArgumentParser:
                   example="conf/tiny_zero.yaml stages.zero.optim.lr=3e-6 --from zero")  # fmt: skip
     _add_config(command)
     command.add_argument("--from", dest="from_stage", metavar="STAGE", help="do STAGE and all after it again")
+    command.add_argument("--profile", action="store_true",
+                         help="trace the second step of each stage that runs, with a table")  # fmt: skip
     command.add_argument("--run-dir", type=Path, metavar="DIR", help="where the run is kept (else runs/NAME)")
 
     command = add(check, "validate CONF and say what it would run, without running it",

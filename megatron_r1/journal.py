@@ -1,18 +1,21 @@
 """What a stage writes into its directory: metrics, samples, progress and checkpoints, and when it stops."""
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from megatron_r1.backend.checkpoint_files import numbered, prune
+from megatron_r1.backend.parallel import device
 from megatron_r1.errors import Interrupted
-from megatron_r1.launch import heartbeat, signals
+from megatron_r1.launch import heartbeat, signals, variables
 from megatron_r1.report.metrics import MetricsWriter
 from megatron_r1.report.progress import Progress
 from megatron_r1.report.samples import Sample, SamplesWriter
 from megatron_r1.stages.section import StageConfig
 from megatron_r1.stages.training import TrainingStage
+from megatron_r1.step_profile import StepProfile
 from megatron_r1.types import Policy, Scored
 
 CHECKPOINTS = "checkpoint"
@@ -38,6 +41,8 @@ class StageJournal:
         self._began = time.monotonic() - float(state.get("seconds", 0.0))
         self._checkpoints = directory / CHECKPOINTS
         self._stopping = False
+        profiled = main and os.environ.get(variables.PROFILE) == "1"
+        self._profile = StepProfile(directory / "profile", device()) if profiled else None
         # a first start finds nothing to keep: step 0 (the base before RL) is written anew as well
         kept = self.start if state else -1
         self.metrics.truncate_after(kept)
@@ -58,6 +63,8 @@ class StageJournal:
         heartbeat.beat(self.name, step)
         self.metrics.write(step, metrics)
         self.progress.update(step, _headline(metrics))
+        if self._profile is not None:
+            self._profile.step(step)
 
     def samples(self, step: int, scored: Sequence[Scored]) -> None:
         mine = [Sample.of(one, step=step) for one in scored]

@@ -66,9 +66,9 @@ def test_version(capsys):
 @pytest.mark.parametrize(
     "words",
     [
-        ["run", "conf/a.yaml", "a.b=1", "c=2", "--from", "sft", "--run-dir", "out"],
-        ["run", "--from", "sft", "conf/a.yaml", "a.b=1", "--run-dir", "out", "c=2"],
-        ["run", "conf/a.yaml", "--run-dir=out", "a.b=1", "c=2", "--from=sft"],
+        ["run", "conf/a.yaml", "a.b=1", "c=2", "--from", "sft", "--profile", "--run-dir", "out"],
+        ["run", "--profile", "--from", "sft", "conf/a.yaml", "a.b=1", "--run-dir", "out", "c=2"],
+        ["run", "conf/a.yaml", "--run-dir=out", "a.b=1", "--profile", "c=2", "--from=sft"],
     ],
 )
 def test_overrides_stand_before_or_after_the_options(words, stub):
@@ -79,6 +79,7 @@ def test_overrides_stand_before_or_after_the_options(words, stub):
         "overrides": ["a.b=1", "c=2"],
         "from_stage": "sft",
         "run_dir": Path("out"),
+        "profile": True,
     }
     assert calls == [(Path("conf/a.yaml"), options)]
 
@@ -87,7 +88,7 @@ def test_options_left_out_are_none(stub):
     calls = []
     stub("megatron_r1.launch.local", launch=lambda path, **rest: calls.append(rest) or 0)
     cli.main(["run", "a.yaml"])
-    assert calls == [{"overrides": [], "from_stage": None, "run_dir": None}]
+    assert calls == [{"overrides": [], "from_stage": None, "run_dir": None, "profile": False}]
 
 
 @pytest.mark.parametrize(

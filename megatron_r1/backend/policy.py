@@ -31,6 +31,7 @@ from megatron_r1.errors import DataError
 from megatron_r1.huggingface.origin import files_to_carry
 from megatron_r1.huggingface.source import Source
 from megatron_r1.models.shape import FamilyConfig
+from megatron_r1.step_profile import phase
 from megatron_r1.types import (
     LossFunction,
     Nucleus,
@@ -100,9 +101,12 @@ class MegatronPolicy:
         finish_parameter_gather(self.models)
         how: Any = {"eos_id": self.eos_id, "engine": self.rollout_engine, "rows": self.rollout_rows}
         if self.rollout_layout.places_like(self.layout):
-            return rollout.generate(self.chunks, prompts, sampling, keys=keys, **how)
-        sampler = self._fresh_sampler()
-        return sampler.generate(prompts, sampling, keys=keys, of=self.replicas, **how)
+            with phase("rollout"):
+                return rollout.generate(self.chunks, prompts, sampling, keys=keys, **how)
+        with phase("refit"):
+            sampler = self._fresh_sampler()
+        with phase("rollout"):
+            return sampler.generate(prompts, sampling, keys=keys, of=self.replicas, **how)
 
     def _fresh_sampler(self) -> RolloutModel:
         """The model in the rollout's layout, with the weights as they are."""
@@ -124,10 +128,11 @@ class MegatronPolicy:
         options = ForwardOptions(temperature=temperature)
         if reference:
             assert self.reference is not None, "no reference was kept"
-            with self.reference.in_place():
+            with phase("reference"), self.reference.in_place():
                 values = pack_logprobs(self.models, packing.batches, options=options)
         else:
-            values = pack_logprobs(self.models, packing.batches, options=options)
+            with phase("log-probs"):
+                values = pack_logprobs(self.models, packing.batches, options=options)
         found = packing.unpack([value.cpu() for value in values])
         return [value[: len(s.token_ids)] for value, s in zip(found, sequences, strict=True)]
 
@@ -161,12 +166,14 @@ class MegatronPolicy:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         options = ForwardOptions(temperature=temperature, entropy=entropy, mtp=mtp)
-        sums = train_on_packs(self.models, packs, loss, options=options, scale=float(num_tokens))
+        with phase("forward and backward"):
+            sums = train_on_packs(self.models, packs, loss, options=options, scale=float(num_tokens))
         metrics = self._means(sums)
         mean_loss, update = metrics.pop("loss"), self.version + 1
         require_finite_loss(self.chunks, update=update, loss=mean_loss, own_loss=float(sums["loss"][0]))
         self.fresh = False
-        _, grad_norm, _ = self.optimizer.step()
+        with phase("optimizer"):
+            _, grad_norm, _ = self.optimizer.step()
         grad_norm = float(grad_norm or 0.0)
         require_finite_gradient(self.chunks, update=update, norm=grad_norm)
         self.version = update

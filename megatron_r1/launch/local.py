@@ -28,11 +28,12 @@ def launch(
     overrides: Sequence[str] = (),
     from_stage: str | None = None,
     run_dir: Path | None = None,
+    profile: bool = False,
 ) -> int:
     """Run the stages of a configuration here; returns the exit code of the run, 75 if it can be continued.
 
     run_dir: where the run is kept; by default the configuration's run_dir/name.
-    from_stage: do this stage and all after it again.
+    from_stage: do this stage and all after it again. profile: a step of every stage that runs.
     Raises ConfigError, or RunLockedError if another run works in the directory.
     """
     loaded = load_run(config_path, overrides=overrides)
@@ -45,7 +46,7 @@ def launch(
     lock.make_run_dir(run_dir)
     with lock.hold(run_dir):
         write_resolved(run, run_dir)
-        return _start_ranks(run_dir, ranks=run.layout.ranks, from_stage=from_stage)
+        return _start_ranks(run_dir, ranks=run.layout.ranks, from_stage=from_stage, profile=profile)
 
 
 def check_from(from_stage: str | None, run: RunConfig) -> None:
@@ -61,20 +62,22 @@ def write_resolved(run: RunConfig, run_dir: Path) -> None:
     new.replace(run_dir / RESOLVED_NAME)
 
 
-def _start_ranks(run_dir: Path, *, ranks: int, from_stage: str | None) -> int:
+def _start_ranks(run_dir: Path, *, ranks: int, from_stage: str | None, profile: bool) -> int:
     return run_ranks(
         [sys.executable, "-m", "megatron_r1.launch.rank", str(run_dir)],
         ranks=ranks,
         log_dir=run_dir / "logs",
-        env=_environment(ranks, from_stage=from_stage),
+        env=_environment(ranks, from_stage=from_stage, profile=profile),
         stacks=True,
     )
 
 
-def _environment(ranks: int, *, from_stage: str | None) -> dict[str, str]:
+def _environment(ranks: int, *, from_stage: str | None, profile: bool) -> dict[str, str]:
     env = {**os.environ, variables.LOCKED: "1"}
     env.update(cores.thread_variables(env, ranks=ranks, cores=cores.usable_cores()))
     env.pop(variables.FROM_STAGE, None)
     if from_stage is not None:
         env[variables.FROM_STAGE] = from_stage
+    if profile:
+        env |= {variables.PROFILE: "1", "KINETO_LOG_LEVEL": "99"}  # torch's profiler is talkative
     return env

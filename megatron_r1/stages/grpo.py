@@ -36,6 +36,7 @@ from megatron_r1.stages.grpo_watch import Watch, look
 from megatron_r1.stages.sampling import draw_key, sample
 from megatron_r1.stages.section import too_long
 from megatron_r1.stages.training import TrainingStage
+from megatron_r1.step_profile import phase
 from megatron_r1.types import Completion, Sampling, Scored, StepStats, TrainSequence
 
 
@@ -279,7 +280,8 @@ class _Training:
             times["rollout"] += time.perf_counter() - marked
             times["tokens"] += sum(len(c.token_ids) for c in completions)
             marked = time.perf_counter()
-            scored = self._score(completions)
+            with phase("rewards"):
+                scored = self._score(completions)
             times["reward"] += time.perf_counter() - marked
             size = self.stage.group_size
             return [scored[i : i + size] for i in range(0, len(scored), size)]
