@@ -68,6 +68,8 @@ def findings(
         if model.megatron:
             for text in _refused_by_megatron(run, model):
                 yield _finding(loaded, owner, text)
+    for text in _speculation_problems(run):
+        yield _finding(loaded, (), text)
     for text in run.slurm.problems(ranks=run.layout.ranks, stages=list(run.stages)):
         yield _finding(loaded, ("slurm",), text)
     if not bad:
@@ -97,6 +99,16 @@ def _models(run: RunConfig) -> Iterator[tuple[KeyPath, FamilyConfig]]:
     yield (), run.model
     for name, named in run.models.items():
         yield ("models", name), named.model
+
+
+def _speculation_problems(run: RunConfig) -> Iterator[str]:
+    if run.rollout_speculation is None:
+        return
+    key = f"rollout_speculation: {run.rollout_speculation}"
+    if not any(model.shape().num_mtp_layers for _, model in _models(run)):
+        yield f"{key}: no model has an MTP layer to draft with; set model.mtp_layers: 1 or leave it out"
+    if run.rollout_engine != "megatron":
+        yield f"{key}: rollout_engine {run.rollout_engine} checks no drafts; use megatron or leave it out"
 
 
 def report(run: RunConfig, planned: Planner) -> str:

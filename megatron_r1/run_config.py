@@ -100,9 +100,21 @@ class RunConfig(Section):
     """The most outputs that a replica samples at once, which bounds the memory of its cache; the next begin
     as others end. null: all of a step's. The tokens are the same, but for rounding where two nearly tie."""
 
+    rollout_speculation: Literal["mtp"] | None = None
+    """mtp: the MTP layer drafts a token each step, which the model checks beside the next one, so that a step
+    gives up to two tokens. The tokens are the same, but for rounding where two nearly tie; metrics have the
+    share of drafts that were right (rollout/accepted), which falls as RL moves the model, not its MTP layer.
+    For a GPU with few rows and many layers; on a CPU it is mostly slower. For rollout_engine megatron; of the
+    run's models, those with MTP layers draft, and one must have some."""
+
     recompute: Literal["none", "selective", "full"] = "none"
     """Activations that the backward pass computes again instead of keeping them: none, attention's inner part
     (selective), or whole layers (full). The result is the same to the bit."""
+
+    max_logits: int | None = Field(default=1 << 26, ge=1)
+    """The most logits of a rank at once: of longer packs the output layer takes a chunk of tokens after the
+    other, and the backward pass computes each anew, so that memory does not grow with tokens times words.
+    null: those of a whole pack, kept. The result is the same, but for the order of sums in the gradient."""
 
     timeout_s: float = Field(default=1800.0, gt=0)
     """How long a rank waits for the others before it takes them for dead."""

@@ -89,6 +89,8 @@ class Sampled:
     logprobs: list[float]
     routes: Tensor | None = None
     nucleus: Nucleus | None = None
+    drafted: int = 0
+    accepted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,8 @@ class Completion:
     policy_version: int
     routes: Tensor | None = None  # [len(prompt_ids) + len(token_ids) - 1, moe_layers, top_k] expert indices
     nucleus: Nucleus | None = None  # of token_ids
+    drafted: int = 0  # tokens that were guessed by speculation, and those of them that were right
+    accepted: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,16 @@ def test_the_report_reads_as_the_run_will_go():
     )
 
 
+def test_speculation_needs_an_mtp_layer_and_our_own_loop():
+    (line,) = [line for line in errors("rollout_speculation=mtp") if "rollout_speculation" in line]
+    assert "no model has an MTP layer to draft with; set model.mtp_layers: 1" in line
+    Path("moe.yaml").write_text(f"base: x.yaml\n{MOE}", encoding="utf-8")
+    Path("x.yaml").write_text(TEXT, encoding="utf-8")
+    assert "no problems found" in check(Path("moe.yaml"), overrides=["rollout_speculation=mtp"])
+    with pytest.raises(ConfigError, match="rollout_engine modules checks no drafts; use megatron"):
+        check(Path("moe.yaml"), overrides=["rollout_speculation=mtp", "rollout_engine=modules"])
+
+
 def test_layers_and_experts_are_counted_by_rank():
     Path("moe.yaml").write_text(f"base: x.yaml\n{MOE}", encoding="utf-8")
     Path("x.yaml").write_text(TEXT, encoding="utf-8")

@@ -15,7 +15,7 @@ written here through, and tests/backend/test_decode.py compares both ways token 
 log-prob, against the training forward too. Everything else samples through the modules (decode_modules.py).
 """
 
-# B rows, W tokens fed a row (1 after the prompt) in Megatron's order [W, B], h hidden, V vocabulary
+# B rows, W tokens fed a row in Megatron's order [W, B], h hidden, V vocabulary
 
 from collections.abc import Sequence
 from functools import partial
@@ -82,8 +82,10 @@ class LeanDecoder:
 
     pads_left: ClassVar = False
     refills: ClassVar = True
+    width: ClassVar = 1
 
     def __init__(self, chunks: Sequence[GPTModel], *, rows: int, length: int) -> None:
+        length += self.width - 1
         self.capacity, self.length, self.count = rows, length, 0
         self.config, self.vocab_size = chunks[0].config, chunks[0].vocab_size
         self.chunks = [_Chunk(chunk, length) for chunk in chunks]
@@ -108,7 +110,9 @@ class LeanDecoder:
 
     def decode(self, tokens: Tensor, places: Sequence[int]) -> Tensor:
         caches = [cache[: self.count] for cache in self.caches]
-        return self._feed(tokens[:, None], caches, Position.of_tokens(places, device=tokens.device))
+        position = Position.of_tokens(places, width=self.width, device=tokens.device)
+        logits = self._feed(tokens, caches, position)
+        return logits.view(self.width, self.count, -1).transpose(0, 1)
 
     def keep(self, rows: Tensor) -> None:
         self.count = len(rows)
@@ -119,7 +123,7 @@ class LeanDecoder:
     def _feed(
         self, tokens: Tensor, caches: list[Tensor], position: Position, ends: Tensor | None = None
     ) -> Tensor:
-        """ends: [B] which of the [W * B] tokens are the last of their rows, None where all are."""
+        """[B, W] -> [W * B, V] logits, or [B, V] of those of the [W * B] tokens that `ends` gives."""
         count, width = tokens.shape
         remaining = iter(caches)
         stages = [
@@ -130,7 +134,7 @@ class LeanDecoder:
             stages,
             hidden=(width * count, self.config.hidden_size),
             dtype=self.config.params_dtype,
-            logits=(count, self.vocab_size),
+            logits=(width * count if ends is None else count, self.vocab_size),
         )
 
 
@@ -138,16 +142,14 @@ class _Chunk:
     """Layers that follow each other, behind the embedding or before the head if they are the outermost."""
 
     def __init__(self, model: GPTModel, length: int) -> None:
-        self.layers = [_Layer(layer, model, length) for layer in model.decoder.layers]
+        self.layers = [Layer(layer, model, length) for layer in model.decoder.layers]
         self.embedding: Any = model.embedding.word_embeddings if model.pre_process else None
         self.final_norm: Any = None
         self.real_rows: int = model.real_rows  # type: ignore[assignment]
+        self.states: Tensor | None = None  # [W * B, h], the newest that went to the head
         if model.post_process:
             self.final_norm = model.decoder.final_layernorm
-            shared = model.share_embeddings_and_output_weights
-            self.output: Any = (
-                model.shared_embedding_or_output_weight() if shared else model.output_layer.weight
-            )
+            self.output = output_weight(model)
 
     def __call__(
         self,
@@ -157,19 +159,29 @@ class _Chunk:
         ends: Tensor | None,
         received: Tensor | None,
     ) -> Tensor:
-        """received: [W * B, h], None where the embedding is here. Returns the same, or [B, V] logits."""
+        """received: [W * B, h], None where the embedding is here. Returns the same, or logits."""
         hidden = self.embedding(tokens.t().flatten()) if received is None else received
         for layer, cache in zip(self.layers, caches, strict=True):
             hidden = layer(hidden, cache, position)
         if self.final_norm is None:
             return hidden
-        last = hidden if ends is None else hidden[ends]
-        logits = F.linear(self.final_norm(last), self.output)
-        logits[:, self.real_rows :] = PADDING_LOGIT
-        return gather_from_tensor_model_parallel_region(logits)
+        self.states = states = self.final_norm(hidden)
+        return head(states if ends is None else states[ends], self.output, self.real_rows)
 
 
-class _Layer:
+def output_weight(model: GPTModel) -> Tensor:
+    shared = model.share_embeddings_and_output_weights
+    return model.shared_embedding_or_output_weight() if shared else model.output_layer.weight
+
+
+def head(states: Tensor, weight: Tensor, real_rows: int) -> Tensor:
+    """[T, h] -> [T, V] on every tensor rank; the vocabulary's padding begins at this rank's `real_rows`."""
+    logits = F.linear(states, weight)
+    logits[:, real_rows:] = PADDING_LOGIT
+    return gather_from_tensor_model_parallel_region(logits)
+
+
+class Layer:
     """Pre-norm attention and feed-forward network, each added to the stream."""
 
     def __init__(self, layer: Any, model: Any, length: int) -> None:

@@ -26,8 +26,8 @@ from megatron_r1.backend.decode_mlp import added
 class Position:
     """Where the fed tokens stand in their rows, for all layers.
 
-    columns: a slice of W columns for all rows, or [B], a column for each row's one token.
-    end: columns of the cache in use. mask: [B, 1, end] to add to scores, None where every row sees all.
+    columns: a slice of W columns for all rows, or [W, B], a column for each token. end: columns of the cache
+    in use. mask: [B, W, end] (B is 1 where all rows are alike) to add to scores, None where all see all.
     """
 
     columns: slice | Tensor
@@ -40,19 +40,21 @@ class Position:
         return cls(slice(0, width), width, prompts=True)
 
     @classmethod
-    def of_tokens(cls, places: Sequence[int], *, device: torch.device) -> "Position":
-        first, end = places[0], max(places) + 1
-        if all(place == first for place in places):
+    def of_tokens(cls, places: Sequence[int], *, width: int, device: torch.device) -> "Position":
+        """places: [B], where the first of each row's `width` tokens stands."""
+        first, end = places[0], max(places) + width
+        alike = all(place == first for place in places)
+        if alike and width == 1:
             return cls(slice(first, end), end, prompts=False)
-        columns = torch.tensor(places, device=device)
-        behind = torch.arange(end, device=device) > columns[:, None]
+        starts = torch.tensor(places[:1] if alike else places, device=device)
+        columns = starts + torch.arange(width, device=device)[:, None]
+        behind = torch.arange(end, device=device) > columns.t()[..., None]
         mask = torch.zeros(behind.shape, device=device).masked_fill_(behind, -torch.inf)
-        return cls(columns, end, prompts=False, mask=mask[:, None])
+        return cls(slice(first, end) if alike else columns, end, prompts=False, mask=mask)
 
     def of(self, table: Tensor, x: Tensor) -> Tensor:
         """table: [length, p] -> its entries for x, [W, B, heads.., p], ready to be multiplied."""
-        shape = (-1, 1) if isinstance(self.columns, slice) else (1, -1)
-        return table[self.columns].view(*shape, *[1] * (x.dim() - 3), table.shape[1])
+        return table[self.columns].view(x.shape[0], -1, *[1] * (x.dim() - 3), table.shape[1])
 
     def write(self, cache: Tensor, new: Tensor) -> None:
         """new: [W, B, .., width] into cache [B, .., length, width]."""
@@ -60,7 +62,7 @@ class Position:
             cache[..., self.columns, :] = new.movedim(0, -2)
         else:
             rows = torch.arange(cache.shape[0], device=cache.device)
-            cache.movedim(-2, 1)[rows, self.columns] = new[0]
+            cache.movedim(-2, 1)[rows, self.columns] = new
 
 
 class _Rotation:
@@ -94,17 +96,21 @@ class _Rotation:
         return torch.addcmul(x * cos, partner, sin)
 
 
-def _attend_token(query: Tensor, key: Tensor, value: Tensor, *, scale: float, mask: Tensor | None) -> Tensor:
-    """query [B * g, r, d], key [B * g, S, d], value [B * g, S, v], mask [B, 1, S] -> [B * g, r, v]."""
+def _attend_tokens(query: Tensor, key: Tensor, value: Tensor, *, scale: float, mask: Tensor | None) -> Tensor:
+    """query [B * g, W * r, d], key [B * g, S, d], value [B * g, S, v], mask [B, W, S] -> as query, v wide."""
     if mask is None:
         scores = torch.baddbmm(query.new_empty(1, 1, 1), query, key.transpose(1, 2), beta=0, alpha=scale)
     else:
-        added = mask.to(query.dtype).repeat_interleave(query.shape[0] // mask.shape[0], dim=0)
-        scores = torch.baddbmm(added, query, key.transpose(1, 2), alpha=scale)
+        mask = mask.to(query.dtype)
+        if mask.shape[1] > 1:  # one for all heads of a token else
+            mask = mask.repeat_interleave(query.shape[1] // mask.shape[1], dim=1)
+        if mask.shape[0] > 1:
+            mask = mask.repeat_interleave(query.shape[0] // mask.shape[0], dim=0)
+        scores = torch.baddbmm(mask, query, key.transpose(1, 2), alpha=scale)
     return torch.bmm(scores.softmax(-1), value)
 
 
-def _whole(x: Tensor, width: int) -> Tensor:
+def whole(x: Tensor, width: int) -> Tensor:
     """[T, width] of all tensor ranks' columns, if this rank's x has only a part of them."""
     return x if x.shape[-1] == width else gather_from_tensor_model_parallel_region(x)
 
@@ -149,7 +155,9 @@ class GroupedQuery:
             ).permute(2, 0, 1, 3)  # fmt: skip
         else:
             keys, values = keys.flatten(0, 1), values.flatten(0, 1)
-            out = _attend_token(query.flatten(0, 2), keys, values, scale=self.scale, mask=position.mask)
+            query = query.permute(1, 2, 0, 3, 4).flatten(0, 1).flatten(1, 2)
+            out = _attend_tokens(query, keys, values, scale=self.scale, mask=position.mask)
+            out = out.view(rows, g, -1, r, d).permute(2, 0, 1, 3, 4)
         return added(stream, out.reshape(stream.shape[0], -1), self.project)
 
     def _normalised(self, heads: Tensor) -> Tensor:
@@ -193,15 +201,15 @@ class Latent:
                 is_causal=True, scale=self.scale, enable_gqa=True,
             ).permute(2, 0, 1, 3).flatten(0, 1)[..., : self.latent]  # fmt: skip
         else:
-            found = _attend_token(
-                query.flatten(0, 1), latents[:, 0], latents[:, 0, :, : self.latent],
+            found = _attend_tokens(
+                query.transpose(0, 1).flatten(1, 2), latents[:, 0], latents[:, 0, :, : self.latent],
                 scale=self.scale, mask=position.mask,
-            )  # fmt: skip
+            ).unflatten(1, (-1, self.heads)).transpose(0, 1).flatten(0, 1)  # fmt: skip
         out = torch.bmm(found.transpose(0, 1), self.up_value.transpose(1, 2))  # [n, W * B, v]
         return added(stream, out.transpose(0, 1).flatten(1), self.project)
 
     def _remember(self, x: Tensor, cache: Tensor, position: Position) -> None:
-        down = _whole(F.linear(x, self.module.linear_kv_down_proj.weight), self.latent + self.rotated)
+        down = whole(F.linear(x, self.module.linear_kv_down_proj.weight), self.latent + self.rotated)
         latent, key = down.view(-1, cache.shape[0], down.shape[-1]).split([self.latent, self.rotated], dim=-1)
         new = torch.cat([self.latent_norm(latent), self.rotate(key, position)], dim=-1)
         position.write(cache[:, 0], new)
@@ -210,7 +218,7 @@ class Latent:
         if self.module.config.q_lora_rank is None:
             query = F.linear(x, self.module.linear_q_proj.weight)
         else:
-            down = _whole(F.linear(x, self.module.linear_q_down_proj.weight), self.module.config.q_lora_rank)
+            down = whole(F.linear(x, self.module.linear_q_down_proj.weight), self.module.config.q_lora_rank)
             low = self.query_norm(down)
             query = F.linear(low, self.module.linear_q_up_proj.weight)
         query = query.view(-1, rows, self.heads, self.key_width + self.rotated)

@@ -14,6 +14,8 @@ from megatron.core.transformer.moe.moe_layer import MoELayer
 from megatron.core.transformer.moe.moe_utils import topk_routing_with_score_function
 from torch import Tensor
 
+from megatron_r1.backend.expert_pool import expert_weights, stacked
+
 FeedForward = Callable[[Tensor, Tensor], Tensor]  # (stream [T, h], x [T, h]) -> stream + mlp(x)
 
 ROUTER_DTYPES = {"fp32": torch.float32, "fp64": torch.float64}
@@ -59,26 +61,42 @@ class _Dispatched:
 
 
 class _Experts:
-    """All experts on this rank. Two matrix products an expert that has tokens; the rest is done for all."""
+    """All experts on this rank: one grouped product a linear layer, or one of each with tokens."""
 
     def __init__(self, module: Any) -> None:
         self.config, self.router = module.config, module.router
-        self.ups = _weights(module.experts, "linear_fc1")
-        self.downs = _weights(module.experts, "linear_fc2")
+        self.ups = expert_weights(module.experts, "linear_fc1")
+        self.downs = expert_weights(module.experts, "linear_fc2")
+        up, down = stacked(self.ups), stacked(self.downs)
+        self.grouped = up is not None and down is not None and up.reversed == down.reversed
+        if self.grouped:
+            assert up is not None
+            assert down is not None
+            self.up, self.down, self.reversed = up.weights.mT, down.weights.mT, up.reversed  # [E, in, out]
+        self.upto = torch.arange(1, len(self.ups) + 1, device=self.router.weight.device)
         self.shared = None if module.shared_experts is None else _Dense(module.shared_experts)
 
     def __call__(self, stream: Tensor, x: Tensor) -> Tensor:
         probs, experts = self._route(x)
-        ordered, order = experts.flatten().sort()
-        counts = ordered.bincount(minlength=len(self.ups)).tolist()
+        places = len(self.ups) - 1 - experts if self.grouped and self.reversed else experts
+        ordered, order = places.flatten().sort()
+        ends = torch.searchsorted(ordered, self.upto, out_int32=True)  # [E] tokens up to each expert's last
         token = order.div(experts.shape[1], rounding_mode="floor")
-        inner = _swiglu(_by_expert(x.index_select(0, token), self.ups, counts))
-        weighted = inner * probs.flatten().index_select(0, order)[:, None].to(inner.dtype)
-        out = _by_expert(weighted, self.downs, counts)
+        weights = probs.flatten().index_select(0, order)[:, None]
+        out = self._apply(x.index_select(0, token), weights, ends)
         if self.shared is not None:
             stream = self.shared(stream, x)
         back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
         return stream + out.index_select(0, back).view(*experts.shape, -1).sum(1)
+
+    def _apply(self, tokens: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
+        """tokens: [T * k, h] sorted by expert, with the weight of each, [T * k, 1]."""
+        if self.grouped:
+            inner = _swiglu(F.grouped_mm(tokens, self.up, offs=ends))
+            return F.grouped_mm(inner * weights.to(inner.dtype), self.down, offs=ends)
+        counts = ends.diff(prepend=ends.new_zeros(1)).tolist()
+        inner = _swiglu(_by_expert(tokens, self.ups, counts))
+        return _by_expert(inner * weights.to(inner.dtype), self.downs, counts)
 
     def _route(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Megatron's own routing: weights [T, k] and experts [T, k]."""
@@ -96,14 +114,6 @@ class _Experts:
             router_replay=router.router_replay,
             dense_output=True,
         )
-
-
-def _weights(experts: Any, name: str) -> list[Tensor]:
-    """Of one linear layer of each expert here: modules of their own, or one grouped layer."""
-    if hasattr(experts, "local_experts"):
-        return [getattr(expert, name).weight for expert in experts.local_experts]
-    grouped = getattr(experts, name)
-    return [getattr(grouped, f"weight{i}") for i in range(grouped.num_gemms)]
 
 
 def _by_expert(tokens: Tensor, weights: list[Tensor], counts: list[int]) -> Tensor:

@@ -24,6 +24,7 @@ class ModuleDecoder:
 
     pads_left: ClassVar = True
     refills: ClassVar = False
+    width: ClassVar = 1
 
     def __init__(self, chunks: Sequence[GPTModel], *, rows: int, length: int) -> None:
         self.chunks, self.length = chunks, length
@@ -42,7 +43,7 @@ class ModuleDecoder:
         self.batch.keep(prompts)
 
     def decode(self, tokens: Tensor, places: Sequence[int]) -> Tensor:
-        return self._feed(self.batch, tokens[:, None])
+        return self._feed(self.batch, tokens)[:, None]
 
     def keep(self, rows: Tensor) -> None:
         self.batch.keep(rows)

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from megatron_r1.backend.parallel import device
 
-# The hidden states of the stage before, None for the first -> this stage's; of the last stage [B, V] logits.
+# The hidden states of the stage before, None for the first -> this stage's; of the last stage logits.
 Stage = Callable[[Tensor | None], Tensor]
 
 
 def through_pipeline(
-    stages: Sequence[Stage], *, hidden: tuple[int, ...], dtype: torch.dtype, logits: tuple[int, int]
+    stages: Sequence[Stage], *, hidden: tuple[int, ...], dtype: torch.dtype, logits: tuple[int, ...]
 ) -> Tensor:
     """stages: of this rank, in order: the model is the first of all ranks, then the second of all ranks ...
 
@@ -37,9 +37,16 @@ def through_pipeline(
         if i + 1 < len(stages) or rank + 1 < size:
             dist.send(output.contiguous(), parallel_state.get_pipeline_model_parallel_next_rank())
         else:
-            found = output.float().contiguous()
-    if found is None:
-        found = torch.empty(logits, device=device())
+            found = output
+    return from_last_stage(found, logits)
+
+
+def from_last_stage(found: Tensor | None, shape: tuple[int, ...]) -> Tensor:
+    """What the ranks of the last stage have found, float32 of this shape, on all ranks."""
+    if parallel_state.get_pipeline_model_parallel_world_size() == 1:
+        assert found is not None
+        return found
+    found = torch.empty(shape, device=device()) if found is None else found.float().contiguous()
     group: Any = parallel_state.get_pipeline_model_parallel_group()
     dist.broadcast(found, parallel_state.get_pipeline_model_parallel_last_rank(), group=group)
     return found

@@ -1,19 +1,20 @@
 """The outputs of one rollout, a bounded number of them in flight at once.
 
 A prompt that enters several times (a group of outputs) is computed once and its cache copied. Every step
-feeds one token a row. Rows that have ended leave, the last rows moving into their places, and waiting prompts
-enter as soon as enough places are free. What is sampled depends on neither: draws are keyed (sampling.py).
+feeds one token a row, or two, the second a draft (decode_mtp.py). Rows that have ended leave, the last rows
+moving into their places, and waiting prompts enter as soon as enough places are free. What is sampled depends
+on none of this: draws are keyed (sampling.py).
 
 Ranks that share experts take every step together until the slowest is done, or the others would wait for
 ever: one that has nothing to feed feeds a dummy row.
 """
 
-# B rows in the batch, U different prompts, W longest of them, V vocabulary
+# B rows in the batch, F tokens fed to each, U different prompts, W longest of them, V vocabulary
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -30,6 +31,7 @@ from megatron_r1.types import Sampled, Sampling
 LEAVE_SHARE = 16  # rows leave when a share of 1 / LEAVE_SHARE of the batch has ended
 ENTER_SHARE = 8  # prompts enter when a share of 1 / ENTER_SHARE of all places is free
 PAD_TOKEN = 0
+NO_TOKEN = -1
 NO_PLACE = -1  # of a token that belongs to no output: padding, or a row that has ended
 
 
@@ -38,6 +40,7 @@ class Decoder(Protocol):
 
     pads_left: ClassVar[bool]
     refills: ClassVar[bool]  # whether prompts can enter beside rows that run
+    width: ClassVar[int]  # F: 1, or 2 of a Drafter
 
     def __init__(self, chunks: Sequence[GPTModel], *, rows: int, length: int) -> None:
         """At most so many rows at once, each of at most `length` tokens."""
@@ -53,7 +56,7 @@ class Decoder(Protocol):
         ...
 
     def decode(self, tokens: Tensor, places: Sequence[int]) -> Tensor:
-        """tokens: [B], the next of each row, and where it stands. Returns [B, V] logits."""
+        """tokens: [B, F], the next of each row, and where the first stands. Returns [B, F, V] logits."""
         ...
 
     def keep(self, rows: Tensor) -> None:
@@ -61,15 +64,35 @@ class Decoder(Protocol):
         ...
 
 
+@runtime_checkable
+class Drafter(Decoder, Protocol):
+    """One that guesses tokens (decode_mtp.py)."""
+
+    def draft(self, tokens: Tensor, places: Sequence[int], newest: Tensor) -> Tensor:
+        """[B, V] logits of a guess at the token after the newest.
+
+        tokens: [B, F], sampled after the tokens fed last. places: of the first of those. newest: [B], which
+        of `tokens` is the row's newest; what comes behind it is no token of the row.
+        """
+        ...
+
+
 @dataclass(slots=True)
 class _Row:
-    """A place in the batch. `at`: tokens fed so far; `drawn`: tokens sampled so far."""
+    """A place in the batch. `start`: where the prompt's last token stands; `drawn`: tokens sampled so far,
+    `fresh` of them the last time."""
 
     output: int
     key: int
-    at: int
+    start: int
     drawn: int = 0
+    fresh: int = 1
     ended: bool = False
+
+    @property
+    def at(self) -> int:
+        """Where the newest token stands; one that has ended feeds it again."""
+        return self.start + self.drawn
 
 
 class Flight:
@@ -93,8 +116,12 @@ class Flight:
         self.entered = 0  # prompts so far, in their order
         self.rows: list[_Row] = []
         self.dummy = len(prompts)  # the output of a row that only keeps other ranks company
-        self.logits = torch.zeros(0, device=device())  # [B, V] that the next tokens are drawn from
-        self.tokens = torch.zeros(0, device=device())  # [B] the newest
+        self.logits = torch.zeros(0, device=device())  # [B, F, V] that the next tokens are drawn from
+        self.tokens = torch.zeros(0, device=device())  # [B, F] drawn from them
+        self.drafts = torch.zeros(0, device=device())  # [B, F - 1] that were fed
+        # a step's log-probs [B * F] with the tokens that count, (index into them, output): read at the end
+        self.logprobs: list[tuple[list[tuple[int, int]], Tensor]] = []
+        self.drafted, self.accepted = [[0] * (self.dummy + 1) for _ in range(2)]
         length = max(map(len, prompts), default=1) + sampling.max_new_tokens
         self.decoder = decoder(chunks, rows=self.places, length=length)
         count = self.dummy + 1
@@ -136,7 +163,7 @@ class Flight:
         if not self._can_enter():  # but a rank that shares this rank's experts has prompts that do
             logits = self._prefill([[self.eos_id]], [self.dummy])
             if not self.rows:
-                self._take([_Row(self.dummy, key=0, at=1, ended=True)], [0], logits)
+                self._take([_Row(self.dummy, key=0, start=1, ended=True)], [0], logits)
             return
         self._leave()
         last = min(len(self.prompts), self.entered + self.places - len(self.rows))
@@ -146,7 +173,7 @@ class Flight:
         firsts = [first.setdefault(tuple(self.prompts[output]), output) for output in entering]
         unique = list(first.values())
         logits = self._prefill([self.prompts[output] for output in unique], unique)
-        rows = [_Row(output, self.keys[output], at=len(self.prompts[output])) for output in entering]
+        rows = [_Row(output, self.keys[output], start=len(self.prompts[output]) - 1) for output in entering]
         self._take(rows, [unique.index(output) for output in firsts], logits)
         if self.routes:
             self.routes.copy(firsts, list(entering))
@@ -167,47 +194,82 @@ class Flight:
         """New rows, copies of these of the newest prefill's prompts."""
         copied = _on_device(prompts)
         self.decoder.enter(copied)
-        self.logits = torch.cat([self.logits, logits[copied]]) if self.rows else logits[copied]
+        # a prompt's end has no draft behind it: what is drawn there counts for nothing
+        new = logits[copied][:, None].expand(-1, self.decoder.width, -1)
+        drafts = copied.new_full((len(rows), self.decoder.width - 1), NO_TOKEN)
+        self.logits = torch.cat([self.logits, new]) if self.rows else new
+        self.drafts = torch.cat([self.drafts, drafts]) if self.rows else drafts
         self.rows += rows
 
     def _decode(self) -> None:
-        """The newest tokens through the model."""
+        """The newest tokens through the model, each with a draft of the one behind it."""
+        fed, self.drafts = self.tokens, self.tokens[:, :0]
+        if isinstance(self.decoder, Drafter):
+            fresh = _on_device([row.fresh for row in self.rows]) - 1
+            places = [row.at - row.fresh for row in self.rows]
+            self.drafts = self._draw(self.decoder.draft(self.tokens, places, fresh)[:, None])[0]
+            fed = torch.cat([self.tokens.gather(1, fresh[:, None]), self.drafts], dim=1)
         outputs, places = [row.output for row in self.rows], [row.at for row in self.rows]
-        with self._recording(outputs, _on_device(places)[:, None] if self.routes else None):
-            self.logits = self.decoder.decode(self.tokens, places)
-        for row in self.rows:
-            row.at += not row.ended  # one that has ended feeds the same place again
+        with self._recording(outputs, self._places(places) if self.routes else None):
+            self.logits = self.decoder.decode(fed, places)
+
+    def _places(self, first: list[int]) -> Tensor:
+        """[B, F]."""
+        return _on_device(first)[:, None] + torch.arange(self.decoder.width, device=device())
 
     def _recording(self, outputs: Sequence[int], places: Tensor | None) -> AbstractContextManager[None]:
         if self.routes is None or places is None:
             return nullcontext()
         return self.routes.feeding(outputs, places)
 
-    def _sample(self) -> None:
-        """The next token of every row. Rows whose output is complete end, and leave when they are many."""
+    def _draw(self, logits: Tensor, note: Callable[[Tensor], None] | None = None) -> tuple[Tensor, Tensor]:
+        """logits: [B, n, V] of each row's next n tokens -> the tokens and their log-probs, [B, n]."""
+        count = logits.shape[1]
         draws = uniforms(
-            [row.key for row in self.rows],
-            position=[row.drawn for row in self.rows],
+            [row.key for row in self.rows for _ in range(count)],
+            position=[row.drawn + i for row in self.rows for i in range(count)],
             seed=self.sampling.seed,
         )
-        nuclei, outputs = self.nuclei, [row.output for row in self.rows]
-        self.tokens, logprobs = next_tokens(
-            self.logits.float(),
-            draws.to(self.logits.device),
+        tokens, logprobs = next_tokens(
+            logits.flatten(0, 1).float(),
+            draws.to(logits.device),
             temperature=self.sampling.temperature,
             top_p=self.sampling.top_p,
-            note=None if nuclei is None else lambda allowed: nuclei.note(outputs, allowed),
+            note=note,
         )
-        for row, token, logprob in zip(self.rows, self.tokens.tolist(), logprobs.tolist(), strict=True):
-            if row.ended:
-                continue
-            result = self.results[row.output]
-            result.token_ids.append(token)
-            result.logprobs.append(logprob)
-            row.drawn += 1
-            row.ended = token == self.eos_id or row.drawn == self.sampling.max_new_tokens
+        return tokens.view(-1, count), logprobs.view(-1, count)
+
+    def _sample(self) -> None:
+        """The next tokens of every row. Rows whose output is complete end, and leave when they are many."""
+        nuclei: list[Tensor] = []
+        self.tokens, logprobs = self._draw(self.logits, nuclei.append)
+        width = self.decoder.width
+        both = self.tokens if width == 1 else torch.cat([self.tokens, self.drafts], dim=1)
+        kept: list[tuple[int, int]] = []
+        for place, (row, ids) in enumerate(zip(self.rows, both.tolist(), strict=True)):  # the step's one wait
+            if not row.ended:
+                self._add(row, ids[:width], ids[width:])
+                kept += [(place * width + i, row.output) for i in range(row.fresh)]
+        self.logprobs.append((kept, logprobs.flatten()))
+        if self.nuclei is not None and nuclei and kept:
+            self.nuclei.note([output for _, output in kept], nuclei[0][_on_device([i for i, _ in kept])])
         if sum(row.ended for row in self.rows) * LEAVE_SHARE >= len(self.rows):
             self._leave(but_one=True)
+
+    def _add(self, row: _Row, tokens: list[int], drafts: list[int]) -> None:
+        """What one row has drawn: the first token, and each behind a draft that was right."""
+        result, limit = self.results[row.output], self.sampling.max_new_tokens
+        row.fresh = 0
+        for token, draft in zip(tokens, [*drafts, NO_TOKEN], strict=True):
+            result.token_ids.append(token)
+            row.fresh += 1
+            row.drawn += 1
+            row.ended = token == self.eos_id or row.drawn == limit
+            if draft != NO_TOKEN:
+                self.drafted[row.output] += 1
+                self.accepted[row.output] += token == draft
+            if row.ended or token != draft:
+                return
 
     def _leave(self, *, but_one: bool = False) -> None:
         """Rows that have ended leave the batch, the last rows taking their places.
@@ -222,12 +284,25 @@ class Flight:
         if len(kept) < len(self.rows):
             index = _on_device(kept)
             self.rows = [self.rows[place] for place in kept]
-            self.tokens, self.logits = self.tokens[index], self.logits[index]
+            self.tokens, self.logits, self.drafts = self.tokens[index], self.logits[index], self.drafts[index]
             self.decoder.keep(index)
+
+    def _read_logprobs(self) -> None:
+        """All at once: a device would be waited for at every token else."""
+        values = torch.cat([torch.zeros(0, device=device()), *(found for _, found in self.logprobs)]).tolist()
+        first = 0
+        for kept, found in self.logprobs:
+            for index, output in kept:
+                self.results[output].logprobs.append(values[first + index])
+            first += len(found)
 
     def _with_kept(self) -> list[Sampled]:
         """The results with what training needs to follow this rollout, if it was asked for."""
+        self._read_logprobs()
         results = self.results
+        if self.decoder.width > 1:
+            counts = zip(results, self.drafted, self.accepted, strict=False)
+            results = [replace(r, drafted=drafted, accepted=accepted) for r, drafted, accepted in counts]
         if self.routes is not None:
             fed = [len(p) + len(r.token_ids) - 1 for p, r in zip(self.prompts, results, strict=True)]
             kept = self.routes.of_rows(fed)  # collective, of a rank without prompts too

@@ -1,6 +1,6 @@
 """A pack through the model: log-probs of its labels, their entropy and the MTP loss.
 
-Megatron's `output_processor` hook gives the last hidden states, so that the logits never leave this file.
+Megatron's `output_processor` hook gives the last hidden states, and the logits never leave output_head.py.
 MTP runs here too instead of inside GPTModel: there its loss is normalised by each rank's and micro-batch's
 own token count, so that it changes with the layout (with context parallelism by 3e-5 in five steps). Here
 it carries the weights of the main loss, as V3's eq. 24 has it.
@@ -8,7 +8,7 @@ it carries the weights of the main loss, as V3's eq. 24 has it.
 
 # T tokens of the pack (T / cp on a context rank), h hidden, V/tp vocabulary shard
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +21,8 @@ from megatron.core.utils import unwrap_model
 from torch import Tensor
 
 from megatron_r1.backend.attention import Pack, describe_pack
-from megatron_r1.backend.logprobs import token_entropy, token_logprobs
-from megatron_r1.backend.nucleus import pairs, truncate
+from megatron_r1.backend.nucleus import pairs
+from megatron_r1.backend.output_head import OutputHead
 from megatron_r1.backend.router import counting_of, shard
 from megatron_r1.backend.score_head import ScoreHead
 from megatron_r1.types import PackedBatch
@@ -47,6 +47,7 @@ class ForwardOptions:
     temperature: float = 1.0
     entropy: bool = False
     mtp: bool = False
+    max_logits: int | None = None  # of a rank at once (output_head.py)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,8 @@ def forward(model: torch.nn.Module, batch: PackedBatch, options: ForwardOptions)
     ) -> Output:
         if isinstance(output_layer, ScoreHead):
             return Output(output_layer(hidden_states), None, None)
-        return _head(chunk, inputs, hidden_states, _Projection(output_layer, output_weight), options)
+        project = OutputHead(output_layer, output_weight, options.max_logits)
+        return _head(chunk, inputs, hidden_states, project, options)
 
     with _own_mtp(chunk):
         return model(
@@ -82,32 +84,23 @@ def forward(model: torch.nn.Module, batch: PackedBatch, options: ForwardOptions)
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Projection:
-    """The output layer with the weight that it shares with the embedding, if it does."""
-
-    layer: Callable[..., tuple[Tensor, Any]]
-    weight: Tensor | None
-
-    def __call__(self, hidden: Tensor) -> Tensor:
-        return self.layer(hidden, weight=self.weight)[0]
-
-
 def _head(
-    chunk: GPTModel, inputs: _Inputs, hidden: Tensor, project: _Projection, options: ForwardOptions
+    chunk: GPTModel, inputs: _Inputs, hidden: Tensor, head: OutputHead, options: ForwardOptions
 ) -> Output:
-    logits = project(hidden)
-    if inputs.allowed is not None:
-        logits = truncate(logits, inputs.allowed)
-    entropy = token_entropy(logits, temperature=options.temperature) if options.entropy else None
     mtp_loss = None
     if options.mtp and chunk.config.mtp_num_layers:
-        mtp_loss = _mtp_loss(chunk, inputs, hidden, project)
-    logprobs = token_logprobs(logits, inputs.labels, temperature=options.temperature)
+        mtp_loss = _mtp_loss(chunk, inputs, hidden, head)
+    logprobs, entropy = head(
+        hidden,
+        inputs.labels,
+        temperature=options.temperature,
+        entropy=options.entropy,
+        allowed=inputs.allowed,
+    )
     return Output(logprobs, entropy, mtp_loss)
 
 
-def _mtp_loss(chunk: GPTModel, inputs: _Inputs, hidden: Tensor, project: _Projection) -> Tensor:
+def _mtp_loss(chunk: GPTModel, inputs: _Inputs, hidden: Tensor, head: OutputHead) -> Tensor:
     """V3 eq. 24 and 25: the weighted mean over depths of each depth's cross entropy."""
     rotary = chunk._preprocess(inputs.tokens, inputs.pack.positions, decoder_input=hidden,
                                packed_seq_params=inputs.pack)[1]  # fmt: skip
@@ -125,7 +118,7 @@ def _mtp_loss(chunk: GPTModel, inputs: _Inputs, hidden: Tensor, project: _Projec
     total = hidden.new_zeros((), dtype=torch.float32)
     for state in states.chunk(1 + depths)[1:]:
         labels, weights = _next_token(labels, inputs.pack), _next_token(weights, inputs.pack)
-        total = total - (token_logprobs(project(state), labels[0]) * weights[0]).sum()
+        total = total - (head(state, labels[0])[0] * weights[0]).sum()
     return total * (chunk.config.mtp_loss_scaling_factor / depths)
 
 

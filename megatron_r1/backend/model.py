@@ -57,12 +57,18 @@ class ModelOptions:
     precision: Precision = "fp32"
     transformer_engine: bool = False  # TE modules, or Megatron's own with our attention
     recompute: str = "none"  # none | selective | full
+    max_logits: int | None = None  # of a rank at once (output_head.py)
 
 
-def default_options(precision: Precision, *, recompute: str = "none") -> ModelOptions:
+def default_options(
+    precision: Precision, *, recompute: str = "none", max_logits: int | None = None
+) -> ModelOptions:
     """Transformer Engine where it is there, Megatron's own modules elsewhere."""
     return ModelOptions(
-        precision=precision, transformer_engine=transformer_engine_available(), recompute=recompute
+        precision=precision,
+        transformer_engine=transformer_engine_available(),
+        recompute=recompute,
+        max_logits=max_logits,
     )
 
 

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
-from megatron_r1.backend import checkpoint, rollout, router, routes
+from megatron_r1.backend import checkpoint, expert_pool, rollout, router, routes
 from megatron_r1.backend import score_head as heads
 from megatron_r1.backend.context_padding import pad_for_context
 from megatron_r1.backend.expert_load import ExpertLoad
@@ -60,11 +60,14 @@ class MegatronPolicy:
         rollout_engine: rollout.Engine = "megatron",
         rollout_rows: int | None = None,
         rollout_layout: Layout | None = None,
+        rollout_speculation: rollout.Speculation | None = None,
         score_head: bool = False,
     ) -> None:
         """tokens_per_pack: the most tokens of one micro-batch on a rank. rollout_rows: the most outputs
         that a replica samples at once, None for all. rollout_layout: of what samples, None for `layout`.
-        score_head: for a MegatronScorer."""
+        rollout_speculation: how tokens are drafted, None for not at all. score_head: for a MegatronScorer.
+
+        Raises ConfigError where the model can't draft or the rollout engine can't follow."""
         self.score_head, self.language_family = score_head, family
         if score_head:
             family = heads.without_language_head(family)
@@ -73,16 +76,20 @@ class MegatronPolicy:
         self.rollout_engine: rollout.Engine = rollout_engine
         self.rollout_rows = rollout_rows
         self.rollout_layout = layout if rollout_layout is None else rollout_layout
+        self.rollout_speculation: rollout.Speculation | None = rollout_speculation
         self.version = 0
         self.sampler: RolloutModel | None = None  # once something is sampled in another layout
         self.fresh = False  # whether it has the weights as they are
         self.refits = Refits()
         self.replicas = MegatronReplicas()
         self.chunks = build_model(family, layout, options)
+        expert_pool.lay_out(self.chunks)
         if score_head:
             heads.attach(self.chunks)
         router.attach(self.chunks)
         routes.attach(self.chunks)
+        if rollout_speculation is not None and not score_head:
+            rollout.require_speculation(self.chunks, rollout_engine)
         set_initial_weights(self.chunks, seed=seed, vocab_size=family.shape().vocab_size)
         self.models: Sequence[torch.nn.Module] = self.chunks  # with DDP around them once training starts
         self.optimizer: Any = None
@@ -99,7 +106,12 @@ class MegatronPolicy:
         longest = max(map(len, prompts), default=0)
         self._require_positions(longest + sampling.max_new_tokens, "a prompt and max_new_tokens")
         finish_parameter_gather(self.models)
-        how: Any = {"eos_id": self.eos_id, "engine": self.rollout_engine, "rows": self.rollout_rows}
+        how: Any = {
+            "eos_id": self.eos_id,
+            "engine": self.rollout_engine,
+            "rows": self.rollout_rows,
+            "speculation": self.rollout_speculation,
+        }
         if self.rollout_layout.places_like(self.layout):
             with phase("rollout"):
                 return rollout.generate(self.chunks, prompts, sampling, keys=keys, **how)
@@ -125,7 +137,7 @@ class MegatronPolicy:
         packing = self._pack(sequences)
         if not packing.batches:  # on all replicas
             return []
-        options = ForwardOptions(temperature=temperature)
+        options = ForwardOptions(temperature=temperature, max_logits=self.options.max_logits)
         if reference:
             assert self.reference is not None, "no reference was kept"
             with phase("reference"), self.reference.in_place():
@@ -165,7 +177,9 @@ class MegatronPolicy:
         self.optimizer.zero_grad()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        options = ForwardOptions(temperature=temperature, entropy=entropy, mtp=mtp)
+        options = ForwardOptions(
+            temperature=temperature, entropy=entropy, mtp=mtp, max_logits=self.options.max_logits
+        )
         with phase("forward and backward"):
             sums = train_on_packs(self.models, packs, loss, options=options, scale=float(num_tokens))
         metrics = self._means(sums)

@@ -14,11 +14,14 @@ from megatron.core.models.gpt.gpt_model import GPTModel
 
 from megatron_r1.backend.decode import LeanDecoder, is_lean
 from megatron_r1.backend.decode_modules import ModuleDecoder
+from megatron_r1.backend.decode_mtp import DraftingDecoder
 from megatron_r1.backend.engine_sampling import engine_can_sample
 from megatron_r1.backend.flight import Decoder, Flight
+from megatron_r1.errors import ConfigError
 from megatron_r1.types import Sampled, Sampling
 
 Engine = Literal["megatron", "modules", "dynamic"]
+Speculation = Literal["mtp"]
 
 # Attributes by which Megatron's modules know of sequence parallelism (transformer/utils.py lists them too).
 SEQUENCE_PARALLEL = ("sequence_parallel", "scatter_to_sequence_parallel", "reduce_scatter_embeddings")
@@ -54,6 +57,22 @@ def inference(chunks: Sequence[GPTModel]) -> Iterator[None]:
             chunk.train(was_training)
 
 
+def require_speculation(chunks: Sequence[GPTModel], engine: Engine) -> None:
+    """Raises ConfigError where this model can't draft, or where this engine samples from it."""
+    key = "rollout_speculation: mtp"
+    if not chunks[0].config.mtp_num_layers:
+        raise ConfigError(
+            f"{key}: the model has no MTP layer to draft with; set mtp_layers: 1 or leave it out"
+        )
+    if engine != "megatron":
+        raise ConfigError(f"{key}: rollout_engine {engine} checks no drafts; use megatron or leave it out")
+    if not is_lean(chunks):
+        raise ConfigError(
+            f"{key}: with what model.megatron sets, the model samples through Megatron's modules, which "
+            "check no drafts; leave one of the two out"
+        )
+
+
 def generate(
     chunks: Sequence[GPTModel],
     prompts: Sequence[Sequence[int]],
@@ -63,11 +82,13 @@ def generate(
     eos_id: int,
     engine: Engine = "megatron",
     rows: int | None = None,
+    speculation: Speculation | None = None,
     decoder: type[Decoder] | None = None,
 ) -> list[Sampled]:
     """One output a prompt; all ranks of a replica return the same.
 
-    rows: the most outputs that run at once, None for all. decoder: instead of the fitting one.
+    rows: the most outputs that run at once, None for all. speculation: by the layer of that name, for what
+    `require_speculation` lets through. decoder: instead of the fitting one.
     """
     with inference(chunks):
         if engine == "dynamic":
@@ -75,5 +96,6 @@ def generate(
 
             return dynamic_engine.generate(chunks, prompts, sampling, keys=keys, eos_id=eos_id, rows=rows)
         lean = engine == "megatron" and is_lean(chunks)
-        chosen = decoder or (LeanDecoder if lean else ModuleDecoder)
+        own: type[Decoder] = DraftingDecoder if speculation == "mtp" else LeanDecoder
+        chosen: type[Decoder] = decoder or (own if lean else ModuleDecoder)
         return Flight(chosen, chunks, prompts, sampling, keys=keys, eos_id=eos_id, rows=rows).run()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from megatron.core.models.gpt.gpt_model import GPTModel
 
-from megatron_r1.backend import rollout, router, routes
+from megatron_r1.backend import expert_pool, rollout, router, routes
 from megatron_r1.backend.agreement import gather
 from megatron_r1.backend.layout import Layout
 from megatron_r1.backend.model import ModelOptions, build_model
@@ -32,6 +32,7 @@ class RolloutModel:
         self.layout = layout
         with self.groups():
             self.chunks = build_model(family, layout, replace(options, recompute="none"))
+            expert_pool.lay_out(self.chunks)
             self.replicas = MegatronReplicas()
         router.attach(self.chunks)
         routes.attach(self.chunks)

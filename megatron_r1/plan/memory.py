@@ -117,16 +117,17 @@ def _activations(run: RunConfig, demand: Demand, pipeline_rank: int) -> tuple[fl
     """Bytes kept for backward by all micro-batches in flight, of the logits of one, and of a bare forward."""
     layout, config = run.layout, run.model.transformer_config()
     width, engine = parameter_dtype(run.precision).itemsize, run.plan.hardware is not None
-    vocabulary = run.model.shape().vocab_size
+    tokens = demand.pack_tokens / layout.context / layout.tensor
+    num_logits = tokens * run.model.shape().vocab_size
+    at_once = num_logits if run.max_logits is None else min(num_logits, run.max_logits)
     each = kept(
         config,
-        vocab_size=vocabulary,
+        vocab_size=0 if at_once < num_logits else run.model.shape().vocab_size,
         dtype_bytes=width,
         recompute=run.recompute,
         engine=engine,
         context=layout.context,
     )
-    tokens = demand.pack_tokens / layout.context / layout.tensor
     dense, experts, last = _layers(layout, run.model.shape(), pipeline_rank)
     bytes_a_token = dense * each.dense + experts * each.experts
     if last and demand.mtp:
@@ -134,7 +135,7 @@ def _activations(run: RunConfig, demand: Demand, pipeline_rank: int) -> tuple[fl
     working = working_layer(config, dtype_bytes=width, engine=engine) * tokens
     in_flight = _in_flight(layout, demand, pipeline_rank)
     # the softmax that backward needs, its gradient, and the logits in the model's own format
-    logits = tokens * vocabulary * (2 * FP32 + width) if last else 0.0
+    logits = at_once * (2 * FP32 + width) if last else 0.0
     recomputed = working if run.recompute == "full" else 0.0
     return bytes_a_token * tokens * in_flight + recomputed, logits, working
 
@@ -180,5 +181,6 @@ def kv_cache(run: RunConfig, demand: Demand) -> list[float]:
     rows = min(-(-demand.outputs // layout.data), run.rollout_rows or demand.outputs)
     length = run.plan.prompt_tokens + demand.output_tokens
     a_layer = rows * length * numbers * parameter_dtype(run.precision).itemsize
+    drafts = bool(run.rollout_speculation and run.model.shape().num_mtp_layers)  # by the first MTP layer
     layers = (_layers(layout, run.model.shape(), rank) for rank in range(layout.pipeline))
-    return [a_layer * (dense + experts) for dense, experts, _ in layers]
+    return [a_layer * (dense + experts + (last and drafts)) for dense, experts, last in layers]

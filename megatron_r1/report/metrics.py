@@ -67,6 +67,9 @@ METRICS: dict[str, Metric] = {
         "exp of the mean absolute gap of rollout and training log-prob; 1 is none", "ratio", "down"
     ),
     "rollout/tokens_per_s": Metric("tokens sampled, all ranks", "tokens/s", "up"),
+    "rollout/accepted": Metric(
+        "drafts of rollout_speculation that were the token sampled there", "share", "up"
+    ),
     "rollout/kept": Metric("samples that rejection sampling keeps", "share"),
     "rollout/dropped_<why>": Metric("samples that rejection sampling drops for one reason", "share"),
     "refit/bytes": Metric("sent between ranks to give the rollout's layout its weights", "bytes", "down"),
@@ -102,6 +105,7 @@ METRICS: dict[str, Metric] = {
     "eval/mixed": Metric("responses that mix languages", "share", "down"),
     "eval/length": Metric("mean length of a response", "tokens"),
     "eval/cut": Metric("responses cut at the maximum length", "share", "down"),
+    "eval/accepted": Metric("drafts of rollout_speculation that were the token sampled there", "share", "up"),
     "eval/loss": Metric("loss on held-out documents", "nats/token", "down"),
     "eval/preference_accuracy": Metric(
         "held-out preferences that the reward model agrees with", "share", "up"

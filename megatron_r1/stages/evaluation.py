@@ -26,7 +26,7 @@ from megatron_r1.rewards.preference import PreferenceConfig
 from megatron_r1.rewards.section import Reward
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.domains import domains_of, metric_word
-from megatron_r1.stages.sampling import can_be_quoted, draw_key, sample
+from megatron_r1.stages.sampling import accepted_share, can_be_quoted, draft_counts, draw_key, sample
 from megatron_r1.types import Completion, Message, Sampling, Score, Scored
 
 Measured = registry.by_name(registry.rewards(), "Measured")
@@ -118,6 +118,8 @@ def evaluate(
         scored = _with_scores(context, scored, name=name, stage=stage)
     domains = domains_of(evaluation.data)
     metrics = _summary(context, scored, k=evaluation.samples, domains=domains)
+    drafts = context.policy.replicas.sum(draft_counts(s.completion for s in scored))
+    metrics |= accepted_share(drafts, name="eval/accepted")
     if evaluation.greedy:
         single = evaluation.model_copy(update={"samples": 1})
         greedy = _sample_and_grade(context, single, temperature=0.0)

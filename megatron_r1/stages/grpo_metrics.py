@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from megatron_r1.rl.filters import GroupCounts
 from megatron_r1.stages.domains import metric_word
+from megatron_r1.stages.sampling import accepted_share, draft_counts
 from megatron_r1.types import Refits, Replicas, Scored, StepStats
 
 
@@ -39,6 +40,7 @@ def rollout_metrics(rollout: Rollout, replicas: Replicas, *, group_size: int) ->
         "rollout/tokens_per_s": total["sampled"] / rollout.rollout_s,
         "refit/bytes": float(rollout.refits.num_bytes),
         "refit/seconds": rollout.refits.seconds,
+        **accepted_share(total),
         **{
             f"train/reward_{name}": total[f"part/{name}"] / max(1.0, total[f"graded/{name}"])
             for name in rollout.rewards
@@ -70,6 +72,7 @@ def _sums(rollout: Rollout, lengths: Sequence[int], group_size: int) -> dict[str
         "length": float(sum(lengths)),
         "cut": float(sum(not s.completion.finished for s in scored)),
         "sampled": float(rollout.sampled_tokens),
+        **draft_counts(s.completion for s in scored),
         "groups/trained": float(sum(any(s.reward is not None for s in group) for group in groups)),
     }
     for name in rollout.rewards:

@@ -19,7 +19,7 @@ from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.demand import Demand
 from megatron_r1.stages.evaluation import EvaluateEvery, Sources, evaluate
 from megatron_r1.stages.grpo_metrics import update_metrics
-from megatron_r1.stages.sampling import draw_key, sample
+from megatron_r1.stages.sampling import accepted_share, draft_counts, draw_key, sample
 from megatron_r1.stages.section import earlier_stages, too_long
 from megatron_r1.stages.training import TrainingStage
 from megatron_r1.types import Completion, Sampling, Score, Scored, TrainSequence
@@ -136,6 +136,7 @@ class _Distilling:
             {
                 "tokens": float(sum(len(c.token_ids) for c in completions)),
                 "cut": float(sum(not c.finished for c in completions)),
+                **draft_counts(completions),
             }
         )
         lr = stage.optim.lr_at(step, stage.steps)
@@ -154,6 +155,7 @@ class _Distilling:
             "rollout/length": total["tokens"] / outputs,
             "rollout/cut": total["cut"] / outputs,
             "rollout/tokens_per_s": total["tokens"] / (sampled - began),
+            **accepted_share(total),
             "time/rollout": (sampled - began) / step_s,
             "time/logprobs": (scored - sampled) / step_s,
             "time/train": (began + step_s - scored) / step_s,

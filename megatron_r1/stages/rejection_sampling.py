@@ -36,7 +36,7 @@ from megatron_r1.stages.demand import Demand
 from megatron_r1.stages.evaluation import Sources
 from megatron_r1.stages.judge import JudgeOptions, Opinions, ask, judge_of
 from megatron_r1.stages.restyle import UNPARSEABLE, Restyle, restyled
-from megatron_r1.stages.sampling import draw_key, sample
+from megatron_r1.stages.sampling import accepted_share, draft_counts, draw_key, sample
 from megatron_r1.stages.section import StageConfig, too_long
 from megatron_r1.types import Completion, Sampling, Scored
 
@@ -170,7 +170,7 @@ class Judged:
 class _Shard:
     number: int
     verdicts: Future[list[Judged]] | None  # of the rank that speaks for its replica
-    num_tokens: int
+    counts: dict[str, float]  # tokens, and those of speculation
     rollout_s: float
 
 
@@ -232,8 +232,8 @@ class _Sampling:
         )
         opinions = self._opinions(rows, completions)
         verdicts = thread.submit(self._judge, rows, completions, opinions) if self.replicas.leads else None
-        num_tokens = sum(len(c.token_ids) for c in completions)
-        return _Shard(number, verdicts, num_tokens, time.perf_counter() - began)
+        counts = {"tokens": float(sum(len(c.token_ids) for c in completions)), **draft_counts(completions)}
+        return _Shard(number, verdicts, counts, time.perf_counter() - began)
 
     def _completions(self, indices: list[int], *, keys: list[int]) -> list[Completion]:
         stage = self.stage
@@ -291,11 +291,13 @@ class _Sampling:
         card = Card()
         for line in lines:
             card.count(line)
-        tokens = self.replicas.sum({"tokens": float(drawn.num_tokens)})["tokens"]
+        total = self.replicas.sum(drawn.counts)
+        tokens = total["tokens"]
         return {
             **shares(card.content()),
             "rollout/length": tokens / len(lines),
             "rollout/tokens_per_s": tokens / drawn.rollout_s,
+            **accepted_share(total),
             "time/step_s": drawn.rollout_s,
         }
 

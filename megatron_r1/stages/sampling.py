@@ -1,7 +1,7 @@
 """From prompts to completions: what grpo and evaluation share."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from megatron_r1.errors import DataError
 from megatron_r1.stages.context import StageContext
@@ -34,9 +34,22 @@ def sample(
             policy_version=version,
             routes=output.routes,
             nucleus=output.nucleus,
+            drafted=output.drafted,
+            accepted=output.accepted,
         )
         for prompt, ids, output in zip(prompts, prompt_ids, outputs, strict=True)
     ]
+
+
+def draft_counts(completions: Iterable[Completion]) -> dict[str, float]:
+    """What speculation drafted for them and how much of it was right, to be added up over replicas."""
+    counts = [(completion.drafted, completion.accepted) for completion in completions]
+    return {"drafted": float(sum(d for d, _ in counts)), "accepted": float(sum(a for _, a in counts))}
+
+
+def accepted_share(total: Mapping[str, float], *, name: str = "rollout/accepted") -> dict[str, float]:
+    """The metric of summed `draft_counts`; nothing where nothing was drafted."""
+    return {name: total["accepted"] / total["drafted"]} if total["drafted"] else {}
 
 
 def can_be_quoted(context: StageContext, completion: Completion) -> bool:

@@ -53,6 +53,13 @@ DYNAMIC_TWO = (
     *(("qwen2", name) for name in ("dp2", "tp2", "pp2")),
     *(("qwen3_moe", name) for name in ("ep2", "tp2_ep2")),
 )
+# layout -> samplings
+SPECULATED_TWO = {
+    "ep2": ("greedy", "nucleus"),
+    "tp2": ("nucleus",),
+    "pp2": ("nucleus",),
+    "pp2_vpp2": ("sampled",),
+}
 SAVED_TWO = tuple(source for source in RESUMED_TWO if source != "one")
 
 
@@ -89,6 +96,7 @@ ONE_RANK = [
     Scenario("reference_of_start", "train.reference_of_start", {}, {"family": "v3"}),
     *(Scenario(f"initial_{f}", "weights.initial_digests", {}, {"family": f}) for f in ("v3", "qwen2")),
     *_numbers("one", {}),
+    *(Scenario(f"chunks_{f}_one", "logprobs.in_chunks", {}, {"family": f}) for f in ("v3", "qwen2")),
     *(Scenario(f"packed_{f}_one", "logprobs.packed", {}, {"family": f}) for f in FAMILIES),
     *(Scenario(f"sampled_{f}_one", "rollouts.sample", {}, {"family": f}) for f in FAMILIES),
     Scenario("sampled_qwen3_moe_one", "rollouts.sample", {}, {"family": "qwen3_moe"}),
@@ -97,6 +105,10 @@ ONE_RANK = [
         for f in DYNAMIC
     ),
     Scenario("mtp_by_hand", "logprobs.mtp"),
+    Scenario("speculated_one", "speculation.compare"),
+    Scenario("speculated_by_hand", "speculation.by_hand"),
+    Scenario("speculated_counts", "speculation.counts"),
+    Scenario("speculated_refused", "speculation.refused"),
     Scenario("exception_inside_one", "rollouts.exception_inside", {}, {"family": "v3"}),
     *replay_plan.ONE_RANK,
     *score_plan.ONE_RANK,
@@ -120,6 +132,7 @@ TWO_RANKS = [
         for name in names
     ),
     *_numbers("tp2", TWO["tp2"]),
+    *(Scenario(f"chunks_{f}_tp2", "logprobs.in_chunks", TWO["tp2"], {"family": f}) for f in ("v3", "qwen2")),
     *(
         Scenario(f"packed_{family}_{name}", "logprobs.packed", TWO[name], {"family": family})
         for family, name in PACKED_TWO
@@ -131,6 +144,10 @@ TWO_RANKS = [
     *(
         Scenario(f"dynamic_{f}_{name}", "rollouts.sample", TWO[name], {"family": f, "engine": "dynamic"})
         for f, name in DYNAMIC_TWO
+    ),
+    *(
+        Scenario(f"speculated_{name}", "speculation.compare", TWO[name], {"samplings": chosen})
+        for name, chosen in SPECULATED_TWO.items()
     ),
     Scenario("exception_inside_tp2", "rollouts.exception_inside", TWO["tp2"], {"family": "v3"}),
     *(

@@ -14,6 +14,7 @@ TOLERANCE = 3e-5  # of a log-prob in fp32; weights and norms are far larger here
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Results:
     folder: Path = tmp_path_factory.mktemp("decode")
     scenarios = [Scenario(f, "decode.compare", {}, {"family": f}) for f in FAMILIES]
+    scenarios.append(Scenario("grouped", "decode.grouped"))
     scenarios.append(Scenario("clamped", "decode.chosen", {}, {"family": "clamped"}))
     return run_scenarios(1, scenarios, folder, shared=folder)
 
@@ -44,6 +45,15 @@ def test_a_model_that_the_lean_decoder_does_not_know_goes_through_the_modules(al
     assert not found["is_lean"]
     assert found["to_training"] < TOLERANCE
     assert found["lean_to_training"] > 100 * TOLERANCE, "the lean decoder would have been wrong"
+
+
+@pytest.mark.parametrize("when", ["new", "training"])
+def test_one_product_for_all_experts_is_one_for_each(alone: Results, when: str):
+    found = alone["grouped"][when]
+    assert found["stacked"]
+    assert found["same_tokens"]
+    assert found["gap"] < TOLERANCE
+    assert alone["grouped"]["new"]["tokens"] != alone["grouped"]["training"]["tokens"], "an update is seen"
 
 
 LAYOUTS = {

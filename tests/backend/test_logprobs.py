@@ -20,6 +20,16 @@ def test_logprobs_and_entropy_equal_log_softmax(
         assert found["gradient"] < 5e-5  # of a sum with weights up to 49
 
 
+@pytest.mark.parametrize("family", ["v3", "qwen2"])
+@pytest.mark.parametrize("layout", ["one", "tp2"])
+def test_the_head_in_chunks_equals_the_one_in_one_piece(
+    one: Results, two: Results, layout: str, family: str
+) -> None:
+    results = one if layout == "one" else two
+    for found in results.ranks(f"chunks_{family}_{layout}"):
+        assert max(found.values()) < 1e-6, found
+
+
 @pytest.mark.parametrize("family", plan.FAMILIES)
 def test_a_pack_gives_the_logprobs_of_single_sequences(one: Results, family: str) -> None:
     assert one[f"packed_{family}_one"]["difference"] < 1e-5

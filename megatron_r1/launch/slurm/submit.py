@@ -33,6 +33,7 @@ _UNDECISIVE = {
     "recompute",
     "rollout_engine",
     "rollout_rows",
+    "rollout_speculation",
     "timeout_s",
     "slurm",
     "stages",

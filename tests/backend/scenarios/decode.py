@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 
-from megatron_r1.backend import rollout
+from megatron_r1.backend import decode_mlp, rollout
 from megatron_r1.backend.decode import LeanDecoder, is_lean
 from megatron_r1.backend.decode_modules import ModuleDecoder
+from megatron_r1.backend.expert_pool import expert_weights, stacked
 from megatron_r1.backend.layout import Layout
 from megatron_r1.backend.model import ModelOptions
 from megatron_r1.backend.policy import MegatronPolicy
@@ -17,6 +18,7 @@ from megatron_r1.models.qwen3 import Qwen3
 from megatron_r1.models.shape import FamilyConfig
 from megatron_r1.types import Sampled, Sampling, TrainSequence
 from tests.backend.scenarios import models
+from tests.backend.scenarios.train import cross_entropy
 
 DENSE: dict[str, Any] = {
     "vocab_size": models.VOCABULARY,
@@ -41,7 +43,7 @@ SAMPLING = Sampling(max_new_tokens=24, temperature=0.9, seed=3)
 
 
 def compare(layout: Layout, shared: Path, *, family: str) -> dict[str, Any]:
-    policy = _uneven_policy(FAMILIES[family], layout)
+    policy = uneven_policy(FAMILIES[family], layout)
     generator = torch.Generator().manual_seed(policy.replicas.index)
     unique = [torch.randint(2, models.VOCABULARY, (n,), generator=generator).tolist() for n in PROMPT_LENGTHS]
     prompts = [unique[place] for place in PLACES[: 5 if policy.replicas.index else None]]
@@ -66,7 +68,7 @@ def compare(layout: Layout, shared: Path, *, family: str) -> dict[str, Any]:
 
 def chosen(layout: Layout, shared: Path, *, family: str) -> dict[str, Any]:
     """What `generate` picks by itself."""
-    policy = _uneven_policy(FAMILIES[family], layout)
+    policy = uneven_policy(FAMILIES[family], layout)
     prompts = [[5, 6, 7], [8]]
     outputs = _generate(policy, prompts, decoder=None)
     gap = _largest([o.logprobs for o in outputs], _training_logprobs(policy, prompts, outputs))
@@ -75,7 +77,36 @@ def chosen(layout: Layout, shared: Path, *, family: str) -> dict[str, Any]:
     return {"is_lean": is_lean(policy.chunks), "to_training": gap, "lean_to_training": lean_gap}
 
 
-def _uneven_policy(family: FamilyConfig, layout: Layout) -> MegatronPolicy:
+def grouped(layout: Layout, shared: Path) -> dict[str, Any]:
+    """One product for all experts next to one for each, on a new model and on training's buffer."""
+    policy = uneven_policy(FAMILIES["v3"], layout)
+    prompts = [[5, 6, 7], [8], [9, 3, 4, 4]]
+    found: dict[str, Any] = {}
+    for when in ("new", "training"):
+        if when == "training":
+            policy.start_training(models.OPTIMIZER)
+            policy.train_step(models.batch(0), cross_entropy, lr=1e-2)
+        layers = [layer.mlp.experts for layer in policy.chunks[0].decoder.layers if layer.is_moe_layer]
+        stacks = [stacked(expert_weights(e, name)) for e in layers for name in ("linear_fc1", "linear_fc2")]
+        one, each = _generate(policy, prompts, decoder=LeanDecoder), _one_by_one(policy, prompts)
+        found[when] = {
+            "stacked": all(stack is not None for stack in stacks),
+            "same_tokens": [o.token_ids for o in one] == [o.token_ids for o in each],
+            "gap": _largest([o.logprobs for o in one], [o.logprobs for o in each]),
+            "tokens": [o.token_ids for o in one],
+        }
+    return found
+
+
+def _one_by_one(policy: MegatronPolicy, prompts: list[list[int]]) -> list[Sampled]:
+    decode_mlp.stacked = lambda weights: None
+    try:
+        return _generate(policy, prompts, decoder=LeanDecoder)
+    finally:
+        decode_mlp.stacked = stacked
+
+
+def uneven_policy(family: FamilyConfig, layout: Layout) -> MegatronPolicy:
     """Norms that aren't 1 and router biases that aren't 0."""
     policy = MegatronPolicy(
         family, layout, ModelOptions(), seed=11, eos_id=models.EOS, tokens_per_pack=models.LENGTH

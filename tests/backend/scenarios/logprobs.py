@@ -10,6 +10,7 @@ from torch import Tensor
 from megatron_r1.backend.attention import describe_pack
 from megatron_r1.backend.layout import Layout
 from megatron_r1.backend.logprobs import token_entropy, token_logprobs
+from megatron_r1.backend.output_head import OutputHead
 from megatron_r1.types import TrainSequence
 from tests.backend.scenarios import models
 from tests.backend.scenarios.train import cross_entropy
@@ -40,6 +41,30 @@ def by_hand(layout: Layout, shared: Path, *, temperature: float) -> dict[str, fl
         "entropy": _largest(entropy, -(log_softmax.exp() * log_softmax).sum(-1)),
         "gradient": _largest(mine.grad, whole.grad.chunk(size, dim=-1)[rank]),
     }
+
+
+def in_chunks(layout: Layout, shared: Path, *, family: str) -> dict[str, float]:
+    """Largest differences of the output head in chunks to the same in one piece, gradients among them."""
+    chunk = models.policy(family, layout, seed=4).chunks[0]
+    tied = chunk.shared_embedding_or_output_weight() if chunk.share_embeddings_and_output_weights else None
+    num_ranks = layout.tensor if chunk.config.sequence_parallel else 1
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.randint(0, models.VOCABULARY, (48,), generator=generator)
+    states = torch.randn(48 // num_ranks, 1, chunk.config.hidden_size, generator=generator)
+    listed = torch.stack([torch.randint(0, models.VOCABULARY, (48,), generator=generator), labels], 1)
+    allowed = torch.arange(0, 48, 2).repeat_interleave(2), listed[::2].flatten()  # every other token
+    found = []
+    for max_logits in (None, 500):
+        hidden = states.clone().requires_grad_()
+        head = OutputHead(chunk.output_layer, tied, max_logits)
+        values, entropy = head(hidden, labels, temperature=0.7, entropy=True, allowed=allowed)
+        assert entropy is not None
+        weight = chunk.output_layer.weight if tied is None else tied
+        grads = torch.autograd.grad((values * torch.linspace(0, 1, 48)).sum(), [hidden, weight])
+        found.append((values, entropy, *grads))
+    assert OutputHead(chunk.output_layer, tied, 500).num_chunks(states, labels) > 3
+    names = ("logprobs", "entropy", "of_hidden", "of_weight")
+    return {name: _largest(a, b) for name, a, b in zip(names, *found, strict=True)}
 
 
 def packed(layout: Layout, shared: Path, *, family: str) -> dict[str, Any]:
@@ -73,7 +98,7 @@ def mtp(layout: Layout, shared: Path) -> dict[str, float]:
 @torch.no_grad()
 def _mtp_by_hand(chunk: Any, sequence: TrainSequence) -> Tensor:
     tokens, weights = sequence.token_ids, sequence.weights
-    hidden = _hidden(chunk, tokens[:-1])  # [S - 1, h]: position i has read tokens 0 .. i
+    hidden = hidden_states(chunk, tokens[:-1])  # [S - 1, h]: position i has read tokens 0 .. i
     depths, total = chunk.config.mtp_num_layers, torch.zeros(())
     for depth in range(1, depths + 1):
         block = chunk.mtp.layers[depth - 1]
@@ -81,21 +106,21 @@ def _mtp_by_hand(chunk: Any, sequence: TrainSequence) -> Tensor:
         hidden = hidden[: len(tokens) - 1 - depth]
         embedded = chunk.embedding.word_embeddings.weight[tokens[depth:-1]]
         joined = torch.cat([block.enorm(embedded), block.hnorm(hidden)], dim=-1)
-        hidden = _layer(block, joined @ block.eh_proj.weight.T)
+        hidden = mtp_states(block, joined @ block.eh_proj.weight.T)
         logprobs = torch.log_softmax(hidden @ chunk.output_layer.weight.T, dim=-1)
         labels = tokens[depth + 1 :]
         total -= (logprobs.gather(1, labels[:, None])[:, 0] * weights[depth + 1 :]).sum()
     return total * chunk.config.mtp_loss_scaling_factor / depths
 
 
-def _hidden(chunk: Any, tokens: Tensor) -> Tensor:
+def hidden_states(chunk: Any, tokens: Tensor) -> Tensor:
     """[S, h] after the main model's last norm."""
     pack = describe_pack(torch.tensor([0, len(tokens)], dtype=torch.int32))
     embedded = chunk.embedding(input_ids=tokens[None], position_ids=None)
     return chunk.decoder(embedded, attention_mask=None, rotary_pos_emb=None, packed_seq_params=pack)[:, 0]
 
 
-def _layer(block: Any, projected: Tensor) -> Tensor:
+def mtp_states(block: Any, projected: Tensor) -> Tensor:
     pack = describe_pack(torch.tensor([0, len(projected)], dtype=torch.int32))
     states, _ = block.mtp_model_layer(
         hidden_states=projected[:, None], attention_mask=None, rotary_pos_emb=None, packed_seq_params=pack
