@@ -254,6 +254,10 @@ class Replicas(Protocol):
         """All copies' items, in the order of the copies, on every rank."""
         ...
 
+    def exchange(self, outgoing: Sequence[Sequence[Any]]) -> list[Any]:
+        """outgoing[i] goes to copy i; returns what came from all copies, in their order."""
+        ...
+
     def share(self, make: Callable[[], Any]) -> Any:
         """Call `make` once a copy and give its result to all ranks of the copy."""
         ...

@@ -146,6 +146,18 @@ class MegatronReplicas:
         dist.all_gather_object(lists, list(items), group=self._group)
         return [item for part in lists for item in part]
 
+    def exchange(self, outgoing: Sequence[Sequence[Any]]) -> list[Any]:
+        assert len(outgoing) == self.count, f"{len(outgoing)} lists for {self.count} copies"
+        if self.count == 1:
+            return list(outgoing[0])
+        received: list[Any] = []
+        for source in dist.get_process_group_ranks(self._group):
+            box: list[Any] = [None]
+            parts = [list(part) for part in outgoing] if dist.get_rank() == source else None
+            dist.scatter_object_list(box, parts, src=source, group=self._group)
+            received += box[0]
+        return received
+
     def share(self, make: Callable[[], Any]) -> Any:
         if self._replica is None:
             return make()

@@ -14,10 +14,11 @@ from megatron_r1.rl.advantage import Normalise
 from megatron_r1.rl.aggregate import Aggregation, token_weights
 from megatron_r1.rl.filters import Group, GroupFilter, collect_groups
 from megatron_r1.rl.loss import GrpoLoss
-from megatron_r1.rl.schedule import LengthSchedule, reference_is_due, split_updates
+from megatron_r1.rl.schedule import LengthSchedule, reference_is_due
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.demand import Demand
 from megatron_r1.stages.evaluation import EvaluateEvery, Sources, evaluate
+from megatron_r1.stages.grpo_dealing import deal
 from megatron_r1.stages.grpo_gates import Gates
 from megatron_r1.stages.grpo_guards import Guards, GuardWatch
 from megatron_r1.stages.grpo_metrics import Rollout, rollout_metrics, update_metrics
@@ -60,6 +61,9 @@ class Grpo(TrainingStage):
     """Mini-batches that a step's outputs are split into, one update each. R1: 16."""
     inner_epochs: int = Field(default=1, ge=1)
     """How often a step's outputs are gone through. R1: 1."""
+    balance: bool = True
+    """Outputs move between replicas before they are trained on, so that each update has as many of them and
+    as many tokens on every replica; false: each replica trains on what it sampled. The same updates."""
     temperature: float = Field(default=1.0, gt=0)
     """Of the rollout, and of the log-probs in training. R1-Zero: 1; the last RL: 0.7."""
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -245,9 +249,19 @@ class _Training:
         sequences = graded_sequences(
             batch.scored, group_size=self.stage.group_size, normalise=self.stage.normalise
         )
-        sequences = self._checked(sequences) if step == 0 else self._with_logprobs(sequences)
+        dealt = deal(
+            sequences,
+            self.policy.replicas,
+            num_updates=self.stage.updates,
+            inner_epochs=self.stage.inner_epochs,
+            seed=self.context.seed,
+            step=step,
+            balanced=self.stage.balance,
+        )
+        add_logprobs = self._checked if step == 0 else self._with_logprobs
+        sequences = add_logprobs(dealt.sequences)
         logprobs_s = time.perf_counter() - marked
-        stats = self._update(sequences, step)
+        stats = self._update(sequences, dealt.updates, step)
         if step == 0 and stats:
             self.stage.gates.require_on_policy(self.context.name, stats[0])
         step_s = time.perf_counter() - began
@@ -369,19 +383,10 @@ class _Training:
 
     # ---- updates
 
-    def _update(self, sequences: list[TrainSequence], step: int) -> list[StepStats]:
-        replicas = self.policy.replicas
-        counts = replicas.gather([len(sequences)])
-        offset = sum(counts[: replicas.index])
+    def _update(self, sequences: list[TrainSequence], updates: list[list[int]], step: int) -> list[StepStats]:
         stats = []
-        for members in split_updates(
-            sum(counts),
-            self.stage.updates,
-            seed=self.context.seed,
-            step=step,
-            inner_epochs=self.stage.inner_epochs,
-        ):
-            mine = [sequences[i - offset] for i in members if offset <= i < offset + len(sequences)]
+        for members in updates:
+            mine = [sequences[index] for index in members]
             stats.append(
                 self.policy.train_step(
                     self._weighted(mine),

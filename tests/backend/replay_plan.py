@@ -42,6 +42,7 @@ TWO_RANKS = [
     *(Scenario(f"replay_{name}", "replay.drift", layout) for name, layout in TWO.items()),
     *(Scenario(f"nucleus_{name}", "replay.drift", layout, CUT) for name, layout in TWO.items()),
     *(Scenario(f"routed_{name}", "replay.routed_steps", layout) for name, layout in TWO.items()),
+    Scenario("routed_dealt_ep2", "replay.routed_steps", TWO["ep2"], {"dealt": True}),
     Scenario("routed_full_pp2", "replay.routed_steps", TWO["pp2"], {"recompute": "full"}),
     *(Scenario(f"ratio_{name}", "replay.on_policy_ratio", TWO[name]) for name in ("tp2", "cp2")),
     *_truncated("tp2", TWO["tp2"]),

@@ -33,7 +33,7 @@ def test_there_is_a_route_for_every_token_fed(one: Results):
         assert all(len(layer) == 2 and layer[0] != layer[1] for token in routes for layer in token)
 
 
-@pytest.mark.parametrize("layout", plan.TWO)
+@pytest.mark.parametrize("layout", [*plan.TWO, "dealt_ep2"])
 def test_updates_on_given_routes_are_those_of_one_rank(one: Results, two: Results, layout: str):
     expected, found = one["routed_one"], two[f"routed_{layout}"]
     for name in ("loss", "mtp_loss"):

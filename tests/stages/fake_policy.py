@@ -51,6 +51,11 @@ class FakeReplicas:
         self.barrier_of_all.wait()
         return found
 
+    def exchange(self, outgoing: Sequence[Sequence[Any]]) -> list[Any]:
+        assert len(outgoing) == self.count
+        rows = self.gather([outgoing])
+        return [item for row in rows for item in row[self.index]]
+
     def sum(self, values: Mapping[str, float]) -> dict[str, float]:
         parts = self.gather([dict(values)])
         assert all(part.keys() == values.keys() for part in parts), "the keys must agree"

@@ -263,16 +263,18 @@ def test_groups_of_equal_rewards(stage, context, ids, no_signal, trained, droppe
     assert journal.checkpoints[0][1]["questions_asked"] == asked
 
 
-def test_a_replica_whose_groups_were_all_dropped_takes_part(stage, context, ids):
-    config = stage(groups={"no_signal": "drop"}, updates=2)
+@pytest.mark.parametrize("balance", [False, True])
+def test_a_replica_whose_groups_were_all_dropped_takes_part(stage, context, ids, balance):
+    config = stage(groups={"no_signal": "drop"}, updates=2, balance=balance)
 
     def run(replicas):
         policy = FakePolicy(map(ids, EQUAL_THEN_MIXED[2 * replicas.index :]), replicas=replicas)
         return policy, config.run(context(policy))
 
     (first, metrics), (second, same) = together(2, run)
-    assert [weight_of(update) for update in first.trained] == [0, 0]
-    assert [weight_of(update) for update in second.trained] == [pytest.approx(1)] * 2
+    shares = [[weight_of(update) for update in policy.trained] for policy in (first, second)]
+    assert [sum(pair) for pair in zip(*shares, strict=True)] == [pytest.approx(1)] * 2
+    assert (shares[0] == [0, 0]) is not balance  # balanced, it gets some of the other's
     assert metrics["train/loss"] == same["train/loss"]
 
 

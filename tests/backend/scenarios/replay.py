@@ -16,6 +16,7 @@ from megatron_r1.backend.layout import Layout
 from megatron_r1.backend.logprobs import token_entropy, token_logprobs
 from megatron_r1.backend.nucleus import join_lists, pairs, truncate
 from megatron_r1.backend.policy import MegatronPolicy
+from megatron_r1.stages.grpo_dealing import deal
 from megatron_r1.types import Nucleus, PackedBatch, Sampled, Sampling, TrainSequence
 from tests.backend.scenarios import models
 from tests.backend.scenarios.train import LEARNING_RATE, cross_entropy
@@ -95,9 +96,12 @@ def unstable_routers(policy: MegatronPolicy) -> Iterator[None]:
 
 
 def routed_steps(
-    layout: Layout, shared: Path, *, recompute: str = "none", routed: bool = True
+    layout: Layout, shared: Path, *, recompute: str = "none", routed: bool = True, dealt: bool = False
 ) -> dict[str, Any]:
-    """Three updates on given, random routes; routed=False: on the routers' own."""
+    """Three updates on given, random routes; routed=False: on the routers' own.
+
+    dealt: the first replica has all sequences, and they are dealt to all.
+    """
     policy = models.policy("v3", layout, seed=7, recompute=recompute)
     policy.start_training(models.OPTIMIZER)
     losses, norms, mtp = [], [], []
@@ -107,6 +111,12 @@ def routed_steps(
         if routed:
             batch = [replace(s, routes=_random_routes(s, generator)) for s in batch]
         mine = batch[policy.replicas.index :: policy.replicas.count]
+        if dealt:
+            held = batch if policy.replicas.index == 0 else []
+            mine = deal(
+                held, policy.replicas, num_updates=1, inner_epochs=1, seed=step, step=step, balanced=True
+            ).sequences
+            assert len(mine) == len(batch) // policy.replicas.count
         stats = policy.train_step(mine, cross_entropy, lr=LEARNING_RATE, mtp=True)
         losses.append(stats.loss)
         norms.append(stats.grad_norm)
