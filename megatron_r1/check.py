@@ -63,9 +63,7 @@ def findings(
     if files and not missing and not bad:
         yield from _unfit_weights(loaded)
     for owner, model in _models(run):
-        for text in layouts.problems(run.layout, model.shape()):
-            yield _finding(loaded, owner, text)
-        for text in layouts.rollout_problems(run.rollout_engine, model, run.layout):
+        for text in [*layouts.problems(run.layout, model.shape()), *_rollout_problems(run, model)]:
             yield _finding(loaded, owner, text)
         if model.megatron:
             for text in _refused_by_megatron(run, model):
@@ -81,6 +79,19 @@ def findings(
             own = run.for_stage(name)
             for text in [*stage.problems(own), *_uneven_packs(own, stage)]:
                 yield _finding(loaded, ("stages", name), text)
+
+
+def _rollout_problems(run: RunConfig, model: FamilyConfig) -> Iterator[str]:
+    """Of the layout in which the model samples."""
+    own = run.rollout_layout
+    if own is not None:
+        if "ranks" in own.model_fields_set and own.ranks != run.layout.ranks:
+            yield (
+                f"rollout_layout.ranks: {own.ranks}, and layout.ranks={run.layout.ranks}; training and "
+                "rollout take turns on the same ranks, so leave it out"
+            )
+        yield from layouts.problems(run.sampling_layout, model.shape(), key="rollout_layout")
+    yield from layouts.rollout_problems(run.rollout_engine, model, run.sampling_layout)
 
 
 def _models(run: RunConfig) -> Iterator[tuple[KeyPath, FamilyConfig]]:
@@ -137,7 +148,8 @@ def warnings(run: RunConfig, planned: Planner | None = None) -> list[str]:
 def _misfits(loaded: Loaded[RunConfig], planned: Planner) -> Iterator[Finding]:
     """What does not fit into the memory of the GPUs that the run names, if it is to be refused."""
     run = loaded.value
-    if not run.plan.refuse or any(layouts.problems(run.layout, m.shape()) for _, m in _models(run)):
+    chosen = (run.layout, run.sampling_layout)
+    if not run.plan.refuse or any(layouts.problems(c, m.shape()) for c in chosen for _, m in _models(run)):
         return
     plan = planned()
     for text in [] if plan is None else plan.misfits():
@@ -173,7 +185,8 @@ def _refused_by_megatron(run: RunConfig, model: FamilyConfig) -> Iterator[str]:
     from megatron_r1.backend.model import default_options, transformer_config  # takes seconds
 
     try:
-        transformer_config(model, run.layout, default_options("fp32"))
+        for layout in (run.layout, run.sampling_layout):
+            transformer_config(model, layout, default_options("fp32"))
     except ConfigError as error:
         yield str(error)
     except (AssertionError, TypeError, ValueError) as error:
@@ -246,16 +259,22 @@ def _origin(run: RunConfig, name: str) -> str:
 
 def _layout_rows(run: RunConfig) -> Rows:
     layout, shape = run.layout, run.model.shape()
-    degrees = {name: getattr(layout, name) for name in ("tensor", "pipeline", "context")}
-    factors = [f"{name} {degree}" for name, degree in degrees.items() if degree > 1]
     rows = [
-        ("ranks", " x ".join([*factors, f"{layout.data} replicas"]) + f" = {layout.ranks}"),
+        ("ranks", _degrees(layout)),
         ("layers a rank", _layers(layouts.split_layers(layout, shape), pipeline=layout.pipeline)),
     ]
     if shape.num_experts:
         rows.append(("experts a rank", _experts(layout, shape)))
+    if not run.sampling_layout.places_like(layout):
+        rows.append(("rollout", _degrees(run.sampling_layout)))
     rows.append(("precision", run.precision))
     return rows
+
+
+def _degrees(layout: layouts.Layout) -> str:
+    degrees = {name: getattr(layout, name) for name in ("tensor", "pipeline", "context")}
+    factors = [f"{name} {degree}" for name, degree in degrees.items() if degree > 1]
+    return " x ".join([*factors, f"{layout.data} replicas"]) + f" = {layout.ranks}"
 
 
 def _experts(layout: layouts.Layout, shape: ModelShape) -> str:

@@ -326,6 +326,7 @@ def _build(
         eos_id=tokenizer.eos_id,
         rollout_engine=run.rollout_engine,
         rollout_rows=run.rollout_rows,
+        rollout_layout=run.sampling_layout,
         rollout_speculation=run.rollout_speculation if run.model.shape().num_mtp_layers else None,
         tokens_per_pack=packing.tokens_per_pack if isinstance(packing, TrainingStage) else NO_PACKS,
         score_head=stage.trains_scores,

@@ -82,6 +82,11 @@ class RunConfig(Section):
     layout: Layout = Layout()
     """How the ranks share the work."""
 
+    rollout_layout: Layout | None = None
+    """How the ranks share the work while they sample; `ranks` is that of `layout`. The weights are copied
+    into a second model before each rollout that follows an update; the tokens are the same. null: as
+    `layout`, on the weights that train, with no copy."""
+
     precision: Literal["fp32", "bf16", "fp8_delayed", "fp8_current", "fp8_blockwise", "mxfp8"] = "fp32"
     """Of the matrix products; weights, gradients and sums are kept in fp32."""
 
@@ -126,6 +131,12 @@ class RunConfig(Section):
 
     stages: Annotated[dict[Name, StageConfig], Field(min_length=1)]
     """The chain: stages by name, run from the first to the last."""
+
+    @property
+    def sampling_layout(self) -> Layout:
+        """The layout of whatever samples."""
+        own = self.rollout_layout
+        return self.layout if own is None else own.model_copy(update={"ranks": self.layout.ranks})
 
     def model_name(self, stage: str) -> str | None:
         """Which of `models` a stage has: its own, or that of the stage it starts from; None: `model`."""

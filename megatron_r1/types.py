@@ -203,6 +203,25 @@ class StepStats:
 
 
 @dataclass(frozen=True, slots=True)
+class Refits:
+    """Copies of the weights into the layout of the rollout: how many, bytes between ranks, and seconds."""
+
+    count: int = 0
+    num_bytes: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: "Refits") -> "Refits":
+        return Refits(
+            self.count + other.count, self.num_bytes + other.num_bytes, self.seconds + other.seconds
+        )
+
+    def __sub__(self, other: "Refits") -> "Refits":
+        return Refits(
+            self.count - other.count, self.num_bytes - other.num_bytes, self.seconds - other.seconds
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Artifact:
     """What a finished stage leaves: written last, atomically, as artifact.json."""
 
@@ -256,6 +275,7 @@ class Policy(Protocol):
     """The model as stages see it: sampled from, scored with, trained, saved. Never Megatron's own types."""
 
     version: int  # +1 with every update
+    refits: Refits  # so far
 
     @property
     def replicas(self) -> Replicas:

@@ -95,6 +95,21 @@ def test_an_uneven_pipeline_is_summed_up():
     assert "layers a rank  0 on pipeline rank 0, 2 on pipeline rank 1-2, 0 on pipeline rank 3\n" in report
 
 
+def test_a_rollout_layout_is_held_to_the_same_rules():
+    assert "  rollout        tensor 2 x 1 replicas = 2\n" in checked("rollout_layout={tensor: 2}")
+    assert "rollout" not in checked("rollout_layout={distributed_optimizer: false}").split("stages")[0]
+    lines = errors("rollout_layout={ranks: 4, tensor: 3, expert: 2}")
+    for words in (
+        "rollout_layout.ranks: 4, and layout.ranks=2; training and rollout take turns",
+        "2 ranks cannot hold tensor=3 (3)",
+        "rollout_layout: tensor=3 does not divide num_attention_heads=4; use 1 or 2",
+        "rollout_layout: expert=2 needs a model with experts",
+    ):
+        assert any(words in line for line in lines), lines
+    (line,) = errors("rollout_layout={context: 2}", "rollout_engine=dynamic")
+    assert "rollout_engine: the dynamic engine can't run with layout.context=2" in line
+
+
 def test_all_mistakes_come_at_once_each_where_it_was_made():
     lines = errors(
         "stages.zero.init=bose",

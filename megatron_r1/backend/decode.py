@@ -32,6 +32,7 @@ from torch import Tensor
 from megatron_r1.backend.decode_attention import GroupedQuery, Latent, Position, norm_before
 from megatron_r1.backend.decode_mlp import feed_forward
 from megatron_r1.backend.decode_pipeline import through_pipeline
+from megatron_r1.backend.vocabulary import PADDING_LOGIT
 
 # What the layers here take for granted. Families never ask for anything else; the escape hatch can.
 PLAIN = {
@@ -144,6 +145,7 @@ class _Chunk:
         self.layers = [Layer(layer, model, length) for layer in model.decoder.layers]
         self.embedding: Any = model.embedding.word_embeddings if model.pre_process else None
         self.final_norm: Any = None
+        self.real_rows: int = model.real_rows  # type: ignore[assignment]
         self.states: Tensor | None = None  # [W * B, h], the newest that went to the head
         if model.post_process:
             self.final_norm = model.decoder.final_layernorm
@@ -164,7 +166,7 @@ class _Chunk:
         if self.final_norm is None:
             return hidden
         self.states = states = self.final_norm(hidden)
-        return head(states if ends is None else states[ends], self.output)
+        return head(states if ends is None else states[ends], self.output, self.real_rows)
 
 
 def output_weight(model: GPTModel) -> Tensor:
@@ -172,9 +174,11 @@ def output_weight(model: GPTModel) -> Tensor:
     return model.shared_embedding_or_output_weight() if shared else model.output_layer.weight
 
 
-def head(states: Tensor, weight: Tensor) -> Tensor:
-    """[T, h] -> [T, V] on every tensor rank."""
-    return gather_from_tensor_model_parallel_region(F.linear(states, weight))
+def head(states: Tensor, weight: Tensor, real_rows: int) -> Tensor:
+    """[T, h] -> [T, V] on every tensor rank; the vocabulary's padding begins at this rank's `real_rows`."""
+    logits = F.linear(states, weight)
+    logits[:, real_rows:] = PADDING_LOGIT
+    return gather_from_tensor_model_parallel_region(logits)
 
 
 class Layer:

@@ -79,7 +79,7 @@ class DraftingDecoder(LeanDecoder):
             cache = self.caches[-1][: self.count]
             states = self.mtp(self.hidden.flatten(0, 1), tokens.t().flatten(), cache, position)
             rows = torch.arange(self.count, device=tokens.device)
-            logits = head(states[newest * self.count + rows], self.mtp.output)
+            logits = head(states[newest * self.count + rows], self.mtp.output, self.mtp.real_rows)
         return from_last_stage(logits, (self.count, self.vocab_size))
 
     def _states(self) -> Tensor:
@@ -98,6 +98,7 @@ class MtpLayer:
         self.project = module.eh_proj.weight
         self.layer = Layer(module.mtp_model_layer, model, length)
         self.output = output_weight(model)
+        self.real_rows: int = model.real_rows  # type: ignore[assignment]
 
     def __call__(self, hidden: Tensor, tokens: Tensor, cache: Tensor, position: Position) -> Tensor:
         """hidden [W * B, h] at some places, tokens [W * B] at those behind -> [W * B, h] for the head."""

@@ -61,6 +61,11 @@ class Layout(Section):
         """Replicas of each expert."""
         return self.ranks // (self.expert * self.expert_tensor * self.pipeline)
 
+    def places_like(self, other: "Layout") -> bool:
+        """Whether every rank holds the same weights in both."""
+        placing = self.model_dump(exclude={"distributed_optimizer", "overlap"})
+        return placing == other.model_dump(exclude={"distributed_optimizer", "overlap"})
+
     @property
     def shares_optimizer(self) -> bool:
         """Whether anybody is there to share the optimizer's state with; alone, its buffers only cost."""
@@ -96,10 +101,10 @@ def even_split(shape: ModelShape, *, pipeline: int) -> str | None:
     return f"Et*{each - 1}|{middle}{'t' * last}{'m' * shape.num_mtp_layers}L"
 
 
-def problems(layout: Layout, shape: ModelShape) -> list[str]:
+def problems(layout: Layout, shape: ModelShape, *, key: str = "layout") -> list[str]:
     """Everything that keeps this model from running in this layout: what, the value, the remedy."""
     return [
-        f"layout: {finding}"
+        f"{key}: {finding}"
         for finding in (
             _rank_problems(layout)
             + _tensor_problems(layout, shape)

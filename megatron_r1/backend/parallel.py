@@ -16,6 +16,19 @@ from megatron_r1.backend.layout import Layout
 _pretended: torch.device | None = None  # shards.py builds models without memory
 
 
+def _state() -> dict[str, Any]:
+    """What Megatron knows of the process groups: all of it is in globals of one module."""
+    return {
+        name: value
+        for name, value in vars(parallel_state).items()
+        if name.startswith("_") and (name.isupper() or name == "_global_process_group_list")
+    }
+
+
+_NO_GROUPS = _state()
+_second: dict[Layout, dict[str, Any]] = {}  # of layouts beside the one that trains
+
+
 @contextmanager
 def pretend(device: torch.device) -> Iterator[None]:
     """Within, this rank seems to compute on `device`."""
@@ -54,6 +67,31 @@ def build_groups(layout: Layout, *, gloo: bool = True) -> None:
     gloo: with the groups that checkpoints of the optimizer travel over; shards.py sends nothing.
     """
     _leave_groups()
+    _initialize(layout, gloo=gloo)
+    # dropout is 0 everywhere and weights have their own generator (initial_weights.py), so that this seed
+    # decides nothing; Megatron wants its trackers all the same
+    model_parallel_cuda_manual_seed(0, force_reset_rng=True)
+
+
+@contextmanager
+def groups_of(layout: Layout) -> Iterator[None]:
+    """Within: Megatron's groups are those of another layout of the same ranks. A collective call.
+
+    Megatron has one set of groups a process, which its modules and ours ask for at run time too. So the sets
+    change places; what was built within one keeps it (its modules hold their groups).
+    """
+    training = _state()
+    vars(parallel_state).update(_second.get(layout, _NO_GROUPS))
+    try:
+        if layout not in _second:
+            _initialize(layout, gloo=False)
+            _second[layout] = _state()
+        yield
+    finally:
+        vars(parallel_state).update(training)
+
+
+def _initialize(layout: Layout, *, gloo: bool) -> None:
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=layout.tensor,
         pipeline_model_parallel_size=layout.pipeline,
@@ -63,9 +101,6 @@ def build_groups(layout: Layout, *, gloo: bool = True) -> None:
         expert_tensor_parallel_size=layout.expert_tensor,
         create_gloo_process_groups=gloo,
     )
-    # dropout is 0 everywhere and weights have their own generator (initial_weights.py), so that this seed
-    # decides nothing; Megatron wants its trackers all the same
-    model_parallel_cuda_manual_seed(0, force_reset_rng=True)
 
 
 def _leave_groups() -> None:
@@ -73,6 +108,7 @@ def _leave_groups() -> None:
     if not parallel_state.model_parallel_is_initialized():
         return
     parallel_state.destroy_model_parallel()
+    _second.clear()
     for group in list(dist.distributed_c10d._world.pg_map):
         if group is not dist.group.WORLD:
             dist.destroy_process_group(group)

@@ -24,6 +24,7 @@ from megatron_r1.backend.optimizer import build_optimizer, finish_parameter_gath
 from megatron_r1.backend.parallel import MegatronReplicas, device
 from megatron_r1.backend.precision import pack_multiple
 from megatron_r1.backend.reference import ReferenceWeights
+from megatron_r1.backend.rollout_model import RolloutModel
 from megatron_r1.backend.schedule import Sums, pack_logprobs, train_on_packs
 from megatron_r1.data.packing import Packing, pack, pad_packs
 from megatron_r1.errors import DataError
@@ -36,6 +37,7 @@ from megatron_r1.types import (
     Nucleus,
     OptimizerOptions,
     PackedBatch,
+    Refits,
     Sampled,
     Sampling,
     StepStats,
@@ -57,12 +59,13 @@ class MegatronPolicy:
         tokens_per_pack: int,
         rollout_engine: rollout.Engine = "megatron",
         rollout_rows: int | None = None,
+        rollout_layout: Layout | None = None,
         rollout_speculation: rollout.Speculation | None = None,
         score_head: bool = False,
     ) -> None:
         """tokens_per_pack: the most tokens of one micro-batch on a rank. rollout_rows: the most outputs
-        that a replica samples at once, None for all. rollout_speculation: how tokens are drafted, None
-        for not at all. score_head: for a MegatronScorer.
+        that a replica samples at once, None for all. rollout_layout: of what samples, None for `layout`.
+        rollout_speculation: how tokens are drafted, None for not at all. score_head: for a MegatronScorer.
 
         Raises ConfigError where the model can't draft or the rollout engine can't follow."""
         self.score_head, self.language_family = score_head, family
@@ -72,8 +75,12 @@ class MegatronPolicy:
         self.eos_id, self.tokens_per_pack = eos_id, tokens_per_pack
         self.rollout_engine: rollout.Engine = rollout_engine
         self.rollout_rows = rollout_rows
+        self.rollout_layout = layout if rollout_layout is None else rollout_layout
         self.rollout_speculation: rollout.Speculation | None = rollout_speculation
         self.version = 0
+        self.sampler: RolloutModel | None = None  # once something is sampled in another layout
+        self.fresh = False  # whether it has the weights as they are
+        self.refits = Refits()
         self.replicas = MegatronReplicas()
         self.chunks = build_model(family, layout, options)
         expert_pool.lay_out(self.chunks)
@@ -99,17 +106,28 @@ class MegatronPolicy:
         longest = max(map(len, prompts), default=0)
         self._require_positions(longest + sampling.max_new_tokens, "a prompt and max_new_tokens")
         finish_parameter_gather(self.models)
+        how: Any = {
+            "eos_id": self.eos_id,
+            "engine": self.rollout_engine,
+            "rows": self.rollout_rows,
+            "speculation": self.rollout_speculation,
+        }
+        if self.rollout_layout.places_like(self.layout):
+            with phase("rollout"):
+                return rollout.generate(self.chunks, prompts, sampling, keys=keys, **how)
+        with phase("refit"):
+            sampler = self._fresh_sampler()
         with phase("rollout"):
-            return rollout.generate(
-                self.chunks,
-                prompts,
-                sampling,
-                keys=keys,
-                eos_id=self.eos_id,
-                engine=self.rollout_engine,
-                rows=self.rollout_rows,
-                speculation=self.rollout_speculation,
-            )
+            return sampler.generate(prompts, sampling, keys=keys, of=self.replicas, **how)
+
+    def _fresh_sampler(self) -> RolloutModel:
+        """The model in the rollout's layout, with the weights as they are."""
+        if self.sampler is None:
+            self.sampler = RolloutModel(self.family, self.rollout_layout, self.options, trained=self.chunks)
+        if not self.fresh:
+            self.refits += self.sampler.refitter.refit()
+            self.fresh = True
+        return self.sampler
 
     def logprobs(
         self, sequences: Sequence[TrainSequence], *, reference: bool = False, temperature: float = 1.0
@@ -167,6 +185,7 @@ class MegatronPolicy:
         metrics = self._means(sums)
         mean_loss, update = metrics.pop("loss"), self.version + 1
         require_finite_loss(self.chunks, update=update, loss=mean_loss, own_loss=float(sums["loss"][0]))
+        self.fresh = False
         with phase("optimizer"):
             _, grad_norm, _ = self.optimizer.step()
         grad_norm = float(grad_norm or 0.0)
@@ -180,10 +199,12 @@ class MegatronPolicy:
         checkpoint.save(directory, self, state)
 
     def load(self, directory: Path, *, weights_only: bool = False) -> dict[str, Any]:
+        self.fresh = False
         return checkpoint.load(directory, self, weights_only=weights_only)
 
     def load_hugging_face(self, directory: Path) -> list[str]:
         """Weights from Hugging Face's files; each rank reads its slices. Returns warnings; collective."""
+        self.fresh = False
         found = load_directory(self.chunks, directory, self.language_family, score_head=self.score_head)
         if self.optimizer is not None:
             self.optimizer.reload_model_params()  # the fp32 masters

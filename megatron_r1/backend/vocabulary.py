@@ -19,17 +19,18 @@ def padded_rows(vocab_size: int, tensor: int) -> int:
 
 
 def mask_padding(model: GPTModel, vocab_size: int) -> None:
-    """Lower the logits of this rank's padding, if it has any."""
-    if not model.post_process or model.vocab_size == vocab_size:
-        return
+    """Lower the logits of the padding, in this rank's columns or in all ranks' gathered ones."""
     rows = model.vocab_size // parallel_state.get_tensor_model_parallel_world_size()
     real = max(0, vocab_size - rows * parallel_state.get_tensor_model_parallel_rank())
-    if real >= rows:
+    model.real_rows = min(real, rows)  # type: ignore[assignment]  # for who projects without the module
+    if not model.post_process or model.vocab_size == vocab_size:
         return
 
     def lower(module: Any, inputs: Any, output: tuple[Any, Any]) -> tuple[Any, Any]:
-        logits, bias = output  # [T, 1, V / tp]
-        logits[..., real:] = PADDING_LOGIT
+        logits, bias = output  # [T, 1, V / tp], gathered for who decodes through the modules
+        first = vocab_size if logits.shape[-1] > rows else real
+        if first < logits.shape[-1]:  # or the backward pass would copy the gradient for nothing
+            logits[..., first:] = PADDING_LOGIT
         return logits, bias
 
     model.output_layer.register_forward_hook(lower)

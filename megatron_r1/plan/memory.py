@@ -2,7 +2,8 @@
 
 Exact, because built from the real model code: parameters, gradients, optimizer, buffers, the reference.
 Models: activations (plan/activations.py), the KV cache, logits. Nothing is offloaded: the backend keeps all
-of it on the GPU in every phase, and the rollout reads the weights that train, so a refit needs nothing.
+of it on the GPU in every phase, the rollout's own weights too where it has a layout of its own; where it has
+none it reads the weights that train, and a refit needs nothing.
 """
 
 # T tokens of a pack, V vocabulary
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from megatron_r1.backend.layout import Layout, split_layers
 from megatron_r1.backend.precision import parameter_dtype
+from megatron_r1.models.shape import ModelShape
 from megatron_r1.plan.activations import kept, working_layer
 from megatron_r1.run_config import RunConfig
 from megatron_r1.stages.demand import Demand
@@ -37,6 +39,7 @@ class RankMemory:
     reference: float
     other_models: float  # weights of reward models and judges
     other: float
+    rollout_model: float  # weights in the rollout's layout
     kv_cache: float
     activations: float
     logits: float
@@ -46,7 +49,7 @@ class RankMemory:
     def resident(self) -> float:
         """There in every phase."""
         weights = self.parameters + self.gradients + self.optimizer + self.reference
-        return weights + self.other_models + self.other
+        return weights + self.other_models + self.other + self.rollout_model
 
     def phases(self) -> dict[str, float]:
         """The peak of each phase."""
@@ -64,31 +67,46 @@ class RankMemory:
 
 
 def rank_memory(
-    run: RunConfig, demand: Demand, shards: "list[Shard]", *, others: "list[list[Shard]]"
+    run: RunConfig,
+    demand: Demand,
+    shards: "list[Shard]",
+    *,
+    others: "list[list[Shard]]",
+    sampling: "list[Shard] | None" = None,
 ) -> list[RankMemory]:
     """One for each pipeline stage, at the replica that keeps the most of the optimizer.
 
-    others: the shards of the models that are kept beside the policy.
+    others: the shards of the models that are kept beside the policy. sampling: those of the rollout's layout,
+    if it has one; which of its stages a rank has is not told apart, so that each counts the largest.
     """
-    return [_one(run, demand, shard, [model[i] for model in others]) for i, shard in enumerate(shards)]
+    copy = max((_weights(run, shard) for shard in sampling or []), default=0.0)
+    return [_one(run, demand, shard, [model[i] for model in others], copy) for i, shard in enumerate(shards)]
 
 
-def _one(run: RunConfig, demand: Demand, shard: "Shard", others: "list[Shard]") -> RankMemory:
+def _weights(run: RunConfig, shard: "Shard") -> float:
+    return parameter_dtype(run.precision).itemsize * shard.parameters + shard.other_bytes
+
+
+def _one(
+    run: RunConfig, demand: Demand, shard: "Shard", others: "list[Shard]", copy: float
+) -> RankMemory:
     width = parameter_dtype(run.precision).itemsize
     trains = demand.updates > 0
     copies = FP8_COPIES * shard.parameters if run.precision not in ("fp32", "bf16") else 0
     optimizer = shard.optimizer_elements * (MOMENTS + (MASTER if width < FP32 else 0))
+    caches = kv_cache(run, demand)
     activations, logits, forward = _activations(run, demand, shard.pipeline_rank)
     return RankMemory(
         pipeline_rank=shard.pipeline_rank,
         parameters=shard.parameter_bytes + copies,
         gradients=shard.gradient_bytes if trains else 0,
         optimizer=optimizer if trains else 0,
-        reference=width * shard.parameters + shard.other_bytes if demand.reference else 0,
+        reference=_weights(run, shard) if demand.reference else 0,
         # a reward model has one output in the place of the vocabulary: this counts the head that it lacks
-        other_models=sum(width * other.parameters + other.other_bytes for other in others),
+        other_models=sum(_weights(run, other) for other in others),
         other=shard.other_bytes,
-        kv_cache=_kv_cache(run, demand, shard.pipeline_rank),
+        rollout_model=copy,
+        kv_cache=max(caches) if copy or not demand.outputs else caches[shard.pipeline_rank],
         activations=activations if trains else 0.0,
         logits=logits if trains or demand.scored_passes else 0.0,
         forward=forward,
@@ -110,7 +128,7 @@ def _activations(run: RunConfig, demand: Demand, pipeline_rank: int) -> tuple[fl
         engine=engine,
         context=layout.context,
     )
-    dense, experts, last = _layers(run, pipeline_rank)
+    dense, experts, last = _layers(layout, run.model.shape(), pipeline_rank)
     bytes_a_token = dense * each.dense + experts * each.experts
     if last and demand.mtp:
         bytes_a_token += each.mtp * run.model.shape().num_mtp_layers
@@ -122,9 +140,8 @@ def _activations(run: RunConfig, demand: Demand, pipeline_rank: int) -> tuple[fl
     return bytes_a_token * tokens * in_flight + recomputed, logits, working
 
 
-def _layers(run: RunConfig, pipeline_rank: int) -> tuple[int, int, bool]:
+def _layers(layout: Layout, shape: ModelShape, pipeline_rank: int) -> tuple[int, int, bool]:
     """Layers without and with experts on a pipeline rank, and whether it has the head."""
-    layout, shape = run.layout, run.model.shape()
     first_experts = shape.num_dense_layers if shape.num_experts else shape.num_layers
     dense = layers = before = 0
     last = False
@@ -148,11 +165,12 @@ def _in_flight(layout: Layout, demand: Demand, pipeline_rank: int) -> float:
     return min(packs, warm / chunks)
 
 
-def _kv_cache(run: RunConfig, demand: Demand, pipeline_rank: int) -> float:
-    """rollout_rows of a replica's outputs at their full length, as backend/flight.py allocates them."""
+def kv_cache(run: RunConfig, demand: Demand) -> list[float]:
+    """rollout_rows of a replica's outputs at their full length, as backend/flight.py allocates them; by
+    pipeline rank of the layout that samples."""
+    layout, config = run.sampling_layout, run.model.transformer_config()
     if not demand.outputs:
-        return 0.0
-    layout, config = run.layout, run.model.transformer_config()
+        return [0.0] * layout.pipeline
     if config.get("multi_latent_attention") and run.rollout_engine == "modules":  # keys and values
         widths = config["qk_head_dim"] + config["qk_pos_emb_head_dim"] + config["v_head_dim"]
         numbers = config["num_attention_heads"] // layout.tensor * widths
@@ -160,10 +178,9 @@ def _kv_cache(run: RunConfig, demand: Demand, pipeline_rank: int) -> float:
         numbers = config["kv_lora_rank"] + config["qk_pos_emb_head_dim"]  # on every tensor rank
     else:
         numbers = 2 * max(1, config["num_query_groups"] // layout.tensor) * config["kv_channels"]
-    dense, experts, last = _layers(run, pipeline_rank)
-    layers = dense + experts
-    if last and run.rollout_speculation and run.model.shape().num_mtp_layers:
-        layers += 1  # the first MTP layer
     rows = min(-(-demand.outputs // layout.data), run.rollout_rows or demand.outputs)
     length = run.plan.prompt_tokens + demand.output_tokens
-    return rows * length * layers * numbers * parameter_dtype(run.precision).itemsize
+    a_layer = rows * length * numbers * parameter_dtype(run.precision).itemsize
+    drafts = bool(run.rollout_speculation and run.model.shape().num_mtp_layers)  # by the first MTP layer
+    layers = (_layers(layout, run.model.shape(), rank) for rank in range(layout.pipeline))
+    return [a_layer * (dense + experts + (last and drafts)) for dense, experts, last in layers]

@@ -93,12 +93,23 @@ def make_plan(run: RunConfig, hardware_name: str, *, built: "list[Shard] | None"
     """
     hardware, stages, unplanned = load_hardware(hardware_name), [], []
     by_model: dict[str | None, list[Shard]] = {None: shards_of(run) if built is None else built}
+    sampled: dict[str | None, list[Shard]] = {}
 
     def known(stage: str) -> "list[Shard]":
         model = run.model_name(stage)
         if model not in by_model:
             by_model[model] = shards_of(run.for_stage(stage))
         return by_model[model]
+
+    def known_sampler(stage: str) -> "list[Shard] | None":
+        """In the rollout's layout, if it is another one."""
+        if run.sampling_layout.places_like(run.layout):
+            return None
+        model = run.model_name(stage)
+        if model not in sampled:
+            update = {"layout": run.sampling_layout, "rollout_layout": None}
+            sampled[model] = shards_of(run.for_stage(stage).model_copy(update=update))
+        return sampled[model]
 
     for name, stage in run.stages.items():
         own = run.for_stage(name)
@@ -107,10 +118,12 @@ def make_plan(run: RunConfig, hardware_name: str, *, built: "list[Shard] | None"
             unplanned.append(name)
             continue
         found, others = known(name), [known(other) for other in demand.other_models]
-        memory, total = rank_memory(own, demand, found, others=others), sum(_sizes(found))
+        sampling = known_sampler(name) if demand.outputs else None
+        memory = rank_memory(own, demand, found, others=others, sampling=sampling)
+        total = sum(_sizes(found))
         weights = total * (4 if _kept_as(run) == "fp32" else 2)
         size = weights + total * CHECKPOINT_BYTES if demand.updates else 0
-        steps = work(own, demand, found, memory, hardware, checkpoint_bytes=size)
+        steps = work(own, demand, found, hardware, sampling=sampling, checkpoint_bytes=size)
         stages.append(StagePlan(name, memory, steps, demand.steps, size, demand.checkpoints))
     parameters, mtp_parameters = _sizes(by_model[None])
     return Plan(hardware_name, hardware, parameters, mtp_parameters, stages, unplanned)

@@ -11,6 +11,7 @@ COLUMNS = (
     "reference",
     "other_models",
     "other",
+    "rollout_model",
     "kv_cache",
     "activations",
     "logits",
@@ -68,6 +69,8 @@ def _costs(stage: StagePlan) -> list[str]:
     seconds = (
         f"training {work.train_s:,.1f} s, log-probs {work.score_s:,.1f} s, rollout {work.rollout_s:,.1f} s"
     )
+    if work.refit_bytes:
+        seconds += f", refit {work.refit_s:,.1f} s of {work.refit_bytes / 1e9:,.1f} GB a GPU"
     links = (
         f"{work.node_bytes / 1e9:,.1f} GB in the node, {work.network_bytes / 1e9:,.1f} GB over the network"
     )

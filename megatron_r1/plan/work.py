@@ -3,6 +3,7 @@
 Training takes the model's FLOPs over an assumed share of the peak, and the pipeline's bubble. Decoding is
 bound by reading the weights and the cache once a token, one pipeline stage after the other, until as many
 outputs as run at once have come to their end one after the other. Links: what each GPU sends a step, in full.
+A refit: all of the weights that a GPU samples with, over the network, though some lie there already.
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from megatron_r1.backend.precision import parameter_dtype
 from megatron_r1.models.flops import PASSES, token_cost
 from megatron_r1.plan.hardware import Hardware
-from megatron_r1.plan.memory import RankMemory
+from megatron_r1.plan.memory import kv_cache
 from megatron_r1.run_config import RunConfig
 from megatron_r1.stages.demand import Demand
 
@@ -29,6 +30,8 @@ class Work:
     train_s: float
     score_s: float
     rollout_s: float
+    refit_bytes: float
+    refit_s: float
     node_bytes: float
     network_bytes: float
     links_s: float
@@ -42,12 +45,12 @@ def work(
     run: RunConfig,
     demand: Demand,
     shards: "list[Shard]",
-    memory: list[RankMemory],
     hardware: Hardware,
     *,
+    sampling: "list[Shard] | None",
     checkpoint_bytes: float,
 ) -> Work:
-    """What a step of the stage costs, and the stage as a whole."""
+    """What a step of the stage costs, and the stage as a whole. sampling: as in rank_memory."""
     layout, plan = run.layout, run.plan
     share = plan.mean_length if demand.outputs else 1.0
     tokens = demand.trained_tokens * share
@@ -59,16 +62,19 @@ def work(
     speed = layout.ranks * hardware.bf16_tflops * 1e12 * plan.mfu
     bubble = _bubble(run, demand)
     train_s, score_s = (trained + again) / speed / (1 - bubble), scored / speed
-    rollout_s = _rollout_seconds(run, demand, shards, memory, hardware)
+    rollout_s = _rollout_seconds(run, demand, shards if sampling is None else sampling, hardware)
+    width = parameter_dtype(run.precision).itemsize
+    refit = max((float(width * shard.parameters) for shard in sampling or []), default=0.0)
+    refit_s = refit / (hardware.network_gb_s * 1e9 * plan.bandwidth_share)
     node, network = _sent(run, demand, shards, hardware)
     links_s = node / (hardware.node_gb_s * 1e9) + network / (hardware.network_gb_s * 1e9)
     links_s /= plan.bandwidth_share
     checkpoint_s = checkpoint_bytes / (plan.storage_gb_s * 1e9)
-    seconds = demand.steps * (train_s + score_s + rollout_s) + demand.checkpoints * checkpoint_s
+    seconds = demand.steps * (train_s + score_s + refit_s + rollout_s) + demand.checkpoints * checkpoint_s
     hours = seconds / 3600
     return Work(
-        trained + scored + again, train_s, score_s, rollout_s, node, network, links_s, checkpoint_s, bubble,
-        hours, hours * layout.ranks,
+        trained + scored + again, train_s, score_s, rollout_s, refit, refit_s, node, network, links_s,
+        checkpoint_s, bubble, hours, hours * layout.ranks,
     )  # fmt: skip
 
 
@@ -84,21 +90,22 @@ def _bubble(run: RunConfig, demand: Demand) -> float:
 
 
 def _rollout_seconds(
-    run: RunConfig, demand: Demand, shards: "list[Shard]", memory: list[RankMemory], hardware: Hardware
+    run: RunConfig, demand: Demand, shards: "list[Shard]", hardware: Hardware
 ) -> float:
     """Steps of decoding: each reads the weights and, on average, half of the mean output's cache.
 
-    The longest output takes output_tokens of them. Where a replica's outputs enter in turns, each place in
-    the batch decodes its share of all tokens, and the last to enter may be the longest.
+    shards: of the layout that samples. The longest output takes output_tokens of them. Where a replica's
+    outputs enter in turns, each place in the batch decodes its share of all tokens, and the last to enter may
+    be the longest.
     """
     if not demand.outputs:
         return 0.0
     width = parameter_dtype(run.precision).itemsize
     read = sum(width * (shard.parameters - shard.mtp_parameters) for shard in shards)
-    read += sum(rank.kv_cache * run.plan.mean_length / 2 for rank in memory)
+    read += sum(kv_cache(run, demand)) * run.plan.mean_length / 2
     a_token = read / (hardware.memory_gb_s * 1e9 * run.plan.bandwidth_share)
     a_token += run.model.shape().num_layers * run.plan.layer_latency_us * 1e-6
-    outputs = -(-demand.outputs // run.layout.data)
+    outputs = -(-demand.outputs // run.sampling_layout.data)
     turns = outputs / min(outputs, run.rollout_rows or outputs)
     return demand.output_tokens * (1 + (turns - 1) * run.plan.mean_length) * a_token
 

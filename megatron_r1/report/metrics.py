@@ -72,6 +72,8 @@ METRICS: dict[str, Metric] = {
     ),
     "rollout/kept": Metric("samples that rejection sampling keeps", "share"),
     "rollout/dropped_<why>": Metric("samples that rejection sampling drops for one reason", "share"),
+    "refit/bytes": Metric("sent between ranks to give the rollout's layout its weights", "bytes", "down"),
+    "refit/seconds": Metric("copying and comparing these weights; part of time/rollout", "s", "down"),
     # Where the time goes
     "time/rollout": Metric("sampling", "share of the step"),
     "time/reward": Metric("grading", "share of the step"),

@@ -283,6 +283,7 @@ class _Training:
 
     def _rollout(self, step: int) -> Rollout:
         times = {"rollout": 0.0, "reward": 0.0, "tokens": 0.0}
+        refits = self.policy.refits
         replicas = self.policy.replicas
 
         def sample_groups(round_index: int, count: int) -> list[Group]:
@@ -313,6 +314,7 @@ class _Training:
             rollout_s=times["rollout"],
             reward_s=times["reward"],
             sampled_tokens=int(times["tokens"]),
+            refits=self.policy.refits - refits,
             domains=self.phase.domains,
         )
 

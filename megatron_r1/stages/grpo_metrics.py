@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from megatron_r1.rl.filters import GroupCounts
 from megatron_r1.stages.domains import metric_word
 from megatron_r1.stages.sampling import accepted_share, draft_counts
-from megatron_r1.types import Replicas, Scored, StepStats
+from megatron_r1.types import Refits, Replicas, Scored, StepStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,7 @@ class Rollout:
     rollout_s: float
     reward_s: float
     sampled_tokens: int
+    refits: Refits
     domains: tuple[str, ...] = ()  # names of the sources, where there are several
 
 
@@ -37,6 +38,8 @@ def rollout_metrics(rollout: Rollout, replicas: Replicas, *, group_size: int) ->
         "rollout/length_max": float(max(replicas.gather([max(lengths, default=0)]))),
         "rollout/cut": total["cut"] / outputs,
         "rollout/tokens_per_s": total["sampled"] / rollout.rollout_s,
+        "refit/bytes": float(rollout.refits.num_bytes),
+        "refit/seconds": rollout.refits.seconds,
         **accepted_share(total),
         **{
             f"train/reward_{name}": total[f"part/{name}"] / max(1.0, total[f"graded/{name}"])

@@ -3,7 +3,7 @@
 Order matters where one scenario reads what an earlier one wrote to the shared folder.
 """
 
-from tests.backend import replay_plan, score_plan
+from tests.backend import refit_plan, replay_plan, score_plan
 from tests.backend.ranks import Scenario
 
 # Layouts by name, as they appear in the names of scenarios and tests.
@@ -157,11 +157,13 @@ TWO_RANKS = [
     Scenario("full_disk", "damage.full_disk", TWO["pp2"]),
     Scenario("damaged", "damage.damaged", TWO["ep2"]),
     Scenario("wrong_model", "damage.wrong_model", TWO["pp2"]),
+    *refit_plan.TWO_RANKS,
     *replay_plan.TWO_RANKS,
     *score_plan.TWO_RANKS,
 ]
 
 FOUR_RANKS = [
     *(_train(f"v3_{name}", layout, family="v3") for name, layout in FOUR.items()),
+    *refit_plan.FOUR_RANKS,
     *replay_plan.FOUR_RANKS,
 ]

@@ -66,9 +66,13 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def metrics(stage: Path) -> list[dict[str, float]]:
-    """A stage's metrics without what depends on the clock."""
+    """A stage's metrics without what depends on the clock, or on whether a run was interrupted."""
     return [
-        {k: v for k, v in line.items() if not k.startswith("time/") and not k.endswith("tokens_per_s")}
+        {
+            k: v
+            for k, v in line.items()
+            if not k.startswith(("time/", "refit/")) and not k.endswith("tokens_per_s")
+        }
         for line in lines(stage / "metrics.jsonl")
     ]
 

@@ -57,13 +57,27 @@ def test_r1_zero_as_published_fits_on_512_only_if_its_rollout_is_bounded():
     bounded = make_plan(run, "h800")
     assert not bounded.misfits()
     # outputs x tokens x layers x (latent + rotated key) x bytes
-    assert bounded.stages[0].memory[1].kv_cache == 128 * (65536 + 1024) * 4 * 576 * 2
+    assert bounded.stages[0].memory[1].kv_cache == 12 * (65536 + 1024) * 16 * 576 * 2
     unbounded = make_plan(run.model_copy(update={"rollout_rows": None}), "h800")
     phases = unbounded.stages[0].fullest.phases()
     assert phases["training"] < unbounded.hardware.usable_bytes < phases["rollout"]
     (text,) = unbounded.misfits()
     assert text.startswith("stages.zero: rollout needs ")
     assert "lower rollout_rows" in text
+
+
+@pytest.mark.slow
+def test_the_rollouts_own_layout_costs_a_copy_of_the_weights_and_saves_most_of_its_time():
+    run = load_run(PAPER).value
+    (stage,) = make_plan(run, "h800").stages
+    update = {"rollout_layout": None, "rollout_rows": 128}
+    (shared,) = make_plan(run.model_copy(update=update), "h800").stages
+    # 4 of 61 layers a stage, 2 bytes a weight: a fourth of what is no expert, a 512th of the experts
+    experts = 58 * 256 * 3 * 7168 * 2048
+    assert stage.fullest.rollout_model > 2 * ((671_026_419_200 - experts) / 4 + experts / 512)
+    assert stage.work.refit_bytes == pytest.approx(stage.fullest.rollout_model, rel=1e-2)
+    assert shared.fullest.rollout_model == shared.work.refit_bytes == shared.work.refit_s == 0
+    assert (round(shared.work.rollout_s / 3600), round(stage.work.rollout_s / 3600)) == (18, 2)
 
 
 @pytest.mark.slow
@@ -80,7 +94,7 @@ def test_a_run_that_does_not_fit_is_refused_unless_told_otherwise():
 
 @pytest.mark.slow
 def test_the_report_tells_exact_from_modelled():
-    text = plan(PAPER, overrides=["rollout_rows=null"], hardware="b200")
+    text = plan(PAPER, overrides=["rollout_rows=null", "rollout_layout=null"], hardware="b200")
     for words in (
         "exact, from the real model code: parameters",
         "models: kv_cache",

@@ -18,6 +18,7 @@ from megatron_r1.types import (
     LossFunction,
     OptimizerOptions,
     PackedBatch,
+    Refits,
     Sampled,
     Sampling,
     StepStats,
@@ -95,6 +96,7 @@ class FakePolicy:
         self.reference_gap, self.training_gap = reference_gap, training_gap
         self.logprob = self.reference = LOGPROB
         self.version = 0
+        self.refits = Refits()
         self.calls: list[str] = []
         self.samplings: list[Sampling] = []
         self.asked: list[list[int]] = []  # every prompt of every generate

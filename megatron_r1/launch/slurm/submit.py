@@ -29,6 +29,7 @@ _UNDECISIVE = {
     "name",
     "run_dir",
     "layout",
+    "rollout_layout",
     "recompute",
     "rollout_engine",
     "rollout_rows",

@@ -78,10 +78,18 @@ FAMILIES: dict[str, FamilyConfig] = {
 
 
 def policy(
-    family: str, layout: Layout, *, seed: int = 0, precision: str = "fp32", recompute: str = "none"
+    family: str,
+    layout: Layout,
+    *,
+    seed: int = 0,
+    precision: str = "fp32",
+    recompute: str = "none",
+    vocabulary: int | None = None,
 ) -> MegatronPolicy:
+    """vocabulary: another number of tokens than the data's."""
     options = ModelOptions(precision=precision, recompute=recompute)  # type: ignore[arg-type]
-    return MegatronPolicy(FAMILIES[family], layout, options, seed=seed, eos_id=EOS, tokens_per_pack=LENGTH)
+    config = FAMILIES[family].model_copy(update={} if vocabulary is None else {"vocab_size": vocabulary})
+    return MegatronPolicy(config, layout, options, seed=seed, eos_id=EOS, tokens_per_pack=LENGTH)
 
 
 def batch(step: int) -> list[TrainSequence]:
