@@ -26,11 +26,10 @@ def token_entropy(logits: Tensor, *, temperature: float = 1.0) -> Tensor:
 
     H = log Z - sum p * logit; without gradient: R1's objective has no entropy term.
     """
-    scaled = logits[:, 0].float() / temperature
-    top = _over_vocabulary(scaled.amax(-1), dist.ReduceOp.MAX)
-    shifted = scaled - top[:, None]
+    shifted = logits[:, 0].float() / temperature  # a tensor of its own, changed in place: logits are large
+    shifted -= _over_vocabulary(shifted.amax(-1), dist.ReduceOp.MAX)[:, None]
     weights = shifted.exp()
-    partial = torch.stack([weights.sum(-1), (weights * shifted).sum(-1)])
+    partial = torch.stack([weights.sum(-1), weights.mul_(shifted).sum(-1)])
     total, weighted = _over_vocabulary(partial, dist.ReduceOp.SUM)
     return total.log() - weighted / total
 
