@@ -49,10 +49,15 @@ FAMILIES: dict[str, FamilyConfig] = {
 }
 
 
-def policy(family: str, layout: Layout | None = None, **options: Any) -> MegatronPolicy:
+def policy(
+    family: str, layout: Layout | None = None, *, mtp_layers: int = 0, **options: Any
+) -> MegatronPolicy:
     """The same weights each time. options: of ModelOptions."""
+    config = FAMILIES[family]
+    if mtp_layers:
+        config = config.model_copy(update={"mtp_layers": mtp_layers})
     return MegatronPolicy(
-        FAMILIES[family], layout or Layout(), ModelOptions(**options), seed=3, eos_id=EOS, tokens_per_pack=512
+        config, layout or Layout(), ModelOptions(**options), seed=3, eos_id=EOS, tokens_per_pack=512
     )
 
 

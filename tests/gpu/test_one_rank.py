@@ -9,6 +9,7 @@ from megatron_r1.backend import rollout
 from megatron_r1.backend.layout import Layout
 from megatron_r1.backend.model import default_options
 from megatron_r1.backend.parallel import device
+from megatron_r1.backend.policy import MegatronPolicy
 from tests.gpu import small
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("rank")]
@@ -56,6 +57,14 @@ def test_recomputation_changes_nothing(family: str, recompute: str):
     )
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_chunks_of_logits_change_nothing(family: str):
+    options = {"precision": "bf16", "transformer_engine": _engine()}
+    expected = small.losses(small.policy(family, **options))
+    chunked = small.policy(family, max_logits=40 * small.VOCABULARY, **options)
+    assert small.losses(chunked) == pytest.approx(expected, rel=2e-3)
+
+
 ENGINES = [("v3", "megatron"), ("qwen2", "megatron"), ("qwen2", "dynamic")]
 
 
@@ -63,9 +72,20 @@ ENGINES = [("v3", "megatron"), ("qwen2", "megatron"), ("qwen2", "dynamic")]
 def test_the_rollout_is_near_the_training_forward_in_bf16(family: str, engine: rollout.Engine):
     policy = small.policy(family, precision="bf16", transformer_engine=_engine())
     policy.rollout_engine = engine
+    assert _perplexity_of_the_gap(policy) < 1.05
+
+
+def test_with_drafts_too():
+    policy = small.policy("v3", precision="bf16", transformer_engine=_engine(), mtp_layers=1)
+    policy.rollout_speculation = "mtp"
+    assert _perplexity_of_the_gap(policy) < 1.05
+
+
+def _perplexity_of_the_gap(policy: MegatronPolicy) -> float:
+    """exp of the mean difference between the log-probs of sampling and of training's forward."""
     sequences, outputs = small.rollout(policy)
     gaps = [
         (values[s.weights > 0] - torch.tensor(output.logprobs)).abs()
         for s, values, output in zip(sequences, policy.logprobs(sequences), outputs, strict=True)
     ]
-    assert math.exp(float(torch.cat(gaps).mean())) < 1.05
+    return math.exp(float(torch.cat(gaps).mean()))
