@@ -94,7 +94,6 @@ class CheckpointReader:
         self._last = chunk, value.view(value.shape[-axes:])
         return self._last[1]
 
-
     def _read(self, chunk: _Stored) -> Tensor:
         """A tensor that torch.save wrote, read straight into its memory."""
         with (self.directory / chunk.file).open("rb", buffering=0) as file:

@@ -63,8 +63,8 @@ class Layout(Section):
 
     def places_like(self, other: "Layout") -> bool:
         """Whether every rank holds the same weights in both."""
-        placing = self.model_dump(exclude={"distributed_optimizer", "overlap"})
-        return placing == other.model_dump(exclude={"distributed_optimizer", "overlap"})
+        training_only = {"distributed_optimizer", "overlap"}
+        return self.model_dump(exclude=training_only) == other.model_dump(exclude=training_only)
 
     @property
     def shares_optimizer(self) -> bool:
