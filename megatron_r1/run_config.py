@@ -90,7 +90,7 @@ class RunConfig(Section):
     precision: Literal["fp32", "bf16", "fp8_delayed", "fp8_current", "fp8_blockwise", "mxfp8"] = "fp32"
     """Of the matrix products; weights, gradients and sums are kept in fp32."""
 
-    rollout_engine: Literal["megatron", "modules", "dynamic"] = "megatron"
+    rollout_engine: Literal["megatron", "modules", "dynamic", "nemo"] = "megatron"
     """What samples, on the live weights. megatron: our loop over the parameters of Megatron's modules, with
     MLA's latents as its cache. modules: the same loop through the modules themselves; slower, with a larger
     cache for MLA, and the next prompts begin only when all have ended. dynamic: Megatron's

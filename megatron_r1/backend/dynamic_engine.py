@@ -58,8 +58,8 @@ def generate(
     """rollout.generate by the engine; the caller has put the model into inference mode."""
     (model,) = chunks
     assert not sampling.keep_routes, "the engine keeps no routes"
-    drawn = _KeyedSampling(keys, sampling, eos_id)
-    with _attention_without_flash(model):
+    drawn = KeyedSampling(keys, sampling, eos_id)
+    with attention_without_flash(model):
         engine = _engine(model, prompts or [[eos_id]], sampling, drawn, rows=rows or MAX_REQUESTS)
         params = SamplingParams(num_tokens_to_generate=sampling.max_new_tokens, termination_id=eos_id)
         for request, prompt in enumerate(prompts):
@@ -87,33 +87,38 @@ def _engine(
     model: GPTModel,
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
-    drawn: "_KeyedSampling",
+    drawn: "KeyedSampling",
     *,
     rows: int,
 ) -> DynamicInferenceEngine:
     """rows: the most requests at once."""
     longest = max(map(len, prompts))
     length = longest + sampling.max_new_tokens
-    tensor = model.config.tensor_model_parallel_size
-    rows = -(-min(len(prompts), rows) // tensor) * tensor
+    rows = places(model, prompts, rows)
+    page = PAGE_TOKENS_FLASH if _has_flash() else PAGE_TOKENS
     config = InferenceConfig(
         max_sequence_length=length,
-        buffer_size_gb=_cache_gib(model, rows=rows, length=length),  # type: ignore[arg-type]
-        block_size_tokens=PAGE_TOKENS_FLASH if _has_flash() else PAGE_TOKENS,
+        buffer_size_gb=cache_gib(model, rows=rows, length=length, page=page),  # type: ignore[arg-type]
+        block_size_tokens=page,
         max_requests=rows,
         max_tokens=max(2048, longest, rows),
         materialize_only_last_token_logits=True,
     )
     context = DynamicInferenceContext(model_config=model.config, inference_config=config)
-    controller = TextGenerationController(GPTInferenceWrapper(model, context), _NoTokenizer())
+    controller = TextGenerationController(GPTInferenceWrapper(model, context), NoTokenizer())
     controller._sampling = drawn
     return DynamicInferenceEngine(controller, context)
 
 
-def _cache_gib(model: GPTModel, *, rows: int, length: int) -> float:
+def places(model: GPTModel, prompts: Sequence[Sequence[int]], rows: int) -> int:
+    """The most requests at once: `rows` or fewer prompts, rounded up to what the engine takes."""
+    tensor = model.config.tensor_model_parallel_size
+    return -(-min(len(prompts), rows) // tensor) * tensor
+
+
+def cache_gib(model: GPTModel, *, rows: int, length: int, page: int) -> float:
     """What all rows need at their full length; on a GPU no more than a share of what is free."""
     config = model.config
-    page = PAGE_TOKENS_FLASH if _has_flash() else PAGE_TOKENS
     heads = max(1, config.num_query_groups // config.tensor_model_parallel_size)
     layers = len(model.decoder.layers)
     width = torch.finfo(config.params_dtype).bits // 8
@@ -125,14 +130,14 @@ def _cache_gib(model: GPTModel, *, rows: int, length: int) -> float:
     return min(wanted, FREE_SHARE * torch.cuda.mem_get_info()[0] / GIB)
 
 
-class _NoTokenizer:
+class NoTokenizer:
     """Prompts come as token ids, and so do the answers."""
 
     def detokenize(self, tokens: Sequence[int], **options: Any) -> str:
         return ""
 
 
-class _KeyedSampling(EngineSampling):
+class KeyedSampling(EngineSampling):
     """Our draws in the place of the engine's, noted down as they are made."""
 
     def __init__(self, keys: Sequence[int], sampling: Sampling, eos_id: int) -> None:
@@ -195,7 +200,7 @@ def _has_flash() -> bool:
 
 
 @contextmanager
-def _attention_without_flash(model: GPTModel) -> Iterator[None]:
+def attention_without_flash(model: GPTModel) -> Iterator[None]:
     """Within: SDPA in the place of flash-attn, and no Triton kernel on the CPU. Restored whatever happens."""
     if _has_flash():
         yield

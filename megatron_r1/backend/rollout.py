@@ -20,7 +20,7 @@ from megatron_r1.backend.flight import Decoder, Flight
 from megatron_r1.errors import ConfigError
 from megatron_r1.types import Sampled, Sampling
 
-Engine = Literal["megatron", "modules", "dynamic"]
+Engine = Literal["megatron", "modules", "dynamic", "nemo"]
 Speculation = Literal["mtp"]
 
 # Attributes by which Megatron's modules know of sequence parallelism (transformer/utils.py lists them too).
@@ -95,6 +95,10 @@ def generate(
             from megatron_r1.backend import dynamic_engine  # it imports a second of Megatron's servers
 
             return dynamic_engine.generate(chunks, prompts, sampling, keys=keys, eos_id=eos_id, rows=rows)
+        if engine == "nemo":
+            from megatron_r1.backend import nemo_engine  # and this NeMo, where it is installed
+
+            return nemo_engine.generate(chunks, prompts, sampling, keys=keys, eos_id=eos_id, rows=rows)
         lean = engine == "megatron" and is_lean(chunks)
         own: type[Decoder] = DraftingDecoder if speculation == "mtp" else LeanDecoder
         chosen: type[Decoder] = decoder or (own if lean else ModuleDecoder)
