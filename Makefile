@@ -1,6 +1,6 @@
 # `make` lists the targets. The set-up itself is scripts/setup.sh; it needs a Python 3.12 or 3.13.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast gpu lock clean
+.PHONY: help setup demo test test-fast gpu nemo lock clean
 
 VENV := .venv/bin
 
@@ -27,10 +27,16 @@ test-fast: setup  ## ruff, pyright and the unit tests, under two minutes
 gpu: setup  ## the tests and benchmarks that need CUDA
 	@scripts/gpu.sh
 
-lock: setup  ## compile requirements.txt anew from pyproject.toml
+nemo:  ## .venv-nemo, the environment of rollout_engine nemo, and the tests of it
+	@scripts/setup.sh --nemo
+	.venv-nemo/bin/python -m pytest tests/nemo
+
+lock: setup  ## compile requirements.txt and requirements-nemo.txt anew from pyproject.toml
 	$(VENV)/uv pip compile --quiet --python $(VENV)/python --extra dev --no-emit-index-url --no-header --no-annotate \
 		-c constraints.txt pyproject.toml -o requirements.txt
+	echo "pytest>=8" | $(VENV)/uv pip compile --quiet --python $(VENV)/python --extra nemo --no-emit-index-url --no-header \
+		--no-annotate -c constraints.txt pyproject.toml - -o requirements-nemo.txt
 
 clean:  ## remove the environment and the caches; runs/ stays
-	rm -rf .venv .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv .venv-nemo .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -68,7 +68,7 @@ def findings(
         if model.megatron:
             for text in _refused_by_megatron(run, model):
                 yield _finding(loaded, owner, text)
-    for text in _speculation_problems(run):
+    for text in [*_speculation_problems(run), *(layouts.engine_missing(run.rollout_engine) if files else [])]:
         yield _finding(loaded, (), text)
     for text in run.slurm.problems(ranks=run.layout.ranks, stages=list(run.stages)):
         yield _finding(loaded, ("slurm",), text)

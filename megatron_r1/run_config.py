@@ -94,7 +94,8 @@ class RunConfig(Section):
     """What samples, on the live weights. megatron: our loop over the parameters of Megatron's modules, with
     MLA's latents as its cache. modules: the same loop through the modules themselves; slower, with a larger
     cache for MLA, and the next prompts begin only when all have ended. dynamic: Megatron's
-    DynamicInferenceEngine (paged cache), for grouped-query attention. The tokens are the same."""
+    DynamicInferenceEngine (paged cache), for grouped-query attention. nemo: the same engine by NeMo's
+    `generate`, in an environment of its own (docs/engines.md). The tokens are the same."""
 
     rollout_rows: int | None = Field(default=None, ge=1)
     """The most outputs that a replica samples at once, which bounds the memory of its cache; the next begin

@@ -4,9 +4,11 @@
 #
 #   scripts/setup.sh            or with an interpreter named: PYTHON=/path/to/python3.12 scripts/setup.sh
 #   scripts/setup.sh --which    only print the interpreter that would be used
+#   scripts/setup.sh --nemo     the environment of rollout_engine nemo, .venv-nemo, from requirements-nemo.txt
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-VENV=.venv
+VENV=.venv PINS=requirements.txt
+if [ "${1:-}" = --nemo ]; then VENV=.venv-nemo PINS=requirements-nemo.txt; fi
 STAMP=$VENV/.stamp
 
 say() { printf 'setup: %s\n' "$*" >&2; }
@@ -57,7 +59,7 @@ find_python() {
 # that is gone.
 fingerprint() {
     if ! works "$VENV/bin/python" || ! grep -qsF "$PWD/$VENV" "$VENV/bin/activate"; then return; fi
-    "$VENV/bin/python" - requirements.txt pyproject.toml scripts/setup.sh <<'PYTHON'
+    "$VENV/bin/python" - "$PINS" pyproject.toml scripts/setup.sh <<'PYTHON'
 import hashlib, pathlib, sys
 parts = [sys.version.encode(), *(pathlib.Path(name).read_bytes() for name in sys.argv[1:])]
 print(hashlib.sha256(b"\0".join(parts)).hexdigest())
@@ -97,7 +99,7 @@ if [ -n "$current" ] && [ "$current" = "$(cat "$STAMP" 2>/dev/null)" ]; then exi
 if [ -z "$current" ]; then make_venv; fi
 rm -f "$STAMP"
 say "installing the pinned packages into $VENV (5 GB: torch brings its CUDA libraries)"
-install -r requirements.txt
+install -r "$PINS"
 # setuptools, the build's only need, is among the pins, so nothing is fetched for an isolated build.
 install --no-deps --no-build-isolation --editable .
 fingerprint >"$STAMP"

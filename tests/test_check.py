@@ -110,6 +110,23 @@ def test_a_rollout_layout_is_held_to_the_same_rules():
     assert "rollout_engine: the dynamic engine can't run with layout.context=2" in line
 
 
+def test_what_nemo_can_t_sample_is_said_before_it_is_asked_to():
+    (line,) = errors("rollout_engine=nemo")
+    assert (
+        "rollout_engine: nemo needs nemo-toolkit 2.7, which is not in this environment;" in line
+    )
+    Path("x.yaml").write_text(TEXT, encoding="utf-8")
+    assert "no problems found" in check(Path("x.yaml"), overrides=["rollout_engine=nemo"], files=False)
+    Path("moe.yaml").write_text(f"base: x.yaml\n{MOE}", encoding="utf-8")
+    with pytest.raises(ConfigError) as error:
+        check(Path("moe.yaml"), overrides=["rollout_engine=nemo", "layout.expert=2"], files=False)
+    assert [line.partition("rollout_engine: ")[2] for line in str(error.value).splitlines()] == [
+        "megatron-core 0.19.2's dynamic engine, which NeMo runs, can't run MLA on the modules that train; "
+        "use megatron",
+        "the nemo engine can't run with layout.expert=2; use megatron",
+    ]
+
+
 def test_all_mistakes_come_at_once_each_where_it_was_made():
     lines = errors(
         "stages.zero.init=bose",

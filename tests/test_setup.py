@@ -104,11 +104,24 @@ def test_without_any_python_one_line_says_how_to_get_one(machine):
     )
 
 
-def test_the_pins_are_complete_and_name_no_place():
-    pins = (ROOT / "requirements.txt").read_text().splitlines()
+@pytest.mark.parametrize(
+    ("file", "needed"),
+    [
+        ("requirements.txt", {"torch", "megatron-core", "pytest", "ruff", "pyright", "setuptools"}),
+        ("requirements-nemo.txt", {"torch", "megatron-core", "pytest", "nemo-toolkit", "setuptools"}),
+    ],
+)
+def test_the_pins_are_complete_and_name_no_place(file, needed):
+    pins = (ROOT / file).read_text().splitlines()
     assert all(re.fullmatch(r"[a-z0-9-]+==[a-z0-9.]+", pin) for pin in pins)
-    names = {pin.partition("==")[0] for pin in pins}
-    assert {"torch", "megatron-core", "pytest", "ruff", "pyright", "setuptools"} <= names
+    assert needed <= {pin.partition("==")[0] for pin in pins}
+
+
+def test_both_environments_have_the_same_torch_and_megatron():
+    both = [(ROOT / file).read_text().splitlines() for file in ("requirements.txt", "requirements-nemo.txt")]
+    ours, nemo = ({pin for pin in pins if pin.startswith(("torch=", "megatron-core="))} for pins in both)
+    assert len(ours) == 2
+    assert ours == nemo
 
 
 def test_no_target_of_the_makefile_lacks_its_line_of_help():

@@ -5,6 +5,7 @@ TransformerConfig.__post_init__, PipelineParallelLayerLayout), said before anyth
 """
 
 import re
+from importlib import metadata
 from typing import Annotated
 
 from pydantic import Field
@@ -13,6 +14,10 @@ from megatron_r1.config.section import Section
 from megatron_r1.models.shape import FamilyConfig, ModelShape
 
 Degree = Annotated[int, Field(ge=1)]
+NEMO_REMEDY = (
+    "`make nemo` builds the environment that has it (docs/engines.md): start the run with "
+    ".venv-nemo/bin/megatron-r1, or use megatron or dynamic"
+)
 
 
 class Layout(Section):
@@ -116,15 +121,33 @@ def problems(layout: Layout, shape: ModelShape, *, key: str = "layout") -> list[
 
 def rollout_problems(engine: str, family: FamilyConfig, layout: Layout) -> list[str]:
     """Why this engine can't sample from the model in this layout."""
-    if engine != "dynamic":
+    if engine not in ("dynamic", "nemo"):
         return []
     found = []
     if family.transformer_config().get("multi_latent_attention"):
-        found.append("megatron-core 0.19.2's dynamic engine can't run MLA on the modules that train")
-    for name in ("context", "virtual_pipeline"):
+        behind = ", which NeMo runs," if engine == "nemo" else ""
+        found.append(f"megatron-core 0.19.2's dynamic engine{behind} can't run MLA on the modules that train")
+    # NeMo's loop ends with a rank's own outputs: others would wait for its experts for ever
+    refused = ("context", "virtual_pipeline", *(("expert",) if engine == "nemo" else ()))
+    for name in refused:
         if getattr(layout, name) > 1:
-            found.append(f"the dynamic engine can't run with layout.{name}={getattr(layout, name)}")
+            found.append(f"the {engine} engine can't run with layout.{name}={getattr(layout, name)}")
     return [f"rollout_engine: {text}; use megatron" for text in found]
+
+
+def engine_missing(engine: str) -> list[str]:
+    """What this engine needs and this environment lacks."""
+    if engine != "nemo":
+        return []
+    try:
+        version = metadata.version("nemo-toolkit")
+    except metadata.PackageNotFoundError:
+        here = "which is not in this environment"
+    else:
+        if version.startswith("2.7."):
+            return []
+        here = f"and this environment has {version}"
+    return [f"rollout_engine: nemo needs nemo-toolkit 2.7, {here}; {NEMO_REMEDY}"]
 
 
 def warnings(layout: Layout) -> list[str]:

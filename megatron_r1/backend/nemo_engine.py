@@ -35,6 +35,8 @@ from megatron_r1.backend.dynamic_engine import (
     cache_gib,
     places,
 )
+from megatron_r1.backend.layout import NEMO_REMEDY, engine_missing
+from megatron_r1.errors import ConfigError
 from megatron_r1.types import Sampled, Sampling
 
 PAGE_TOKENS = 256  # of the pages that the static engine asks for (static_engine.py:104)
@@ -123,11 +125,13 @@ class _Engine(MCoreEngine):
 
 
 def _inference() -> Any:
-    """NeMo's module `nemo.collections.llm.inference.base`.
+    """NeMo's module `nemo.collections.llm.inference.base`. ConfigError where it isn't installed, or not whole.
 
-    NeMo's models import a class that megatron-core has dropped since 0.15, to build wrappers with; here the
-    wrapper is built without it, and whoever calls it in NeMo hears why.
+    NeMo's models import a class that megatron-core has dropped, to build wrappers with; here the wrapper is
+    built without it, and whoever calls it in NeMo hears why.
     """
+    for text in engine_missing("nemo"):
+        raise ConfigError(text)
     name = "nemo.collections.llm.inference.base"
     if name not in sys.modules:
         removed: Any = types.ModuleType(REMOVED)
@@ -135,6 +139,10 @@ def _inference() -> Any:
         sys.modules[REMOVED] = removed
         try:
             importlib.import_module(name)
+        except ImportError as error:
+            raise ConfigError(
+                f"rollout_engine: nemo: `import {name}` fails: {error}; {NEMO_REMEDY}"
+            ) from error
         finally:
             del sys.modules[REMOVED]
     return sys.modules[name]

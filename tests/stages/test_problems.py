@@ -34,6 +34,12 @@ def test_rl_needs_a_reward():
     assert found == "rewards: none is set; give at least one, such as accuracy: {weight: 1}"
 
 
+@pytest.mark.parametrize("engine", ["dynamic", "nemo"])
+def test_megatron_s_own_engine_keeps_no_routes(engine):
+    found = problems("zero", "stages.zero.routing_replay=true", f"rollout_engine={engine}")
+    assert f"routing_replay: the {engine} engine keeps no routes; set it to false" in found
+
+
 @pytest.mark.parametrize(
     ("stage", "key"),
     [

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from megatron_r1.backend import flight, rollout
+from megatron_r1.backend import dynamic_engine, flight, rollout
 from megatron_r1.backend.layout import Layout
 from megatron_r1.backend.policy import MegatronPolicy
 from megatron_r1.types import Sampling, TrainSequence
@@ -38,8 +38,6 @@ def sample(
 
 def _poison_new_caches() -> None:
     """A new cache is memory that was used before: here the worst that can be in it."""
-    from megatron_r1.backend import dynamic_engine
-
     build = dynamic_engine._engine
 
     def poisoned(*args: Any, **options: Any) -> Any:
@@ -76,12 +74,16 @@ class Broken(Exception):
     pass
 
 
-def exception_inside(layout: Layout, shared: Path, *, family: str) -> dict[str, Any]:
+def exception_inside(
+    layout: Layout, shared: Path, *, family: str, engine: rollout.Engine = "megatron"
+) -> dict[str, Any]:
     """The model's switches before `generate` and after one that fails at its third token."""
     policy = models.policy(family, layout)
+    policy.rollout_engine = engine
+    draws: Any = flight if engine == "megatron" else dynamic_engine
     for chunk in policy.chunks:
         chunk.train()
-    before, working, calls = _switches(policy), flight.next_tokens, []
+    before, working, calls = _switches(policy), draws.next_tokens, []
 
     def failing(*args: Any, **kwargs: Any) -> Any:
         calls.append(_switches(policy))
@@ -89,7 +91,7 @@ def exception_inside(layout: Layout, shared: Path, *, family: str) -> dict[str, 
             raise Broken
         return working(*args, **kwargs)
 
-    flight.next_tokens = failing
+    draws.next_tokens = failing
     try:
         policy.generate([[5, 6], [7]], SAMPLINGS["greedy"], keys=[0, 1])
     except Broken:
@@ -97,7 +99,7 @@ def exception_inside(layout: Layout, shared: Path, *, family: str) -> dict[str, 
     else:
         raised = False
     finally:
-        flight.next_tokens = working
+        draws.next_tokens = working
     return {
         "raised": raised,
         "restored": _switches(policy) == before,
