@@ -125,7 +125,7 @@ class _Engine(MCoreEngine):
 
 
 def _inference() -> Any:
-    """NeMo's module `nemo.collections.llm.inference.base`. ConfigError where it isn't installed, or not whole.
+    """NeMo's module `nemo.collections.llm.inference.base`. ConfigError where it isn't there, or not whole.
 
     NeMo's models import a class that megatron-core has dropped, to build wrappers with; here the wrapper is
     built without it, and whoever calls it in NeMo hears why.
