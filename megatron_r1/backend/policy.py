@@ -33,6 +33,7 @@ from megatron_r1.huggingface.source import Source
 from megatron_r1.models.shape import FamilyConfig
 from megatron_r1.step_profile import phase
 from megatron_r1.types import (
+    Begun,
     LossFunction,
     Nucleus,
     OptimizerOptions,
@@ -98,7 +99,12 @@ class MegatronPolicy:
         self.carried: dict[str, bytes] = {}
 
     def generate(
-        self, prompts: Sequence[list[int]], sampling: Sampling, *, keys: Sequence[int]
+        self,
+        prompts: Sequence[list[int]],
+        sampling: Sampling,
+        *,
+        keys: Sequence[int],
+        begun: Sequence[Begun] | None = None,
     ) -> list[Sampled]:
         assert not self.score_head, "a reward model says nothing"
         if sampling.keep_routes:
@@ -111,6 +117,7 @@ class MegatronPolicy:
             "engine": self.rollout_engine,
             "rows": self.rollout_rows,
             "speculation": self.rollout_speculation,
+            "begun": begun,
         }
         if self.rollout_layout.places_like(self.layout):
             with phase("rollout"):

@@ -178,7 +178,8 @@ def kv_cache(run: RunConfig, demand: Demand) -> list[float]:
         numbers = config["kv_lora_rank"] + config["qk_pos_emb_head_dim"]  # on every tensor rank
     else:
         numbers = 2 * max(1, config["num_query_groups"] // layout.tensor) * config["kv_channels"]
-    rows = min(-(-demand.outputs // layout.data), run.rollout_rows or demand.outputs)
+    outputs = demand.outputs * (1 + demand.steps_ahead)
+    rows = min(-(-outputs // layout.data), run.rollout_rows or outputs)
     length = run.plan.prompt_tokens + demand.output_tokens
     a_layer = rows * length * numbers * parameter_dtype(run.precision).itemsize
     drafts = bool(run.rollout_speculation and run.model.shape().num_mtp_layers)  # by the first MTP layer

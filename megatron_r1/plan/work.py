@@ -96,7 +96,7 @@ def _rollout_seconds(
 
     shards: of the layout that samples. The longest output takes output_tokens of them. Where a replica's
     outputs enter in turns, each place in the batch decodes its share of all tokens, and the last to enter may
-    be the longest.
+    be the longest. Outputs that begin some steps ahead take as many rollouts to come to their end.
     """
     if not demand.outputs:
         return 0.0
@@ -106,8 +106,12 @@ def _rollout_seconds(
     a_token = read / (hardware.memory_gb_s * 1e9 * run.plan.bandwidth_share)
     a_token += run.model.shape().num_layers * run.plan.layer_latency_us * 1e-6
     outputs = -(-demand.outputs // run.sampling_layout.data)
-    turns = outputs / min(outputs, run.rollout_rows or outputs)
-    return demand.output_tokens * (1 + (turns - 1) * run.plan.mean_length) * a_token
+    turns, mean = outputs / min(outputs, run.rollout_rows or outputs), run.plan.mean_length
+    if demand.steps_ahead:
+        rollouts = 1 + demand.steps_ahead
+        turns = outputs / min(outputs * rollouts, run.rollout_rows or outputs * rollouts)
+        return demand.output_tokens * max(1 / rollouts, turns * mean) * a_token
+    return demand.output_tokens * (1 + (turns - 1) * mean) * a_token
 
 
 def _sent(run: RunConfig, demand: Demand, shards: "list[Shard]", hardware: Hardware) -> tuple[float, float]:
