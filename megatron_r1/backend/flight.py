@@ -34,7 +34,9 @@ from megatron_r1.types import Begun, Sampled, Sampling
 LEAVE_SHARE = 16  # rows leave when a share of 1 / LEAVE_SHARE of the batch has ended
 ENTER_SHARE = 8  # prompts enter when a share of 1 / ENTER_SHARE of all places is free
 PREFILL_TOKENS = 65536  # read at once, but for a single prompt that is longer: bounds the activations
-ASK_EVERY = 16  # steps between two questions to all ranks whether outputs that are due still run
+# steps between two questions to all ranks whether outputs that are due still run: this share of the longest
+# output, and no more than the number
+ASK_SHARE, ASK_EVERY = 8, 16
 PAD_TOKEN = 0
 NO_TOKEN = -1
 NO_PLACE = -1  # of a token that belongs to no output: padding, or a row that has ended
@@ -122,7 +124,7 @@ class Flight:
         self.results = [replace(o, token_ids=[*o.token_ids], logprobs=[*o.logprobs]) for o in before]
         # outputs that are due and run; None: all are, and the call ends with the last
         self.due = None if begun is None else {i for i, one in enumerate(begun) if one.due}
-        self.steps = 0
+        self.steps, self.ask_every = 0, max(1, min(ASK_EVERY, sampling.max_new_tokens // ASK_SHARE))
         self.places = max(1, min(len(prompts), rows or len(prompts)))
         self.entered = 0  # prompts so far, in their order
         self.rows: list[_Row] = []
@@ -156,7 +158,7 @@ class Flight:
         if self.due is None:
             return busy
         self.steps += 1
-        if self.steps % ASK_EVERY:
+        if self.steps % self.ask_every:
             return True
         runs = torch.tensor(len(self.due), device=device())
         dist.all_reduce(runs, op=dist.ReduceOp.MAX)

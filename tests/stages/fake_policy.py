@@ -15,6 +15,7 @@ from torch import Tensor
 
 from megatron_r1.data.packing import pack
 from megatron_r1.types import (
+    Begun,
     LossFunction,
     OptimizerOptions,
     PackedBatch,
@@ -103,16 +104,34 @@ class FakePolicy:
         self.keys: list[int] = []
         self.trained: list[list[TrainSequence]] = []  # the sequences of each update
         self.rates: list[float] = []
+        self.texts: dict[int, list[int]] = {}  # by key, where outputs are carried over
+        self.pace = 2
 
     def generate(
-        self, prompts: Sequence[list[int]], sampling: Sampling, *, keys: Sequence[int]
+        self,
+        prompts: Sequence[list[int]],
+        sampling: Sampling,
+        *,
+        keys: Sequence[int],
+        begun: Sequence[Begun] | None = None,
     ) -> list[Sampled]:
         self.calls.append("generate")
         self.samplings.append(sampling)
         self.asked += prompts
         self.keys += keys
+        if begun is not None:
+            return [self._further(key, one, sampling) for key, one in zip(keys, begun, strict=True)]
         outputs = [next(self.says)[: sampling.max_new_tokens] for _ in prompts]
         return [Sampled(ids, [self.logprob + self.rollout_gap] * len(ids)) for ids in outputs]
+
+    def _further(self, key: int, begun: Begun, sampling: Sampling) -> Sampled:
+        """The whole text where it is due, else `pace` more tokens of it."""
+        if key not in self.texts:
+            self.texts[key] = next(self.says)[: sampling.max_new_tokens]
+        had = len(begun.output.token_ids)
+        ids = self.texts[key] if begun.due else self.texts[key][: had + self.pace]
+        new = [self.logprob + self.rollout_gap] * (len(ids) - had)
+        return Sampled(ids, [*begun.output.logprobs, *new])
 
     def logprobs(
         self, sequences: Sequence[TrainSequence], *, reference: bool = False, temperature: float = 1.0
