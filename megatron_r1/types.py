@@ -98,11 +98,12 @@ class Begun:
     """An output that a call of `generate` goes on with, from the first token or a later one.
 
     due: the call ends when all outputs that are due have ended, on all replicas; the others come back as far
-    as they are then.
+    as they are then. limit: the most tokens that it comes back with; None: the sampling's.
     """
 
     output: Sampled
     due: bool
+    limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

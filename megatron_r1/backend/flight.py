@@ -118,12 +118,15 @@ class Flight:
         begun: Sequence[Begun] | None = None,
     ) -> None:
         """rows: the most outputs that run at once, None for all. begun: as of Policy.generate; none of them
-        has ended."""
+        has ended or is at its limit."""
         self.prompts, self.keys, self.sampling, self.eos_id = prompts, keys, sampling, eos_id
         before = [Sampled([], []) for _ in prompts] if begun is None else [b.output for b in begun]
         self.results = [replace(o, token_ids=[*o.token_ids], logprobs=[*o.logprobs]) for o in before]
         # outputs that are due and run; None: all are, and the call ends with the last
         self.due = None if begun is None else {i for i, one in enumerate(begun) if one.due}
+        self.limits = [sampling.max_new_tokens] * len(prompts)
+        if begun is not None:
+            self.limits = [one.limit or sampling.max_new_tokens for one in begun]
         self.steps, self.ask_every = 0, max(1, min(ASK_EVERY, sampling.max_new_tokens // ASK_SHARE))
         self.places = max(1, min(len(prompts), rows or len(prompts)))
         self.entered = 0  # prompts so far, in their order
@@ -303,7 +306,7 @@ class Flight:
 
     def _add(self, row: _Row, tokens: list[int], drafts: list[int]) -> None:
         """What one row has drawn: the first token, and each behind a draft that was right."""
-        result, limit = self.results[row.output], self.sampling.max_new_tokens
+        result, limit = self.results[row.output], self.limits[row.output]
         row.fresh = 0
         for token, draft in zip(tokens, [*drafts, NO_TOKEN], strict=True):
             result.token_ids.append(token)

@@ -202,7 +202,7 @@ class _Training:
         self.updates_done = int(context.state.get("updates_done", 0))
         self.questions_asked = int(context.state.get("questions_asked", 0))
         self.guards = GuardWatch(stage.guards, context.state.get("guards", {}))
-        self.ahead = Ahead(context, group_size=stage.group_size)
+        self.ahead = Ahead(context, group_size=stage.group_size, steps_ahead=stage.steps_ahead)
         self.ahead.restore(context.state.get("ahead", []), self._question, self._is_mine)
 
     def run(self) -> dict[str, float]:

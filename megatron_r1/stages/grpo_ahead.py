@@ -5,6 +5,10 @@ machine. Here it ends as soon as the outputs that are due in this step have ende
 and go on in the next step's rollout, with the weights of then. Which questions a step trains on is what it is
 without: nothing is dropped, and no short output is preferred.
 
+Of n rollouts that an output has, each takes it at most an n-th of the longest output further. Without this
+limit the first rollout would end the outputs of the second as well, the second would take no time, the third
+would be long again, and so on.
+
 Every token keeps the version of the weights that drew it. Training corrects by importance weights: the loss's
 ratio is to the policy at the start of the step, and rollout_correction weighs that policy against the weights
 that drew the token ("decoupled" PPO: Hilton et al., 2110.00641; AReaL, 2505.24298).
@@ -44,8 +48,9 @@ class Asked:
 class Ahead:
     """The questions of this replica that are asked and not yet trained on, in their order."""
 
-    def __init__(self, context: StageContext, *, group_size: int) -> None:
+    def __init__(self, context: StageContext, *, group_size: int, steps_ahead: int) -> None:
         self.context, self.group_size = context, group_size
+        self.rollouts = 1 + steps_ahead  # that an output has
         self.asked: list[Asked] = []
 
     def ask(self, question: int, prompt: Prompt) -> None:
@@ -53,23 +58,31 @@ class Ahead:
         self._add(question, prompt, [Sampled([], []) for _ in range(self.group_size)], versions=None)
 
     def rollout(self, sampling: Sampling, *, due: int) -> tuple[list[Completion], int]:
-        """Go on until the outputs of the first `due` questions have ended, on all replicas: these leave.
+        """Go on until the outputs of the first `due` questions, a step's, have ended on all replicas: they
+        leave.
 
         Returns their completions, whole groups in a row, and the number of tokens drawn for all questions.
         """
         context, eos_id = self.context, self.context.tokenizer.eos_id
+        limits = [
+            -(-sampling.max_new_tokens * (self.rollouts - place // due) // self.rollouts)
+            for place in range(len(self.asked))
+        ]
         rows = [
             (place, output)
             for place, one in enumerate(self.asked)
             for output in range(self.group_size)
-            if not _has_ended(one.outputs[output], eos_id, sampling.max_new_tokens)
+            if not _has_ended(one.outputs[output], eos_id, limits[place])
         ]
         version = context.policy.version
         found = context.policy.generate(
             [self.asked[place].prompt_ids for place, _ in rows],
             sampling,
             keys=[draw_key(context.name, self.asked[place].question, output) for place, output in rows],
-            begun=[Begun(self.asked[place].outputs[output], due=place < due) for place, output in rows],
+            begun=[
+                Begun(self.asked[place].outputs[output], due=place < due, limit=limits[place])
+                for place, output in rows
+            ],
         )
         drawn = 0
         for (place, output), now in zip(rows, found, strict=True):

@@ -129,7 +129,7 @@ class FakePolicy:
         if key not in self.texts:
             self.texts[key] = next(self.says)[: sampling.max_new_tokens]
         had = len(begun.output.token_ids)
-        ids = self.texts[key] if begun.due else self.texts[key][: had + self.pace]
+        ids = self.texts[key] if begun.due else self.texts[key][: min(had + self.pace, begun.limit or had)]
         new = [self.logprob + self.rollout_gap] * (len(ids) - had)
         return Sampled(ids, [*begun.output.logprobs, *new])
 

@@ -20,8 +20,8 @@ def stage(questions):
     def make(**changes):
         fields = {
             "kind": "grpo", "data": questions(["integer"] * 16), "rewards": {"accuracy": {}},
-            "loss": TRUNCATE, "steps": 4, "questions": 2, "group_size": 2, "steps_ahead": 1, "optim": {"lr": 1e-3},
-            "checkpoint_every": 99,
+            "loss": TRUNCATE, "steps": 4, "questions": 2, "group_size": 2, "steps_ahead": 1,
+            "max_new_tokens": {"steps": {0: 40}}, "optim": {"lr": 1e-3}, "checkpoint_every": 99,
         }  # fmt: skip
         return Grpo.model_validate(fields | changes)
 
@@ -47,13 +47,22 @@ def test_every_step_trains_on_the_outputs_that_it_would_train_on_without(stage, 
     assert trained(found) == trained(expected)
 
 
-def test_a_question_is_asked_so_many_steps_before_and_an_output_that_has_ended_no_more(stage, context, texts):
+def test_an_output_that_has_ended_is_asked_no_more(stage, context, texts):
     policy = FakePolicy(texts(16))
     policy.pace = 99
-    stage(steps_ahead=2).run(context(policy))
+    stage(steps_ahead=2, max_new_tokens={"steps": {0: 99}}).run(context(policy))
     assert len(policy.asked) == len(set(policy.keys)) == 16, "all end in the rollout that begins them"
-    calls = [len(s) for s in policy.trained]
-    assert calls == [4, 4, 4, 4]
+    assert [len(sequences) for sequences in policy.trained] == [4, 4, 4, 4]
+
+
+def test_each_rollout_takes_an_output_its_share_of_the_longest_further(stage, context, texts):
+    policy, journal = FakePolicy(texts(16)), FakeJournal()
+    policy.pace = 99
+    stage(steps_ahead=2, max_new_tokens={"steps": {0: 6}}).run(context(policy, journal))
+    found = [[s.completion.versions for s in scored] for _, scored in journal.sampled]
+    # three rollouts end at 2, 4 and 6 tokens; all texts are longer, and cut
+    expected = ([0] * 6, [0, 0, 0, 0, 1, 1], [0, 0, 1, 1, 2, 2], [1, 1, 2, 2, 3, 3])
+    assert found == [[versions] * 4 for versions in expected]
 
 
 def test_what_is_reported_of_old_tokens_worked_by_hand(stage, context, texts):
@@ -61,7 +70,7 @@ def test_what_is_reported_of_old_tokens_worked_by_hand(stage, context, texts):
     stage().run(context(policy, journal))
     (_, first), (_, second), *_ = journal.steps
     assert (first["rollout/staleness"], first["rollout/carried"], first["train/correction"]) == (0, 0, 1)
-    lengths = [len(text) for text in texts(8)[4:]]  # of the second step; PACE tokens of each are an update old
+    lengths = [len(text) for text in texts(8)[4:]]  # of the second step; PACE of each are old
     share = 4 * PACE / sum(lengths)
     assert second["rollout/carried"] == second["rollout/staleness"] == pytest.approx(share)
     assert second["rollout/staleness_max"] == 1
@@ -125,7 +134,7 @@ def test_a_replica_without_outputs_takes_part(stage, context, texts):
 
     def run(replicas):
         policy = FakePolicy(texts(8), replicas=replicas)
-        stage(groups={"no_signal": "drop"}).run(context(policy))
+        stage(groups={"no_signal": "drop"}, balance=False).run(context(policy))
         return policy
 
     policies = together(2, run)
