@@ -116,7 +116,7 @@ class RunConfig(Section):
     other, and the backward pass computes each anew, so that memory does not grow with tokens times words.
     null: those of a whole pack, kept. The result is the same, but for the order of sums in the gradient."""
 
-    offload: list[Literal["optimizer", "reference"]] = []
+    offload: tuple[Literal["optimizer", "reference"], ...] = ()
     """What is in the host's pinned memory outside its phase, on a GPU; on a CPU nothing moves. optimizer:
     masters and moments, from each rollout to the next update, which brings them back beside its forward and
     backward passes; the gradients' memory is free for that time too. reference: its weights, outside its

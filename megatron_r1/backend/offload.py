@@ -28,7 +28,7 @@ class HostCopy:
         self._host = torch.empty(0, dtype=torch.uint8)
         self._away: list[tuple[torch.UntypedStorage, Tensor]] = []  # with the host's bytes
         self._stream: torch.cuda.Stream | None = None
-        self._arrived: torch.cuda.Event | None = None
+        self._arrived: Any = None  # torch.cuda.Event, once `fetch` has begun copies
         self.moved_bytes = 0  # in both directions so far
 
     @property

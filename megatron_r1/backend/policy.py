@@ -68,8 +68,9 @@ class MegatronPolicy:
     ) -> None:
         """tokens_per_pack: the most tokens of one micro-batch on a rank. rollout_rows: the most outputs
         that a replica samples at once, None for all. rollout_layout: of what samples, None for `layout`.
-        rollout_speculation: how tokens are drafted, None for not at all. score_head: for a MegatronScorer. offload: of "optimizer" and "reference", what
-        is in host memory outside its phase; on the CPU nothing moves.
+        rollout_speculation: how tokens are drafted, None for not at all. score_head: for a MegatronScorer.
+        offload: of "optimizer" and "reference", what is in host memory outside its phase; on the CPU
+        nothing moves.
 
         Raises ConfigError where the model can't draft or the rollout engine can't follow."""
         self.score_head, self.language_family = score_head, family

@@ -60,13 +60,13 @@ def _offloaded(run: RunConfig) -> str:
 
 def _moved(stage: StagePlan, plan: Plan) -> list[str]:
     """What offload takes of the host; torch rounds pinned buffers up to powers of two."""
-    fullest = max(stage.memory, key=lambda rank: rank.moved)
-    if not fullest.moved:
+    moved = max(rank.moved for rank in stage.memory)
+    if not moved:
         return []
-    node = fullest.host * plan.hardware.gpus_per_node / GIB
+    node = max(rank.host for rank in stage.memory) * plan.hardware.gpus_per_node / GIB
     return [
         f"  offload: {node:,.0f} GiB of a node's memory ({2 * node:,.0f} at most, as pinned buffers are "
-        f"rounded up), {fullest.moved / 1e9:,.1f} GB a GPU and step, {stage.work.offload_s:,.1f} s if "
+        f"rounded up), {moved / 1e9:,.1f} GB a GPU and step, {stage.work.offload_s:,.1f} s if "
         "nothing overlaps"
     ]
 

@@ -156,7 +156,7 @@ def test_offload_leaves_each_phase_what_it_uses_and_costs_host_memory_and_second
     (moved,) = make_plan(run.model_copy(update={"offload": ["optimizer", "reference"]}), "h800").stages
     still, rank = stage.memory[1].phases(), moved.memory[1]
     update = rank.gradients + rank.optimizer
-    assert rank.reference > 0 and rank.optimizer > 0
+    assert min(rank.reference, rank.optimizer) > 0
     freed = {name: still[name] - size for name, size in rank.phases().items()}
     assert freed == pytest.approx(
         {
@@ -168,7 +168,8 @@ def test_offload_leaves_each_phase_what_it_uses_and_costs_host_memory_and_second
         }
     )
     # masters and moments, 12 bytes an element; the gradients are not kept
-    assert rank.host == rank.optimizer + rank.reference and rank.optimizer % 12 == 0
+    assert rank.host == rank.optimizer + rank.reference
+    assert rank.optimizer % 12 == 0
     assert rank.moved == 2 * rank.optimizer + rank.reference
     busiest = max(one.moved for one in moved.memory)
     assert moved.work.offload_s == pytest.approx(busiest / (64e9 * run.plan.bandwidth_share))
@@ -176,4 +177,5 @@ def test_offload_leaves_each_phase_what_it_uses_and_costs_host_memory_and_second
     assert stage.work.offload_s == stage.memory[1].host == 0
     text = plan(PAPER, overrides=["offload=[optimizer,reference]"], hardware="h800")
     assert "offloaded outside its phase, in stages with rollouts: optimizer, reference" in text
-    assert f"offload: {moved.fullest.host * 8 / 1024**3:,.0f} GiB of a node's memory" in text
+    node = max(one.host for one in moved.memory) * 8 / 1024**3
+    assert f"offload: {node:,.0f} GiB of a node's memory" in text

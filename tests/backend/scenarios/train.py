@@ -154,10 +154,12 @@ def _freed(policy: MegatronPolicy) -> list[int]:
     """Bytes that are not on the device now: of the optimizer, the gradients and the reference."""
     optimizer = policy.offloaded
     assert policy.reference is not None
-    buffers = [b for model in policy.models for b in (*model.buffers, *model.expert_parallel_buffers)]  # type: ignore
-    gradients = sum(b.grad_data.numel() * b.grad_data.element_size() for b in buffers
-                    if not b.grad_data.untyped_storage().nbytes())
-    return [0 if optimizer is None else optimizer.state.away_bytes, gradients, policy.reference.host.away_bytes]
+    wrapped: list[Any] = list(policy.models)
+    buffers = [b.grad_data for model in wrapped for b in (*model.buffers, *model.expert_parallel_buffers)]
+    gone = [b for b in buffers if not b.untyped_storage().nbytes()]
+    gradients = sum(b.numel() * b.element_size() for b in gone)
+    away = 0 if optimizer is None else optimizer.state.away_bytes
+    return [away, gradients, policy.reference.host.away_bytes]
 
 
 def reference_of_start(layout: Layout, shared: Path, *, family: str) -> list[float]:
