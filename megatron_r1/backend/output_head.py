@@ -3,7 +3,9 @@
 8,192 tokens times 129,280 words are 4 GB of fp32 logits, and their softmax and its gradient as much again.
 Here the output layer takes a chunk of tokens at a time, and the backward pass computes its logits anew: one
 more product of the output layer (a few percent of a step) for memory that no longer depends on the tokens.
-The layer is Megatron's own, so that sequence parallelism, tied weights and fused gradients are as they were.
+The gradient of the layer's weight is summed in place, chunk by chunk, and reaches autograd once; Megatron's
+gradient_accumulation_fusion (model.py has it off) would need the parameter itself. The layer is Megatron's
+own, so that sequence parallelism and tied weights are as they were.
 """
 
 # T tokens of a pack (T / cp on a context rank), S of them in this rank's hidden states (T / tp where
@@ -15,12 +17,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from megatron_r1.backend.logprobs import token_entropy, token_logprobs
 from megatron_r1.backend.nucleus import truncate
 
 Pairs = tuple[Tensor, Tensor]  # nucleus.pairs
+OfChunk = Callable[[int, Tensor, Tensor], Tensor]  # number, rows, weight -> log-probs
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,30 +51,23 @@ class OutputHead:
         allowed: what each token was drawn from; the rest of the vocabulary counts as impossible.
         """
         chunks = list(self._chunks(hidden, labels))
-        found: list[Tensor] = []
         entropies: list[Tensor] = []
-        for states, places in chunks:
 
-            def of_chunk(states: Tensor, places: Tensor, number: int) -> Tensor:
-                logits = self.layer(states, weight=self.weight)[0]
-                if allowed is not None:
-                    logits = truncate(logits, _of_places(allowed, places, num_tokens=len(labels)))
-                if entropy and number == len(entropies):  # not again in the backward pass
-                    entropies.append(token_entropy(logits, temperature=temperature))
-                return token_logprobs(logits, labels[places], temperature=temperature)
+        def of_chunk(number: int, states: Tensor, weight: Tensor | None) -> Tensor:
+            places = chunks[number][1]
+            logits = self.layer(states, weight=weight)[0]
+            if allowed is not None:
+                logits = truncate(logits, _of_places(allowed, places, num_tokens=len(labels)))
+            if entropy and number == len(entropies):  # not again in the backward pass
+                entropies.append(token_entropy(logits, temperature=temperature))
+            return token_logprobs(logits, labels[places], temperature=temperature)
 
-            arguments = (states, places, len(found))
-            if len(chunks) == 1:
-                found.append(of_chunk(*arguments))
-            else:  # nothing random is inside
-                found.append(checkpoint(of_chunk, *arguments, use_reentrant=False, preserve_rng_state=False))
         if len(chunks) == 1:
-            return found[0], entropies[0] if entropy else None
+            return of_chunk(0, hidden, self.weight), entropies[0] if entropy else None
+        rows = [len(states) for states, _ in chunks]
+        found: Tensor = _InChunks.apply(of_chunk, rows, hidden, self._weight())  # type: ignore[assignment]
         order = torch.cat([places for _, places in chunks]).argsort()
-        return torch.cat(found)[order], torch.cat(entropies)[order] if entropy else None
-
-    def num_chunks(self, hidden: Tensor, labels: Tensor) -> int:
-        return len(list(self._chunks(hidden, labels)))
+        return found[order], torch.cat(entropies)[order] if entropy else None
 
     def _chunks(self, hidden: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Rows of the hidden states, and the places in the pack of the tokens whose logits they give.
@@ -82,15 +78,59 @@ class OutputHead:
         firsts = torch.arange(num_ranks, device=labels.device)[:, None] * rows
         each = rows
         if self.max_logits is not None:
-            each = max(1, self.max_logits // (self._width() * num_ranks))
+            each = max(1, self.max_logits // (len(self._weight()) * num_ranks))
         for start in range(0, rows, each):
             stop = min(start + each, rows)
             places = firsts + torch.arange(start, stop, device=labels.device)
             yield hidden[start:stop], places.flatten()
 
-    def _width(self) -> int:
-        weight = self.layer.weight if self.weight is None else self.weight  # type: ignore[attr-defined]
-        return weight.shape[0]
+    def _weight(self) -> Tensor:
+        return self.layer.weight if self.weight is None else self.weight  # type: ignore[attr-defined]
+
+
+class _InChunks(torch.autograd.Function):
+    """of_chunk over rows of the hidden states, once more in the backward pass.
+
+    The weight's gradient is summed in place: two of its size at once, where autograd's own sum holds three.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, of_chunk: OfChunk, rows: list[int], hidden: Tensor, weight: Tensor) -> Tensor:
+        ctx.of_chunk, ctx.rows = of_chunk, rows
+        ctx.save_for_backward(hidden, weight)
+        return torch.cat([of_chunk(n, states, weight) for n, states in enumerate(hidden.split(rows))])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[2:]
+        of_hidden: list[Tensor] = []
+        of_weight: list[Tensor] = []  # none or one: the sum so far
+        parts = gradient.split(_outputs(gradient, ctx.rows))
+
+        def add(number: int, states: Tensor) -> None:  # a function: what a chunk holds goes before the next
+            own_states = states.detach().requires_grad_(wanted[0])
+            own_weight = weight.detach().requires_grad_(wanted[1])  # no hook of the parameter sees a part
+            with torch.enable_grad():
+                found = ctx.of_chunk(number, own_states, own_weight)
+            inputs = [each for each in (own_states, own_weight) if each.requires_grad]
+            grads = list(torch.autograd.grad(found, inputs, parts[number]))
+            if wanted[0]:
+                of_hidden.append(grads.pop(0))
+            if wanted[1] and of_weight:
+                of_weight[0] += grads.pop()
+            elif wanted[1]:
+                of_weight.append(grads.pop())
+
+        for number, states in enumerate(hidden.split(ctx.rows)):
+            add(number, states)
+        return None, None, torch.cat(of_hidden) if of_hidden else None, of_weight[0] if of_weight else None
+
+
+def _outputs(gradient: Tensor, rows: list[int]) -> list[int]:
+    """Tokens of each chunk: those of all tensor ranks' rows where sequences are parallel."""
+    return [each * len(gradient) // sum(rows) for each in rows]
 
 
 def _of_places(pairs: Pairs, places: Tensor, *, num_tokens: int) -> Pairs:
