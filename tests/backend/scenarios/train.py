@@ -123,9 +123,11 @@ def uneven(layout: Layout, shared: Path, *, tokens_per_pack: int) -> dict[str, A
 def offloaded(layout: Layout, shared: Path, *, family: str, precision: str, move: bool) -> dict[str, Any]:
     """Rollouts, reference passes, updates and a checkpoint, as GRPO has them; move: through host memory,
     which is other memory of the CPU here."""
-    policy = models.policy(family, layout, seed=99, precision=precision)
+    both = ("optimizer", "reference")
+    policy = models.policy(family, layout, seed=99, precision=precision, offload=both)
+    assert not policy.offload, "on a CPU nothing moves"
     if move:
-        policy.offload = frozenset(("optimizer", "reference"))
+        policy.offload = frozenset(both)
     policy.load(shared / f"start_{family}", weights_only=True)
     policy.refresh_reference()
     policy.start_training(models.OPTIMIZER)
