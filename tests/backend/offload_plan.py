@@ -4,7 +4,7 @@ from tests.backend.ranks import Scenario
 
 CASES = {
     "v3_bf16": {"family": "v3", "precision": "bf16"},
-    "v3_fp32": {"family": "v3", "precision": "fp32"},
+    "qwen2_fp32": {"family": "qwen2", "precision": "fp32"},
 }
 
 
@@ -21,7 +21,7 @@ def _scenarios(name: str, layout: dict, cases: tuple[str, ...]) -> list[Scenario
     ]
 
 
-ONE_RANK = _scenarios("one", {}, ("v3_bf16", "v3_fp32"))
+ONE_RANK = _scenarios("one", {}, ("v3_bf16", "qwen2_fp32"))
 TWO_RANKS = [
     *_scenarios("dp2_overlap", {"overlap": True}, ("v3_bf16",)),
     *_scenarios("ep2_plain_optimizer", {"expert": 2, "distributed_optimizer": False}, ("v3_bf16",)),
