@@ -289,6 +289,9 @@ class Replicas(Protocol):
         ...
 
 
+OnEnd = Callable[[int, list[int]], None]  # an output's place, its token ids
+
+
 class Policy(Protocol):
     """The model as stages see it: sampled from, scored with, trained, saved. Never Megatron's own types."""
 
@@ -307,11 +310,13 @@ class Policy(Protocol):
         *,
         keys: Sequence[int],
         begun: Sequence[Begun] | None = None,
+        on_end: OnEnd | None = None,
     ) -> list[Sampled]:
         """One output for each of this copy's prompts.
 
         keys: one number a prompt that, with sampling.seed, decides its random draws in any layout. begun: how
-        far each output is; None: nothing is there, and all are due.
+        far each output is; None: nothing is there, and all are due. on_end: may be told of each output as
+        it ends, by its place among the prompts; not every engine does.
         """
         ...
 

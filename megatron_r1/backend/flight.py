@@ -29,7 +29,7 @@ from megatron_r1.backend.nucleus import NucleusRecorder
 from megatron_r1.backend.parallel import device
 from megatron_r1.backend.routes import RouteRecorder
 from megatron_r1.backend.sampling import next_tokens, uniforms
-from megatron_r1.types import Begun, Sampled, Sampling
+from megatron_r1.types import Begun, OnEnd, Sampled, Sampling
 
 LEAVE_SHARE = 16  # rows leave when a share of 1 / LEAVE_SHARE of the batch has ended
 ENTER_SHARE = 8  # prompts enter when a share of 1 / ENTER_SHARE of all places is free
@@ -116,10 +116,12 @@ class Flight:
         eos_id: int,
         rows: int | None,
         begun: Sequence[Begun] | None = None,
+        on_end: OnEnd | None = None,
     ) -> None:
         """rows: the most outputs that run at once, None for all. begun: as of Policy.generate; none of them
         has ended or is at its limit."""
         self.prompts, self.keys, self.sampling, self.eos_id = prompts, keys, sampling, eos_id
+        self.on_end = on_end
         before = [Sampled([], []) for _ in prompts] if begun is None else [b.output for b in begun]
         self.results = [replace(o, token_ids=[*o.token_ids], logprobs=[*o.logprobs]) for o in before]
         # outputs that are due and run; None: all are, and the call ends with the last
@@ -315,6 +317,8 @@ class Flight:
             row.ended = token == self.eos_id or row.drawn == limit
             if row.ended and self.due is not None:
                 self.due.discard(row.output)
+            if row.ended and self.on_end is not None:
+                self.on_end(row.output, result.token_ids)
             if draft != NO_TOKEN:
                 self.drafted[row.output] += 1
                 self.accepted[row.output] += token == draft

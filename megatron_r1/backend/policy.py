@@ -38,6 +38,7 @@ from megatron_r1.types import (
     Begun,
     LossFunction,
     Nucleus,
+    OnEnd,
     OptimizerOptions,
     PackedBatch,
     Refits,
@@ -112,6 +113,7 @@ class MegatronPolicy:
         *,
         keys: Sequence[int],
         begun: Sequence[Begun] | None = None,
+        on_end: OnEnd | None = None,
     ) -> list[Sampled]:
         assert not self.score_head, "a reward model says nothing"
         if sampling.keep_routes:
@@ -129,7 +131,7 @@ class MegatronPolicy:
         }
         if self.rollout_layout.places_like(self.layout):
             with phase("rollout"):
-                return rollout.generate(self.chunks, prompts, sampling, keys=keys, **how)
+                return rollout.generate(self.chunks, prompts, sampling, keys=keys, on_end=on_end, **how)
         with phase("refit"):
             sampler = self._fresh_sampler()
         with phase("rollout"):

@@ -5,6 +5,7 @@ to its group, update on shuffled mini-batches against the policy that sampled an
 """
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Literal, Self
 
@@ -19,6 +20,7 @@ from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.demand import Demand
 from megatron_r1.stages.evaluation import EvaluateEvery, Sources, evaluate
 from megatron_r1.stages.grpo_ahead import Ahead, ahead_problems
+from megatron_r1.stages.grpo_beside import JudgedBeside
 from megatron_r1.stages.grpo_dealing import deal
 from megatron_r1.stages.grpo_gates import Gates
 from megatron_r1.stages.grpo_guards import Guards, GuardWatch
@@ -70,6 +72,9 @@ class Grpo(TrainingStage):
     """Steps between a question's first rollout and the step that trains on it. 0: synchronous. 1: one step
     off: a rollout ends when the outputs due have, and the others go on in the next, with newer weights. It
     needs loss.rollout_correction."""
+    rewards_beside: bool = False
+    """Rules judge complete groups while others are being sampled, in the rollout's own layout. Worth it where
+    they wait for other processes (code, mathematics). The same rewards."""
     temperature: float = Field(default=1.0, gt=0)
     """Of the rollout, and of the log-probs in training. R1-Zero: 1; the last RL: 0.7."""
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -202,6 +207,8 @@ class _Training:
         self.updates_done = int(context.state.get("updates_done", 0))
         self.questions_asked = int(context.state.get("questions_asked", 0))
         self.guards = GuardWatch(stage.guards, context.state.get("guards", {}))
+        self.judge = ThreadPoolExecutor(1, thread_name_prefix="rewards")
+        self.beside: JudgedBeside | None = None  # of the rollout that is being scored
         self.ahead = Ahead(context, group_size=stage.group_size, steps_ahead=stage.steps_ahead)
         self.ahead.restore(context.state.get("ahead", []), self._question, self._is_mine)
 
@@ -342,7 +349,7 @@ class _Training:
     def _score(self, completions: list[Completion]) -> list[Scored]:
         # every rank of the replica has the routes and nuclei already: they needn't travel with the scores
         plain = [replace(c, routes=None, nucleus=None) for c in completions]
-        scored = self.phase.score(plain, self.policy.replicas)
+        scored = self.phase.score(plain, self.policy.replicas, self.beside)
         return [replace(s, completion=c) for s, c in zip(scored, completions, strict=True)]
 
     def _agree_on_max(self, missing: int) -> int:
@@ -356,11 +363,16 @@ class _Training:
         indices = range(first, first + count)
         rows = [(index, output) for index in indices for output in range(self.stage.group_size)]
         prompts = {index: self.phase.prompt(index) for index in indices}
+        asked = [prompts[index] for index, _ in rows]
+        if self.stage.rewards_beside:
+            size = self.stage.group_size
+            self.beside = JudgedBeside(self.judge, self.context, self.phase.rules, asked, group_size=size)
         completions = sample(
             self.context,
-            [prompts[index] for index, _ in rows],
+            asked,
             self._sampling(),
             keys=[draw_key(self.context.name, index, output) for index, output in rows],
+            on_end=self.beside.ended if self.beside is not None and replicas.leads else None,
         )
         return completions, sum(len(c.token_ids) for c in completions)
 

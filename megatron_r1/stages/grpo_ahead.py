@@ -143,6 +143,8 @@ def ahead_problems(stage: "Grpo", run: "RunConfig") -> list[str]:
         found.append(f"{key} fixes which questions a step has; set groups.no_signal to keep or drop")
     if stage.routing_replay:
         found.append(f"{key} has outputs of several weights and routes; set routing_replay to false")
+    if stage.rewards_beside:
+        found.append(f"{key} judges outputs when they are due; set rewards_beside to false")
     if stage.top_p < 1:
         found.append(f"{key} carries over no tokens that top_p={stage.top_p} left out; set top_p to 1")
     if run.rollout_engine not in OWN_ENGINES:

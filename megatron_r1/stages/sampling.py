@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from megatron_r1.errors import DataError
 from megatron_r1.stages.context import StageContext
-from megatron_r1.types import Completion, Prompt, Sampled, Sampling
+from megatron_r1.types import Completion, OnEnd, Prompt, Sampled, Sampling
 
 
 def sample(
@@ -15,14 +15,16 @@ def sample(
     *,
     keys: Sequence[int],
     force_think: bool = False,
+    on_end: OnEnd | None = None,
 ) -> list[Completion]:
-    """One completion a prompt (repeat a prompt for more); keys decide the random draws."""
+    """One completion a prompt (repeat a prompt for more); keys decide the random draws. on_end: as of
+    Policy.generate."""
     prompt_ids = [
         context.template.prompt_ids(prompt.messages, context.tokenizer, force_think=force_think)
         for prompt in prompts
     ]
     version = context.policy.version
-    outputs = context.policy.generate(prompt_ids, sampling, keys=keys)
+    outputs = context.policy.generate(prompt_ids, sampling, keys=keys, on_end=on_end)
     return [
         completion_of(context, prompt, ids, output, version=version)
         for prompt, ids, output in zip(prompts, prompt_ids, outputs, strict=True)

@@ -17,6 +17,7 @@ from megatron_r1.data.packing import pack
 from megatron_r1.types import (
     Begun,
     LossFunction,
+    OnEnd,
     OptimizerOptions,
     PackedBatch,
     Refits,
@@ -106,6 +107,7 @@ class FakePolicy:
         self.rates: list[float] = []
         self.texts: dict[int, list[int]] = {}  # by key, where outputs are carried over
         self.pace = 2
+        self.told: Sequence[int] = ()  # the outputs that on_end is told of, in this order; none: all
 
     def generate(
         self,
@@ -114,6 +116,7 @@ class FakePolicy:
         *,
         keys: Sequence[int],
         begun: Sequence[Begun] | None = None,
+        on_end: OnEnd | None = None,
     ) -> list[Sampled]:
         self.calls.append("generate")
         self.samplings.append(sampling)
@@ -122,6 +125,9 @@ class FakePolicy:
         if begun is not None:
             return [self._further(key, one, sampling) for key, one in zip(keys, begun, strict=True)]
         outputs = [next(self.says)[: sampling.max_new_tokens] for _ in prompts]
+        if on_end is not None:
+            for i in self.told or range(len(outputs)):
+                on_end(i, outputs[i])
         return [Sampled(ids, [self.logprob + self.rollout_gap] * len(ids)) for ids in outputs]
 
     def _further(self, key: int, begun: Begun, sampling: Sampling) -> Sampled:
