@@ -1,7 +1,7 @@
 """Sampling on the live weights, in the training layout.
 
 The outputs of a call run in a batch of bounded size (flight.py); LeanDecoder computes it where it knows the
-model, ModuleDecoder everywhere else, or Megatron's dynamic engine does all of it.
+model, ModuleDecoder everywhere else, or Megatron's dynamic engine does all of it, also through NeMo.
 """
 
 from collections.abc import Iterator, Sequence
@@ -94,10 +94,9 @@ def generate(
     Policy.generate, for the engines of our own.
     """
     with inference(chunks):
+        assert begun is None or engine not in ("dynamic", "nemo"), "Megatron's engine begins every output anew"
         if engine == "dynamic":
             from megatron_r1.backend import dynamic_engine  # it imports a second of Megatron's servers
-
-            assert begun is None, "Megatron's engine begins every output anew"
 
             return dynamic_engine.generate(chunks, prompts, sampling, keys=keys, eos_id=eos_id, rows=rows)
         if engine == "nemo":

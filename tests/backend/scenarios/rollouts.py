@@ -34,7 +34,7 @@ def sample(
     training = [chunk.training for chunk in policy.chunks]
     assert all(training), "the engine left the model as it was"
     found["alone"] = _sample(policy, SAMPLINGS["sampled"], 1)
-    if engine != "dynamic":
+    if engine not in ("dynamic", "nemo"):
         policy.rollout_rows = None
         shortest = min(found["sampled"], key=lambda row: len(row["tokens"]))["key"]
         found["carried"] = _sample(policy, SAMPLINGS["sampled"], len(PROMPT_LENGTHS), due=shortest)
