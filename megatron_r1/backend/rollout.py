@@ -94,7 +94,7 @@ def generate(
     Policy.generate, for the engines of our own.
     """
     with inference(chunks):
-        assert begun is None or engine not in ("dynamic", "nemo"), "Megatron's engine begins every output anew"
+        assert begun is None or engine not in ("dynamic", "nemo"), "its engine begins every output anew"
         if engine == "dynamic":
             from megatron_r1.backend import dynamic_engine  # it imports a second of Megatron's servers
 
