@@ -2,10 +2,10 @@
 
     python -m benchmarks.steps_ahead [--rounds 3]
 
-Runs of tiny_zero's model, on two replicas and with its experts shared (EP2). It is untrained, so that an output
-ends after each token with nearly the same probability: lengths have the long tail that rollouts ahead are for.
-Stages take turns; a figure is the median of all steps of its kind but each stage's first two, by the clock, so
-nothing else should run.
+Runs of tiny_zero's model, on two replicas and with its experts shared (EP2). It is untrained, so that an
+output ends after each token with nearly the same probability: lengths have the long tail that rollouts ahead
+are for. Stages take turns; a figure is the median of all steps of its kind but each stage's first two, by the
+clock, so nothing else should run.
 """
 
 import argparse
