@@ -1,8 +1,8 @@
 """What grpo asks: which question in which step, its outputs, and what they are paid.
 
 Questions are numbered through the stage. Those of a step are dealt to the replicas in equal parts, in a row;
-the number alone decides the prompt and the random draws, so that a resumed stage asks what the whole one would
-have.
+the number alone decides the prompt and the random draws, so that a resumed stage asks what the whole one
+would have.
 """
 
 from concurrent.futures import ThreadPoolExecutor
