@@ -93,9 +93,6 @@ def _built_by(nemo: Any, drawn: KeyedSampling, gib: float) -> Iterator[None]:
 class _Engine(MCoreEngine):
     """The engine that NeMo builds, with a cache of the right size and our draws."""
 
-    # without its torch.inference_mode: RoPE tables cached in there could never be used in training again
-    generate_using_dynamic_engine = MCoreEngine.generate_using_dynamic_engine.__wrapped__  # type: ignore
-
     def __init__(
         self,
         text_generation_controller: TextGenerationController,
