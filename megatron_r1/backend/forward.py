@@ -32,8 +32,8 @@ from megatron_r1.types import PackedBatch
 class Output:
     """Of one pack on the last pipeline stage, for this context rank's tokens. mtp_loss: summed, weighted."""
 
-    logprobs: Tensor  # [T / cp]; of a reward model, the value at each input
-    entropy: Tensor | None  # [T / cp]
+    logprobs: Tensor  # [T / cp], 0 where the weight is; of a reward model, the value at each input
+    entropy: Tensor | None  # [T / cp], 0 where the weight is
     mtp_loss: Tensor | None  # []
 
     @property
@@ -96,6 +96,7 @@ def _head(
         temperature=options.temperature,
         entropy=options.entropy,
         allowed=inputs.allowed,
+        counted=inputs.weights != 0,
     )
     return Output(logprobs, entropy, mtp_loss)
 
