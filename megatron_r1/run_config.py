@@ -116,6 +116,10 @@ class RunConfig(Section):
     other, and the backward pass computes each anew, so that memory does not grow with tokens times words.
     null: those of a whole pack, kept. The result is the same, but for the order of sums in the gradient."""
 
+    prompt_logits: bool = False
+    """Compute the logits of tokens that no loss counts, too: those of prompts. Nothing reads them; the result
+    is the same without, and an update with prompts as long as its outputs saves half of the output layer."""
+
     timeout_s: float = Field(default=1800.0, gt=0)
     """How long a rank waits for the others before it takes them for dead."""
 

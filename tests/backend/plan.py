@@ -113,7 +113,7 @@ ONE_RANK = [
     *(Scenario(f"initial_{f}", "weights.initial_digests", {}, {"family": f}) for f in ("v3", "qwen2")),
     *_numbers("one", {}),
     *_heads("one", {}),
-    _masked("every_token", {}, every_token=True),
+    _masked("every_token", {}, prompt_logits=True),
     _masked("one", {}),
     *(Scenario(f"packed_{f}_one", "logprobs.packed", {}, {"family": f}) for f in FAMILIES),
     *(Scenario(f"sampled_{f}_one", "rollouts.sample", {}, {"family": f}) for f in FAMILIES),

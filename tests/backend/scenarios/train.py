@@ -1,7 +1,5 @@
 """Training: the same steps in any layout, from a checkpoint, and on from another."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,6 @@ import torch
 from torch import Tensor
 
 from megatron_r1.backend.layout import Layout
-from megatron_r1.backend.output_head import OutputHead
 from megatron_r1.backend.policy import MegatronPolicy
 from megatron_r1.backend.router import PackRouter
 from megatron_r1.types import PackedBatch, Sampling, TrainSequence
@@ -125,26 +122,22 @@ def uneven(layout: Layout, shared: Path, *, tokens_per_pack: int) -> dict[str, A
 
 
 def masked(
-    layout: Layout, shared: Path, *, max_logits: int | None = None, every_token: bool = False
+    layout: Layout, shared: Path, *, max_logits: int | None = None, prompt_logits: bool = False
 ) -> dict[str, Any]:
-    """Steps in which few tokens count: some packs, context ranks and (of two) replicas have none.
-
-    every_token: the output layer gets all the same.
-    """
-    policy = models.policy("v3", layout, seed=99, max_logits=max_logits)
+    """Steps in which few tokens count: some packs, context ranks and (of two) replicas have none."""
+    policy = models.policy("v3", layout, seed=99, max_logits=max_logits, prompt_logits=prompt_logits)
     policy.load(shared / "start_v3", weights_only=True)
     policy.start_training(models.OPTIMIZER)
     sequences = [_ends_of(n, sequence) for n, sequence in enumerate(models.uneven_sequences())]
     found: dict[str, Any] = {"loss": [], "grad_norm": [], "mtp_loss": [], "entropy": []}
-    with _unmasked_head() if every_token else nullcontext():
-        for _ in range(2):
-            mine = sequences[policy.replicas.index :: policy.replicas.count]
-            stats = policy.train_step(mine, _with_entropy, lr=LEARNING_RATE, mtp=True, entropy=True)
-            found["loss"].append(stats.loss)
-            found["grad_norm"].append(stats.grad_norm)
-            for name in ("mtp_loss", "entropy"):
-                found[name].append(stats.metrics[name])
-        values = policy.logprobs(sequences)
+    for _ in range(2):
+        mine = sequences[policy.replicas.index :: policy.replicas.count]
+        stats = policy.train_step(mine, _with_entropy, lr=LEARNING_RATE, mtp=True, entropy=True)
+        found["loss"].append(stats.loss)
+        found["grad_norm"].append(stats.grad_norm)
+        for name in ("mtp_loss", "entropy"):
+            found[name].append(stats.metrics[name])
+    values = policy.logprobs(sequences)
     counting = [v[s.weights > 0] for v, s in zip(values, sequences, strict=True)]
     others = [v[s.weights == 0] for v, s in zip(values, sequences, strict=True)]
     return found | {
@@ -165,21 +158,6 @@ def _with_entropy(logprobs: Tensor, entropy: Tensor | None, batch: PackedBatch) 
     assert entropy is not None
     response = batch.weights > 0
     return -logprobs, {"entropy": torch.stack([entropy[response].sum(), response.sum()])}
-
-
-@contextmanager
-def _unmasked_head() -> Iterator[None]:
-    """Within: the output layer computes the logits of every token."""
-    plain = OutputHead.__call__
-
-    def call(self: OutputHead, *args: Any, counted: Any = None, **options: Any) -> Any:
-        return plain(self, *args, **options)
-
-    OutputHead.__call__ = call  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        OutputHead.__call__ = plain  # type: ignore[method-assign]
 
 
 def reference_of_start(layout: Layout, shared: Path, *, family: str) -> list[float]:
