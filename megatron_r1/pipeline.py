@@ -335,6 +335,7 @@ def _build(
         rollout_speculation=run.rollout_speculation if run.model.shape().num_mtp_layers else None,
         tokens_per_pack=packing.tokens_per_pack if isinstance(packing, TrainingStage) else NO_PACKS,
         score_head=stage.trains_scores,
+        offload=run.offload,
     )
 
 

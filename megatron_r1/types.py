@@ -94,8 +94,25 @@ class Sampled:
 
 
 @dataclass(frozen=True, slots=True)
+class Begun:
+    """An output that a call of `generate` goes on with, from the first token or a later one.
+
+    due: the call ends when all outputs that are due have ended, on all replicas; the others come back as far
+    as they are then. limit: the most tokens that it comes back with; None: the sampling's.
+    """
+
+    output: Sampled
+    due: bool
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
-    """One sampled answer. token_ids end with EOS unless the answer was cut (finished is False)."""
+    """One sampled answer. token_ids end with EOS unless the answer was cut (finished is False).
+
+    policy_version: of the weights that drew its first token. versions: of those that drew each token, where
+    it was drawn over several steps; None: all as the first.
+    """
 
     prompt: Prompt
     prompt_ids: list[int]
@@ -108,6 +125,7 @@ class Completion:
     nucleus: Nucleus | None = None  # of token_ids
     drafted: int = 0  # tokens that were guessed by speculation, and those of them that were right
     accepted: int = 0
+    versions: list[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +290,9 @@ class Replicas(Protocol):
         ...
 
 
+OnEnd = Callable[[int, list[int]], None]  # an output's place, its token ids
+
+
 class Policy(Protocol):
     """The model as stages see it: sampled from, scored with, trained, saved. Never Megatron's own types."""
 
@@ -284,11 +305,19 @@ class Policy(Protocol):
         ...
 
     def generate(
-        self, prompts: Sequence[list[int]], sampling: Sampling, *, keys: Sequence[int]
+        self,
+        prompts: Sequence[list[int]],
+        sampling: Sampling,
+        *,
+        keys: Sequence[int],
+        begun: Sequence[Begun] | None = None,
+        on_end: OnEnd | None = None,
     ) -> list[Sampled]:
         """One output for each of this copy's prompts.
 
-        keys: one number a prompt that, with sampling.seed, decides its random draws in any layout.
+        keys: one number a prompt that, with sampling.seed, decides its random draws in any layout. begun: how
+        far each output is; None: nothing is there, and all are due. on_end: may be told of each output as
+        it ends, by its place among the prompts; not every engine does.
         """
         ...
 

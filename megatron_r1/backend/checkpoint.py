@@ -71,12 +71,13 @@ def save_numbered(root: Path, step: int, policy: "MegatronPolicy", state: Mappin
 def save(directory: Path, policy: "MegatronPolicy", state: Mapping[str, Any]) -> None:
     """Write all of the policy and the stage's `state` (JSON). Raises CheckpointError, and leaves no trace."""
     finish_parameter_gather(policy.models)
-    tensors = _sharded_state(policy)
     text = json.dumps({"policy": _counters(policy), "stage": dict(state)}, indent=1)
     partial = files.partial_of(directory)
     try:
         on_first_rank(f"{directory}: not written", lambda: _start(directory, policy, text))
-        on_all_ranks(f"{directory}: not written", lambda: _write_tensors(partial, tensors))
+        with policy.at_home():
+            tensors = _sharded_state(policy)
+            on_all_ranks(f"{directory}: not written", lambda: _write_tensors(partial, tensors))
         described = _describe_files(partial)
         on_first_rank(
             f"{directory}: not written", lambda: files.finish(directory, _manifest(policy, described))
@@ -106,10 +107,11 @@ def load(directory: Path, policy: "MegatronPolicy", *, weights_only: bool = Fals
     if dist.get_rank() == 0:
         policy.carried = _carried(directory)
     finish_parameter_gather(policy.models)
-    if weights_only:
-        _load_weights(directory, policy)
-    else:
-        _load_everything(directory, policy, manifest, kept["policy"])
+    with policy.at_home():
+        if weights_only:
+            _load_weights(directory, policy)
+        else:
+            _load_everything(directory, policy, manifest, kept["policy"])
     return kept["stage"]
 
 

@@ -7,6 +7,9 @@ on none of this: draws are keyed (sampling.py).
 
 Ranks that share experts take every step together until the slowest is done, or the others would wait for
 ever: one that has nothing to feed feeds a dummy row.
+
+Outputs may go on from tokens drawn before, by older weights: these are read again with the prompt, since
+their cache is that of those weights. Such a call may end before all outputs have: see types.Begun.
 """
 
 # B rows in the batch, F tokens fed to each, U different prompts, W longest of them, V vocabulary
@@ -26,10 +29,14 @@ from megatron_r1.backend.nucleus import NucleusRecorder
 from megatron_r1.backend.parallel import device
 from megatron_r1.backend.routes import RouteRecorder
 from megatron_r1.backend.sampling import next_tokens, uniforms
-from megatron_r1.types import Sampled, Sampling
+from megatron_r1.types import Begun, OnEnd, Sampled, Sampling
 
 LEAVE_SHARE = 16  # rows leave when a share of 1 / LEAVE_SHARE of the batch has ended
 ENTER_SHARE = 8  # prompts enter when a share of 1 / ENTER_SHARE of all places is free
+PREFILL_TOKENS = 65536  # read at once, but for a single prompt that is longer: bounds the activations
+# steps between two questions to all ranks whether outputs that are due still run: this share of the longest
+# output, and no more than the number
+ASK_SHARE, ASK_EVERY = 8, 16
 PAD_TOKEN = 0
 NO_TOKEN = -1
 NO_PLACE = -1  # of a token that belongs to no output: padding, or a row that has ended
@@ -108,10 +115,21 @@ class Flight:
         keys: Sequence[int],
         eos_id: int,
         rows: int | None,
+        begun: Sequence[Begun] | None = None,
+        on_end: OnEnd | None = None,
     ) -> None:
-        """rows: the most outputs that run at once, None for all."""
+        """rows: the most outputs that run at once, None for all. begun: as of Policy.generate; none of them
+        has ended or is at its limit."""
         self.prompts, self.keys, self.sampling, self.eos_id = prompts, keys, sampling, eos_id
-        self.results = [Sampled([], []) for _ in prompts]
+        self.on_end = on_end
+        before = [Sampled([], []) for _ in prompts] if begun is None else [b.output for b in begun]
+        self.results = [replace(o, token_ids=[*o.token_ids], logprobs=[*o.logprobs]) for o in before]
+        # outputs that are due and run; None: all are, and the call ends with the last
+        self.due = None if begun is None else {i for i, one in enumerate(begun) if one.due}
+        self.limits = [sampling.max_new_tokens] * len(prompts)
+        if begun is not None:
+            self.limits = [one.limit or sampling.max_new_tokens for one in begun]
+        self.steps, self.ask_every = 0, max(1, min(ASK_EVERY, sampling.max_new_tokens // ASK_SHARE))
         self.places = max(1, min(len(prompts), rows or len(prompts)))
         self.entered = 0  # prompts so far, in their order
         self.rows: list[_Row] = []
@@ -121,7 +139,7 @@ class Flight:
         self.drafts = torch.zeros(0, device=device())  # [B, F - 1] that were fed
         # a step's log-probs [B * F] with the tokens that count, (index into them, output): read at the end
         self.logprobs: list[tuple[list[tuple[int, int]], Tensor]] = []
-        self.drafted, self.accepted = [[0] * (self.dummy + 1) for _ in range(2)]
+        self.drafted, self.accepted = [o.drafted for o in before], [o.accepted for o in before]
         length = max(map(len, prompts), default=1) + sampling.max_new_tokens
         self.decoder = decoder(chunks, rows=self.places, length=length)
         count = self.dummy + 1
@@ -130,14 +148,26 @@ class Flight:
 
     def run(self) -> list[Sampled]:
         running, entering = False, True
-        while running or entering:
+        while self._goes_on(running or entering):
             if running:
                 self._decode()
             if entering:
                 self._enter()
-            self._sample()
+            if running or entering:
+                self._sample()
             running, entering = self._agree(self._is_running(), self._can_enter())
         return self._with_kept()
+
+    def _goes_on(self, busy: bool) -> bool:
+        """Outputs that aren't due run as long as others, of any rank, that are: so many steps everywhere."""
+        if self.due is None:
+            return busy
+        self.steps += 1
+        if self.steps % self.ask_every:
+            return True
+        runs = torch.tensor(len(self.due), device=device())
+        dist.all_reduce(runs, op=dist.ReduceOp.MAX)
+        return bool(runs)
 
     def _is_running(self) -> bool:
         return not all(row.ended for row in self.rows)
@@ -146,8 +176,10 @@ class Flight:
         if self.entered == len(self.prompts):
             return False
         running = sum(not row.ended for row in self.rows)
-        enough = (self.places - running) * ENTER_SHARE >= self.places
-        return enough if self.decoder.refills else not running
+        if not self.decoder.refills:
+            return not running
+        free, waiting = self.places - running, len(self.prompts) - self.entered
+        return free * ENTER_SHARE >= self.places or free >= waiting
 
     def _agree(self, *mine: bool) -> list[bool]:
         """Whether each holds on this rank or on one that shares its experts."""
@@ -166,17 +198,35 @@ class Flight:
                 self._take([_Row(self.dummy, key=0, start=1, ended=True)], [0], logits)
             return
         self._leave()
-        last = min(len(self.prompts), self.entered + self.places - len(self.rows))
-        entering = range(self.entered, last)
-        self.entered = last
-        first: dict[tuple[int, ...], int] = {}  # an output of each different prompt
-        firsts = [first.setdefault(tuple(self.prompts[output]), output) for output in entering]
-        unique = list(first.values())
-        logits = self._prefill([self.prompts[output] for output in unique], unique)
-        rows = [_Row(output, self.keys[output], start=len(self.prompts[output]) - 1) for output in entering]
-        self._take(rows, [unique.index(output) for output in firsts], logits)
+        first: dict[tuple[int, ...], int] = {}  # an output of each different text so far
+        firsts: list[int] = []
+        entering = self._entering(first, firsts)
+        self.entered = entering.stop
+        unique = {output: place for place, output in enumerate(first.values())}
+        logits = self._prefill(list(first), list(unique))
+        rows = [self._row(output) for output in entering]
+        self._take(rows, [unique[output] for output in firsts], logits)
         if self.routes:
             self.routes.copy(firsts, list(entering))
+
+    def _entering(self, first: dict[tuple[int, ...], int], firsts: list[int]) -> range:
+        """The outputs that enter now: as many as there are places, if that isn't too much to read at once.
+
+        Fills `first`, the first output of each different text, and for every output the one with its text.
+        """
+        last, width = min(len(self.prompts), self.entered + self.places - len(self.rows)), 0
+        for output in range(self.entered, last):
+            text = (*self.prompts[output], *self.results[output].token_ids)
+            width = max(width, len(text))
+            size = (len(first) + (text not in first)) * width
+            if self.decoder.refills and firsts and size > PREFILL_TOKENS:
+                return range(self.entered, output)
+            firsts.append(first.setdefault(text, output))
+        return range(self.entered, last)
+
+    def _row(self, output: int) -> _Row:
+        start, drawn = len(self.prompts[output]) - 1, len(self.results[output].token_ids)
+        return _Row(output, self.keys[output], start=start, drawn=drawn)
 
     def _prefill(self, prompts: Sequence[Sequence[int]], outputs: Sequence[int]) -> Tensor:
         width = max(map(len, prompts))
@@ -258,13 +308,17 @@ class Flight:
 
     def _add(self, row: _Row, tokens: list[int], drafts: list[int]) -> None:
         """What one row has drawn: the first token, and each behind a draft that was right."""
-        result, limit = self.results[row.output], self.sampling.max_new_tokens
+        result, limit = self.results[row.output], self.limits[row.output]
         row.fresh = 0
         for token, draft in zip(tokens, [*drafts, NO_TOKEN], strict=True):
             result.token_ids.append(token)
             row.fresh += 1
             row.drawn += 1
             row.ended = token == self.eos_id or row.drawn == limit
+            if row.ended and self.due is not None:
+                self.due.discard(row.output)
+            if row.ended and self.on_end is not None:
+                self.on_end(row.output, result.token_ids)
             if draft != NO_TOKEN:
                 self.drafted[row.output] += 1
                 self.accepted[row.output] += token == draft

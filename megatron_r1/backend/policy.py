@@ -1,6 +1,7 @@
 """The Policy that stages see, on Megatron-Core."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from megatron_r1.backend.hf_load import load_directory
 from megatron_r1.backend.initial_weights import set_initial_weights
 from megatron_r1.backend.layout import Layout
 from megatron_r1.backend.model import ModelOptions, build_model
+from megatron_r1.backend.offload import OffloadedOptimizer
 from megatron_r1.backend.optimizer import build_optimizer, finish_parameter_gather, wrap_for_training
 from megatron_r1.backend.parallel import MegatronReplicas, device
 from megatron_r1.backend.precision import pack_multiple
@@ -33,8 +35,10 @@ from megatron_r1.huggingface.source import Source
 from megatron_r1.models.shape import FamilyConfig
 from megatron_r1.step_profile import phase
 from megatron_r1.types import (
+    Begun,
     LossFunction,
     Nucleus,
+    OnEnd,
     OptimizerOptions,
     PackedBatch,
     Refits,
@@ -62,10 +66,13 @@ class MegatronPolicy:
         rollout_layout: Layout | None = None,
         rollout_speculation: rollout.Speculation | None = None,
         score_head: bool = False,
+        offload: Collection[str] = (),
     ) -> None:
         """tokens_per_pack: the most tokens of one micro-batch on a rank. rollout_rows: the most outputs
         that a replica samples at once, None for all. rollout_layout: of what samples, None for `layout`.
         rollout_speculation: how tokens are drafted, None for not at all. score_head: for a MegatronScorer.
+        offload: of "optimizer" and "reference", what is in host memory outside its phase; on the CPU
+        nothing moves.
 
         Raises ConfigError where the model can't draft or the rollout engine can't follow."""
         self.score_head, self.language_family = score_head, family
@@ -93,12 +100,20 @@ class MegatronPolicy:
         set_initial_weights(self.chunks, seed=seed, vocab_size=family.shape().vocab_size)
         self.models: Sequence[torch.nn.Module] = self.chunks  # with DDP around them once training starts
         self.optimizer: Any = None
+        self.offloaded: OffloadedOptimizer | None = None
+        self.offload = frozenset(offload) if device().type == "cuda" else frozenset()
         self.reference: ReferenceWeights | None = None
         # on rank 0: the files that came with Hugging Face's weights, for the checkpoints to keep (origin.py)
         self.carried: dict[str, bytes] = {}
 
     def generate(
-        self, prompts: Sequence[list[int]], sampling: Sampling, *, keys: Sequence[int]
+        self,
+        prompts: Sequence[list[int]],
+        sampling: Sampling,
+        *,
+        keys: Sequence[int],
+        begun: Sequence[Begun] | None = None,
+        on_end: OnEnd | None = None,
     ) -> list[Sampled]:
         assert not self.score_head, "a reward model says nothing"
         if sampling.keep_routes:
@@ -106,15 +121,17 @@ class MegatronPolicy:
         longest = max(map(len, prompts), default=0)
         self._require_positions(longest + sampling.max_new_tokens, "a prompt and max_new_tokens")
         finish_parameter_gather(self.models)
+        self._put_away()
         how: Any = {
             "eos_id": self.eos_id,
             "engine": self.rollout_engine,
             "rows": self.rollout_rows,
             "speculation": self.rollout_speculation,
+            "begun": begun,
         }
         if self.rollout_layout.places_like(self.layout):
             with phase("rollout"):
-                return rollout.generate(self.chunks, prompts, sampling, keys=keys, **how)
+                return rollout.generate(self.chunks, prompts, sampling, keys=keys, on_end=on_end, **how)
         with phase("refit"):
             sampler = self._fresh_sampler()
         with phase("rollout"):
@@ -142,6 +159,8 @@ class MegatronPolicy:
             assert self.reference is not None, "no reference was kept"
             with phase("reference"), self.reference.in_place():
                 values = pack_logprobs(self.models, packing.batches, options=options)
+            if "reference" in self.offload:
+                self.reference.put_away()
         else:
             with phase("log-probs"):
                 values = pack_logprobs(self.models, packing.batches, options=options)
@@ -163,6 +182,25 @@ class MegatronPolicy:
         self.models = wrap_for_training(self.chunks, self.layout)
         self.optimizer = build_optimizer(self.models, self.layout, options)  # type: ignore[arg-type]
         self.expert_load = ExpertLoad(self.chunks)
+        self.offloaded = None
+        if "optimizer" in self.offload:
+            self.offloaded = OffloadedOptimizer(self.models, self.optimizer)  # type: ignore[arg-type]
+
+    def _put_away(self) -> None:
+        """What a rollout doesn't need; it comes back where it is used."""
+        if self.offloaded is not None:
+            self.offloaded.put_away()
+        if self.reference is not None and "reference" in self.offload:
+            self.reference.put_away()
+
+    @contextmanager
+    def at_home(self) -> Iterator[None]:
+        """Within: the optimizer and the reference are on the device, for whoever reads or writes them."""
+        if self.offloaded is not None:
+            self.offloaded.fetch()
+            self.offloaded.wait()
+        with nullcontext() if self.reference is None else self.reference.host.here():
+            yield
 
     def train_step(
         self,
@@ -176,6 +214,8 @@ class MegatronPolicy:
     ) -> StepStats:
         packs = self._pack(sequences).batches
         num_tokens = int(self.replicas.sum({"tokens": sum(p.num_tokens for p in packs)})["tokens"])
+        if self.offloaded is not None:
+            self.offloaded.fetch()  # beside the forward and backward passes
         for model in self.models:
             model.zero_grad_buffer()  # type: ignore[operator]
         self.optimizer.zero_grad()
@@ -188,6 +228,8 @@ class MegatronPolicy:
         mean_loss, update = metrics.pop("loss"), self.version + 1
         require_finite_loss(self.chunks, update=update, loss=mean_loss, own_loss=float(sums["loss"][0]))
         self.fresh = False
+        if self.offloaded is not None:
+            self.offloaded.wait()
         with phase("optimizer"):
             _, grad_norm, _ = self.optimizer.step()
         grad_norm = float(grad_norm or 0.0)
@@ -209,7 +251,8 @@ class MegatronPolicy:
         self.fresh = False
         found = load_directory(self.chunks, directory, self.language_family, score_head=self.score_head)
         if self.optimizer is not None:
-            self.optimizer.reload_model_params()  # the fp32 masters
+            with self.at_home():
+                self.optimizer.reload_model_params()  # the fp32 masters
         if self.replicas.is_main:
             self.carried = files_to_carry(Source(directory), self.family)
         return found

@@ -18,7 +18,7 @@ from megatron_r1.backend.decode_mtp import DraftingDecoder
 from megatron_r1.backend.engine_sampling import engine_can_sample
 from megatron_r1.backend.flight import Decoder, Flight
 from megatron_r1.errors import ConfigError
-from megatron_r1.types import Sampled, Sampling
+from megatron_r1.types import Begun, OnEnd, Sampled, Sampling
 
 Engine = Literal["megatron", "modules", "dynamic"]
 Speculation = Literal["mtp"]
@@ -84,18 +84,34 @@ def generate(
     rows: int | None = None,
     speculation: Speculation | None = None,
     decoder: type[Decoder] | None = None,
+    begun: Sequence[Begun] | None = None,
+    on_end: OnEnd | None = None,
 ) -> list[Sampled]:
     """One output a prompt; all ranks of a replica return the same.
 
     rows: the most outputs that run at once, None for all. speculation: by the layer of that name, for what
-    `require_speculation` lets through. decoder: instead of the fitting one.
+    `require_speculation` lets through. decoder: instead of the fitting one. begun, on_end: as of
+    Policy.generate, for the engines of our own.
     """
     with inference(chunks):
         if engine == "dynamic":
             from megatron_r1.backend import dynamic_engine  # it imports a second of Megatron's servers
 
+            assert begun is None, "Megatron's engine begins every output anew"
+
             return dynamic_engine.generate(chunks, prompts, sampling, keys=keys, eos_id=eos_id, rows=rows)
         lean = engine == "megatron" and is_lean(chunks)
         own: type[Decoder] = DraftingDecoder if speculation == "mtp" else LeanDecoder
         chosen: type[Decoder] = decoder or (own if lean else ModuleDecoder)
-        return Flight(chosen, chunks, prompts, sampling, keys=keys, eos_id=eos_id, rows=rows).run()
+        flight = Flight(
+            chosen,
+            chunks,
+            prompts,
+            sampling,
+            keys=keys,
+            eos_id=eos_id,
+            rows=rows,
+            begun=begun,
+            on_end=on_end,
+        )
+        return flight.run()

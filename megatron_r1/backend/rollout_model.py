@@ -20,7 +20,7 @@ from megatron_r1.backend.model import ModelOptions, build_model
 from megatron_r1.backend.parallel import MegatronReplicas, groups_of
 from megatron_r1.backend.refit import Refitter
 from megatron_r1.models.shape import FamilyConfig
-from megatron_r1.types import Replicas, Sampled, Sampling
+from megatron_r1.types import Begun, Replicas, Sampled, Sampling
 
 
 class RolloutModel:
@@ -52,10 +52,12 @@ class RolloutModel:
         *,
         keys: Sequence[int],
         of: Replicas,
+        begun: Sequence[Begun] | None,
         **how: Any,
     ) -> list[Sampled]:
         """rollout.generate for the prompts of each training replica (`of`). how: its other options."""
-        asked = [(of.index, *pair) for pair in zip(prompts, keys, strict=True)] if of.leads else []
+        so_far: Sequence[Any] = [None] * len(prompts) if begun is None else begun
+        asked = list(zip([of.index] * len(prompts), prompts, keys, so_far, strict=True)) if of.leads else []
         rows = [row for part in gather(asked) for row in part]
         mine, count = self.replicas.index, self.replicas.count
         own = range(len(rows) * mine // count, len(rows) * (mine + 1) // count)
@@ -65,6 +67,7 @@ class RolloutModel:
                 [rows[i][1] for i in own],
                 sampling,
                 keys=[rows[i][2] for i in own],
+                begun=None if begun is None else [rows[i][3] for i in own],
                 **how,
             )
         answers = dict(zip(own, outputs, strict=True)) if self.replicas.leads else {}

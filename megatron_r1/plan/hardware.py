@@ -30,6 +30,8 @@ class Hardware(Section):
     """To the other GPUs of its node."""
     network_gb_s: float = Field(gt=0)
     """To other nodes."""
+    host_gb_s: float = Field(gt=0)
+    """To the host's memory."""
     gpus_per_node: int = Field(default=8, ge=1)
     """GPUs that share a node."""
     source: str

@@ -1,9 +1,9 @@
 """Bytes of one rank by phase, for each pipeline stage of a stage of the run.
 
 Exact, because built from the real model code: parameters, gradients, optimizer, buffers, the reference.
-Models: activations (plan/activations.py), the KV cache, logits. Nothing is offloaded: the backend keeps all
-of it on the GPU in every phase, the rollout's own weights too where it has a layout of its own; where it has
-none it reads the weights that train, and a refit needs nothing.
+Models: activations (plan/activations.py), the KV cache, logits. What `offload` names is in host memory
+outside its phase (backend/offload.py); all else stays on the GPU, the rollout's own weights too where it has
+a layout of its own; where it has none it reads the weights that train, and a refit needs nothing.
 """
 
 # T tokens of a pack, V vocabulary
@@ -44,21 +44,44 @@ class RankMemory:
     activations: float
     logits: float
     forward: float  # of a pass without gradients
+    offload: frozenset[str]  # of "optimizer" and "reference", what moves in this stage
+
+    @property
+    def update_only(self) -> float:
+        """Free from a rollout to the next update."""
+        return self.gradients + self.optimizer if "optimizer" in self.offload else 0.0
+
+    @property
+    def pass_only(self) -> float:
+        """Free outside the reference's pass."""
+        return self.reference if "reference" in self.offload else 0.0
+
+    @property
+    def host(self) -> float:
+        """Pinned bytes; gradients are dropped, not kept."""
+        return (self.optimizer if self.update_only else 0.0) + self.pass_only
+
+    @property
+    def moved(self) -> float:
+        """Bytes between GPU and host in a step: the optimizer both ways; the reference, which a pass leaves
+        as it is, one way."""
+        return (2 * self.optimizer if self.update_only else 0.0) + self.pass_only
 
     @property
     def resident(self) -> float:
-        """There in every phase."""
+        """There in every phase, where nothing is offloaded."""
         weights = self.parameters + self.gradients + self.optimizer + self.reference
         return weights + self.other_models + self.other + self.rollout_model
 
     def phases(self) -> dict[str, float]:
         """The peak of each phase."""
+        sampling = self.resident - self.update_only - self.pass_only
         return {
-            "rollout": self.resident + self.kv_cache,
-            "log-probs": self.resident + self.forward + self.logits,
-            "training": self.resident + self.activations + self.logits,
+            "rollout": sampling + self.kv_cache,
+            "log-probs": self.resident - self.update_only + self.forward + self.logits,
+            "training": self.resident - self.pass_only + self.activations + self.logits,
             "checkpoint": self.resident,
-            "refit": self.resident,
+            "refit": sampling,
         }
 
     @property
@@ -110,6 +133,7 @@ def _one(
         activations=activations if trains else 0.0,
         logits=logits if trains or demand.scored_passes else 0.0,
         forward=forward,
+        offload=frozenset(run.offload) if demand.outputs else frozenset(),  # a rollout puts them away
     )
 
 
@@ -178,7 +202,8 @@ def kv_cache(run: RunConfig, demand: Demand) -> list[float]:
         numbers = config["kv_lora_rank"] + config["qk_pos_emb_head_dim"]  # on every tensor rank
     else:
         numbers = 2 * max(1, config["num_query_groups"] // layout.tensor) * config["kv_channels"]
-    rows = min(-(-demand.outputs // layout.data), run.rollout_rows or demand.outputs)
+    outputs = demand.outputs * (1 + demand.steps_ahead)
+    rows = min(-(-outputs // layout.data), run.rollout_rows or outputs)
     length = run.plan.prompt_tokens + demand.output_tokens
     a_layer = rows * length * numbers * parameter_dtype(run.precision).itemsize
     drafts = bool(run.rollout_speculation and run.model.shape().num_mtp_layers)  # by the first MTP layer

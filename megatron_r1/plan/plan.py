@@ -123,7 +123,10 @@ def make_plan(run: RunConfig, hardware_name: str, *, built: "list[Shard] | None"
         total = sum(_sizes(found))
         weights = total * (4 if _kept_as(run) == "fp32" else 2)
         size = weights + total * CHECKPOINT_BYTES if demand.updates else 0
-        steps = work(own, demand, found, hardware, sampling=sampling, checkpoint_bytes=size)
+        moved = max(rank.moved for rank in memory)
+        steps = work(
+            own, demand, found, hardware, sampling=sampling, checkpoint_bytes=size, offload_bytes=moved
+        )
         stages.append(StagePlan(name, memory, steps, demand.steps, size, demand.checkpoints))
     parameters, mtp_parameters = _sizes(by_model[None])
     return Plan(hardware_name, hardware, parameters, mtp_parameters, stages, unplanned)

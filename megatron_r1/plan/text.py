@@ -36,7 +36,7 @@ def report(run: RunConfig, plan: Plan) -> str:
         parts.append(f"not planned (their kinds don't say what they need): {', '.join(plan.unplanned)}")
     misfits = plan.misfits()
     parts.append("\n".join(misfits) if misfits else "every planned stage fits")
-    parts.append(f"{EXACT}\n{MODELS}\nassumed: {_assumptions(run)}\noffloaded: nothing, in no phase")
+    parts.append(f"{EXACT}\n{MODELS}\nassumed: {_assumptions(run)}\n{_offloaded(run)}")
     return "\n\n".join(parts)
 
 
@@ -49,7 +49,26 @@ def _stage(stage: StagePlan, plan: Plan) -> str:
     table = ["  " + "  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
     verdict = "fits" if stage.fullest.peak <= plan.hardware.usable_bytes else "DOES NOT FIT"
     head = f"{stage.name}: {verdict}, peak {stage.fullest.peak / GIB:.1f} GiB a rank (GiB by part and phase)"
-    return "\n".join([head, *table, *_costs(stage)])
+    return "\n".join([head, *table, *_costs(stage), *_moved(stage, plan)])
+
+
+def _offloaded(run: RunConfig) -> str:
+    if not run.offload:
+        return "offloaded: nothing, in no phase"
+    return f"offloaded outside its phase, in stages with rollouts: {', '.join(run.offload)}"
+
+
+def _moved(stage: StagePlan, plan: Plan) -> list[str]:
+    """What offload takes of the host; torch rounds pinned buffers up to powers of two."""
+    moved = max(rank.moved for rank in stage.memory)
+    if not moved:
+        return []
+    node = max(rank.host for rank in stage.memory) * plan.hardware.gpus_per_node / GIB
+    return [
+        f"  offload: {node:,.0f} GiB of a node's memory ({2 * node:,.0f} at most, as pinned buffers are "
+        f"rounded up), {moved / 1e9:,.1f} GB a GPU and step, {stage.work.offload_s:,.1f} s if "
+        "nothing overlaps"
+    ]
 
 
 def _grouped(memory: list[RankMemory]) -> list[tuple[str, RankMemory]]:

@@ -32,6 +32,7 @@ class Work:
     rollout_s: float
     refit_bytes: float
     refit_s: float
+    offload_s: float  # if nothing overlaps
     node_bytes: float
     network_bytes: float
     links_s: float
@@ -49,8 +50,10 @@ def work(
     *,
     sampling: "list[Shard] | None",
     checkpoint_bytes: float,
+    offload_bytes: float = 0.0,
 ) -> Work:
-    """What a step of the stage costs, and the stage as a whole. sampling: as in rank_memory."""
+    """What a step of the stage costs, and the stage as a whole. sampling: as in rank_memory. offload_bytes:
+    between the busiest GPU and its host in a step."""
     layout, plan = run.layout, run.plan
     share = plan.mean_length if demand.outputs else 1.0
     tokens = demand.trained_tokens * share
@@ -66,15 +69,17 @@ def work(
     width = parameter_dtype(run.precision).itemsize
     refit = max((float(width * shard.parameters) for shard in sampling or []), default=0.0)
     refit_s = refit / (hardware.network_gb_s * 1e9 * plan.bandwidth_share)
+    offload_s = offload_bytes / (hardware.host_gb_s * 1e9 * plan.bandwidth_share)
     node, network = _sent(run, demand, shards, hardware)
     links_s = node / (hardware.node_gb_s * 1e9) + network / (hardware.network_gb_s * 1e9)
     links_s /= plan.bandwidth_share
     checkpoint_s = checkpoint_bytes / (plan.storage_gb_s * 1e9)
-    seconds = demand.steps * (train_s + score_s + refit_s + rollout_s) + demand.checkpoints * checkpoint_s
+    seconds = demand.steps * (train_s + score_s + refit_s + offload_s + rollout_s)
+    seconds += demand.checkpoints * checkpoint_s
     hours = seconds / 3600
     return Work(
-        trained + scored + again, train_s, score_s, rollout_s, refit, refit_s, node, network, links_s,
-        checkpoint_s, bubble, hours, hours * layout.ranks,
+        trained + scored + again, train_s, score_s, rollout_s, refit, refit_s, offload_s, node,
+        network, links_s, checkpoint_s, bubble, hours, hours * layout.ranks,
     )  # fmt: skip
 
 
@@ -96,7 +101,7 @@ def _rollout_seconds(
 
     shards: of the layout that samples. The longest output takes output_tokens of them. Where a replica's
     outputs enter in turns, each place in the batch decodes its share of all tokens, and the last to enter may
-    be the longest.
+    be the longest. Outputs that begin some steps ahead take as many rollouts to come to their end.
     """
     if not demand.outputs:
         return 0.0
@@ -106,8 +111,12 @@ def _rollout_seconds(
     a_token = read / (hardware.memory_gb_s * 1e9 * run.plan.bandwidth_share)
     a_token += run.model.shape().num_layers * run.plan.layer_latency_us * 1e-6
     outputs = -(-demand.outputs // run.sampling_layout.data)
-    turns = outputs / min(outputs, run.rollout_rows or outputs)
-    return demand.output_tokens * (1 + (turns - 1) * run.plan.mean_length) * a_token
+    turns, mean = outputs / min(outputs, run.rollout_rows or outputs), run.plan.mean_length
+    if demand.steps_ahead:
+        rollouts = 1 + demand.steps_ahead
+        turns = outputs / min(outputs * rollouts, run.rollout_rows or outputs * rollouts)
+        return demand.output_tokens * max(1 / rollouts, turns * mean) * a_token
+    return demand.output_tokens * (1 + (turns - 1) * mean) * a_token
 
 
 def _sent(run: RunConfig, demand: Demand, shards: "list[Shard]", hardware: Hardware) -> tuple[float, float]:

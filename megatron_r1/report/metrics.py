@@ -66,6 +66,9 @@ METRICS: dict[str, Metric] = {
     "rollout/drift": Metric(
         "exp of the mean absolute gap of rollout and training log-prob; 1 is none", "ratio", "down"
     ),
+    "rollout/staleness": Metric("updates since a token was drawn, with steps_ahead", "updates", "down"),
+    "rollout/staleness_max": Metric("those of the oldest token", "updates", "down"),
+    "rollout/carried": Metric("tokens drawn before this step's rollout", "share"),
     "rollout/tokens_per_s": Metric("tokens sampled, all ranks", "tokens/s", "up"),
     "rollout/accepted": Metric(
         "drafts of rollout_speculation that were the token sampled there", "share", "up"

@@ -12,6 +12,7 @@ Fields of the batch, [T] each, aligned with the labels:
                       on-policy and r = exp(logprobs - detached logprobs), 1 with a gradient
     ref_logprobs      the reference's; needed unless kl is "none"
     rollout_logprobs  of the engine that sampled; needed by rollout_correction, else only measured
+    fresh             1 where the policy itself sampled the token, 0 where older weights did; absent: all 1
 
 Metrics, each a mean over response tokens:
     kl                k3 of policy to reference (>= 0), whatever `kl` is in the loss
@@ -23,7 +24,8 @@ Metrics, each a mean over response tokens:
     clip_delta        share with A < 0 and r > delta (only with `delta`)
     clipped           share that any of these bounds acts on: their sum, no token has two
     entropy           of the policy's distribution, as the caller measured it
-    drift             |old_logprobs - rollout_logprobs|: trainer against sampler with equal weights;
+    drift             |old_logprobs - rollout_logprobs|: trainer against sampler with equal weights, so of
+                      fresh tokens only;
                       the reported rollout/drift is exp of this mean (1: none; 1.05 is a usual limit)
     correction        the weight that rollout_correction gives
     off_policy        share dropped by off_policy_threshold
@@ -135,8 +137,10 @@ def grpo_loss(
     loss = policy_loss(ratio, logprobs, advantage, options=options)
     values |= {"ratio": ratio, **clip_shares(ratio, advantage, options=options)}
 
+    sums: dict[str, Tensor] = {}
     if "rollout_logprobs" in fields:
-        values["drift"] = (old - fields["rollout_logprobs"]).abs()
+        fresh = response & (fields["fresh"] > 0) if "fresh" in fields else response
+        sums["drift"] = sum_and_count((old - fields["rollout_logprobs"]).abs(), fresh)
     if options.rollout_correction != "none":
         correction = rollout_weight(_difference(old, fields["rollout_logprobs"], response), options=options)
         loss = loss * correction
@@ -156,7 +160,8 @@ def grpo_loss(
             loss = loss + options.kl_coef * kl_estimate(log_gap, token_log_ratio, kind=options.kl)
     if entropy is not None:
         values["entropy"] = entropy
-    return torch.where(response, loss, 0.0), {k: sum_and_count(v, response) for k, v in values.items()}
+    sums |= {name: sum_and_count(value, response) for name, value in values.items()}
+    return torch.where(response, loss, 0.0), sums
 
 
 def policy_loss(ratio: Tensor, logprobs: Tensor, advantage: Tensor, *, options: GrpoLoss) -> Tensor:

@@ -11,7 +11,7 @@ class Demand:
     scored_passes: forward passes over the same tokens (old log-probs, reference). pack_tokens: of a
     micro-batch. mtp: with the MTP loss. reference: a second set of weights is kept. outputs, output_tokens:
     sampled, and the longest of them. checkpoints: in the whole stage. other_models: the stages whose models
-    are kept beside the policy: reward models, judges.
+    are kept beside the policy: reward models, judges. steps_ahead: that outputs begin before they are due.
     """
 
     steps: int
@@ -23,5 +23,6 @@ class Demand:
     reference: bool = False
     outputs: int = 0
     output_tokens: int = 0
+    steps_ahead: int = 0
     checkpoints: int = 0
     other_models: tuple[str, ...] = ()

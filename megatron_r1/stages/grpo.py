@@ -5,6 +5,7 @@ to its group, update on shuffled mini-batches against the policy that sampled an
 """
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Literal, Self
 
@@ -18,12 +19,15 @@ from megatron_r1.rl.schedule import LengthSchedule, reference_is_due
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.demand import Demand
 from megatron_r1.stages.evaluation import EvaluateEvery, Sources, evaluate
+from megatron_r1.stages.grpo_ahead import Ahead, ahead_problems
+from megatron_r1.stages.grpo_beside import JudgedBeside
 from megatron_r1.stages.grpo_dealing import deal
 from megatron_r1.stages.grpo_gates import Gates
 from megatron_r1.stages.grpo_guards import Guards, GuardWatch
 from megatron_r1.stages.grpo_metrics import Rollout, rollout_metrics, update_metrics
 from megatron_r1.stages.grpo_phases import (
     FinalPhase,
+    Phase,
     Rewards,
     chosen,
     final_phase,
@@ -38,7 +42,7 @@ from megatron_r1.stages.sampling import draw_key, sample
 from megatron_r1.stages.section import too_long
 from megatron_r1.stages.training import TrainingStage
 from megatron_r1.step_profile import phase
-from megatron_r1.types import Completion, Sampling, Scored, StepStats, TrainSequence
+from megatron_r1.types import Completion, Prompt, Sampling, Scored, StepStats, TrainSequence
 
 
 class Grpo(TrainingStage):
@@ -64,6 +68,13 @@ class Grpo(TrainingStage):
     balance: bool = True
     """Outputs move between replicas before they are trained on, so that each update has as many of them and
     as many tokens on every replica; false: each replica trains on what it sampled. The same updates."""
+    steps_ahead: int = Field(default=0, ge=0)
+    """Steps between a question's first rollout and the step that trains on it. 0: synchronous. 1: one step
+    off: a rollout ends when the outputs due have, and the others go on in the next, with newer weights. It
+    needs loss.rollout_correction."""
+    rewards_beside: bool = False
+    """Rules judge complete groups while others are being sampled, in the rollout's own layout. Worth it where
+    they wait for other processes (code, mathematics). The same rewards."""
     temperature: float = Field(default=1.0, gt=0)
     """Of the rollout, and of the log-probs in training. R1-Zero: 1; the last RL: 0.7."""
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -122,6 +133,7 @@ class Grpo(TrainingStage):
             found.append("routing_replay: this model has no experts, so no routes; set it to false")
         if self.routing_replay and run.rollout_engine == "dynamic":
             found.append(f"routing_replay: the {run.rollout_engine} engine keeps no routes; set it to false")
+        found += ahead_problems(self, run) if self.steps_ahead else []
         found += phase_problems(self, run)
         if not chosen(self.rewards):
             found.append("rewards: none is set; give at least one, such as accuracy: {weight: 1}")
@@ -157,6 +169,7 @@ class Grpo(TrainingStage):
             reference=self.loss.needs_reference,
             outputs=outputs,
             output_tokens=longest,
+            steps_ahead=self.steps_ahead,
             checkpoints=self.steps // self.checkpoint_every + 1,
             other_models=tuple(self._other_models()),
         )
@@ -186,11 +199,18 @@ STAGE = Grpo
 class _Training:
     def __init__(self, stage: Grpo, context: StageContext) -> None:
         self.stage, self.context, self.policy = stage, context, context.policy
-        self.phase = opening_phase(stage, context)
+        self.phase = self.opening = opening_phase(stage, context)
+        self.final: Phase | None = None  # once a question of the last phase is asked
         self.final_from: int | None = context.state.get("final_from")  # questions asked before the last phase
+        if stage.steps_ahead:  # it may be asked for in any step
+            self.final_from = first_final_step(stage) * stage.questions
         self.updates_done = int(context.state.get("updates_done", 0))
         self.questions_asked = int(context.state.get("questions_asked", 0))
         self.guards = GuardWatch(stage.guards, context.state.get("guards", {}))
+        self.judge = ThreadPoolExecutor(1, thread_name_prefix="rewards")
+        self.beside: JudgedBeside | None = None  # of the rollout that is being scored
+        self.ahead = Ahead(context, group_size=stage.group_size, steps_ahead=stage.steps_ahead)
+        self.ahead.restore(context.state.get("ahead", []), self._question, self._is_mine)
 
     def run(self) -> dict[str, float]:
         stage, context = self.stage, self.context
@@ -218,15 +238,21 @@ class _Training:
             "questions_asked": self.questions_asked,
             "final_from": self.final_from,
             "guards": self.guards.counts,
+            "ahead": self.ahead.state(self.policy.replicas),
         }
 
     def _enter_phase(self, step: int) -> None:
         """The last updates have data and rewards of their own; a resumed stage finds its place in them."""
-        if step < first_final_step(self.stage) or self.phase.start:
-            return
-        if self.final_from is None:
-            self.final_from = self.questions_asked
-        self.phase = final_phase(self.stage, self.context, start=self.final_from)
+        if step >= first_final_step(self.stage):
+            if self.final_from is None:
+                self.final_from = self.questions_asked
+            self.phase = self._final_phase()
+
+    def _final_phase(self) -> Phase:
+        if self.final is None:
+            assert self.final_from is not None
+            self.final = final_phase(self.stage, self.context, start=self.final_from)
+        return self.final
 
     def _check_base(self) -> None:
         """What the policy is before any update."""
@@ -247,7 +273,10 @@ class _Training:
             self.context.journal.samples(step + 1, batch.scored)
         marked = time.perf_counter()
         sequences = graded_sequences(
-            batch.scored, group_size=self.stage.group_size, normalise=self.stage.normalise
+            batch.scored,
+            group_size=self.stage.group_size,
+            normalise=self.stage.normalise,
+            version=self.policy.version,
         )
         dealt = deal(
             sequences,
@@ -287,12 +316,10 @@ class _Training:
         replicas = self.policy.replicas
 
         def sample_groups(round_index: int, count: int) -> list[Group]:
-            first = self.questions_asked + replicas.index * count
-            self.questions_asked += count * replicas.count
             marked = time.perf_counter()
-            completions = self._sample(range(first, first + count))
+            completions, drawn = self._ask_ahead(step) if self.stage.steps_ahead else self._ask(count)
             times["rollout"] += time.perf_counter() - marked
-            times["tokens"] += sum(len(c.token_ids) for c in completions)
+            times["tokens"] += drawn
             marked = time.perf_counter()
             with phase("rewards"):
                 scored = self._score(completions)
@@ -316,33 +343,68 @@ class _Training:
             sampled_tokens=int(times["tokens"]),
             refits=self.policy.refits - refits,
             domains=self.phase.domains,
+            version=self.policy.version,
         )
 
     def _score(self, completions: list[Completion]) -> list[Scored]:
         # every rank of the replica has the routes and nuclei already: they needn't travel with the scores
         plain = [replace(c, routes=None, nucleus=None) for c in completions]
-        scored = self.phase.score(plain, self.policy.replicas)
+        scored = self.phase.score(plain, self.policy.replicas, self.beside)
         return [replace(s, completion=c) for s, c in zip(scored, completions, strict=True)]
 
     def _agree_on_max(self, missing: int) -> int:
         return max(self.policy.replicas.gather([missing]))
 
-    def _sample(self, indices: range) -> list[Completion]:
-        stage = self.stage
-        rows = [(index, output) for index in indices for output in range(stage.group_size)]
+    def _ask(self, count: int) -> tuple[list[Completion], int]:
+        """The outputs of the next questions, `count` on each replica, and how many tokens they have."""
+        replicas = self.policy.replicas
+        first = self.questions_asked + replicas.index * count
+        self.questions_asked += count * replicas.count
+        indices = range(first, first + count)
+        rows = [(index, output) for index in indices for output in range(self.stage.group_size)]
         prompts = {index: self.phase.prompt(index) for index in indices}
-        return sample(
+        asked = [prompts[index] for index, _ in rows]
+        if self.stage.rewards_beside:
+            size = self.stage.group_size
+            self.beside = JudgedBeside(self.judge, self.context, self.phase.rules, asked, group_size=size)
+        completions = sample(
             self.context,
-            [prompts[index] for index, _ in rows],
-            Sampling(
-                stage.max_new_tokens.at(self.updates_done),
-                stage.temperature,
-                stage.top_p,
-                seed=self.context.seed,
-                keep_routes=stage.routing_replay,
-                keep_nucleus=stage.top_p < 1,
-            ),
+            asked,
+            self._sampling(),
             keys=[draw_key(self.context.name, index, output) for index, output in rows],
+            on_end=self.beside.ended if self.beside is not None and replicas.leads else None,
+        )
+        return completions, sum(len(c.token_ids) for c in completions)
+
+    def _ask_ahead(self, step: int) -> tuple[list[Completion], int]:
+        """The outputs of this step's questions, while those of the next steps begin or go on."""
+        stage, each = self.stage, self.stage.questions
+        for asked in range(self.questions_asked // each, min(step + stage.steps_ahead + 1, stage.steps)):
+            for question in range(asked * each, (asked + 1) * each):
+                if self._is_mine(question):
+                    self.ahead.ask(question, self._question(question))
+            self.questions_asked += each
+        return self.ahead.rollout(self._sampling(), due=each // self.policy.replicas.count)
+
+    def _is_mine(self, question: int) -> bool:
+        """Whether this replica asks it: each has an equal part of every step's, in a row."""
+        each, count = self.stage.questions, self.policy.replicas.count
+        return question % each * count // each == self.policy.replicas.index
+
+    def _question(self, question: int) -> Prompt:
+        """Of the phase that it will be trained in."""
+        first = first_final_step(self.stage) * self.stage.questions
+        return (self.opening if question < first else self._final_phase()).prompt(question)
+
+    def _sampling(self) -> Sampling:
+        stage = self.stage
+        return Sampling(
+            stage.max_new_tokens.at(self.updates_done),
+            stage.temperature,
+            stage.top_p,
+            seed=self.context.seed,
+            keep_routes=stage.routing_replay,
+            keep_nucleus=stage.top_p < 1,
         )
 
     # ---- from scores to sequences
@@ -409,7 +471,8 @@ class _Training:
         lengths = [int((s.weights > 0).sum()) for s in mine]
         total = self.policy.replicas.sum({"outputs": float(len(mine)), "tokens": float(sum(lengths))})
         if not mine:
-            return [idle_sequence(self.context.tokenizer.eos_id, fields=self._scored_fields())]
+            fields = [*self._scored_fields(), *(["fresh"] if self.stage.steps_ahead else [])]
+            return [idle_sequence(self.context.tokenizer.eos_id, fields=fields)]
         shares = token_weights(
             lengths,
             aggregation=self.stage.aggregation,

@@ -22,6 +22,7 @@ class Rollout:
     sampled_tokens: int
     refits: Refits
     domains: tuple[str, ...] = ()  # names of the sources, where there are several
+    version: int = 0  # of the policy that they are trained on
 
 
 def rollout_metrics(rollout: Rollout, replicas: Replicas, *, group_size: int) -> dict[str, float]:
@@ -41,11 +42,28 @@ def rollout_metrics(rollout: Rollout, replicas: Replicas, *, group_size: int) ->
         "refit/bytes": float(rollout.refits.num_bytes),
         "refit/seconds": rollout.refits.seconds,
         **accepted_share(total),
+        **_staleness(rollout, replicas),
         **{
             f"train/reward_{name}": total[f"part/{name}"] / max(1.0, total[f"graded/{name}"])
             for name in rollout.rewards
         },
         **_by_domain(total, rollout.domains),
+    }
+
+
+def _staleness(rollout: Rollout, replicas: Replicas) -> dict[str, float]:
+    """How old the tokens are, in updates; nothing where the rollout is not ahead of training. Collective."""
+    kept = [s.completion.versions for s in rollout.scored]
+    ages = [rollout.version - one for versions in kept if versions is not None for one in versions]
+    sums = {"tokens": len(ages), "updates": sum(ages), "carried": sum(age > 0 for age in ages)}
+    total = replicas.sum({name: float(value) for name, value in sums.items()})
+    oldest = max(replicas.gather([max(ages, default=0)]))
+    if not total["tokens"]:
+        return {}
+    return {
+        "rollout/staleness": total["updates"] / total["tokens"],
+        "rollout/staleness_max": float(oldest),
+        "rollout/carried": total["carried"] / total["tokens"],
     }
 
 

@@ -19,9 +19,10 @@ from megatron_r1.rewards.section import Reward
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.domains import domains_of
 from megatron_r1.stages.evaluation import Sources
+from megatron_r1.stages.grpo_beside import JudgedBeside
 from megatron_r1.stages.section import earlier_stages
 from megatron_r1.stages.text_scorer import PARTS
-from megatron_r1.types import Completion, Prompt, Replicas, Scored
+from megatron_r1.types import Completion, Prompt, Replicas, Score, Scored
 
 if TYPE_CHECKING:
     from megatron_r1.run_config import RunConfig
@@ -105,9 +106,16 @@ class Phase:
         """Question `index` of the stage."""
         return self.questions.prompt(index - self.start)
 
-    def score(self, completions: Sequence[Completion], replicas: Replicas) -> list[Scored]:
-        """Rules by one rank of the replica, reward models by all of them; collective."""
-        columns = replicas.share(lambda: columns_of(completions, self.rules))
+    def score(
+        self, completions: Sequence[Completion], replicas: Replicas, beside: JudgedBeside | None = None
+    ) -> list[Scored]:
+        """Rules by one rank of the replica, reward models by all of them; collective. beside: where that rank
+        judged by the rules during the rollout."""
+
+        def by_rules() -> dict[str, list[Score]]:
+            return columns_of(completions, self.rules) if beside is None else beside.columns(completions)
+
+        columns = replicas.share(by_rules)
         columns |= columns_of(completions, self.together)
         return weigh(completions, {name: columns[name] for name in self.weights}, self.weights)
 

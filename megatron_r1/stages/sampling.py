@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from megatron_r1.errors import DataError
 from megatron_r1.stages.context import StageContext
-from megatron_r1.types import Completion, Prompt, Sampling
+from megatron_r1.types import Completion, OnEnd, Prompt, Sampled, Sampling
 
 
 def sample(
@@ -15,30 +15,39 @@ def sample(
     *,
     keys: Sequence[int],
     force_think: bool = False,
+    on_end: OnEnd | None = None,
 ) -> list[Completion]:
-    """One completion a prompt (repeat a prompt for more); keys decide the random draws."""
+    """One completion a prompt (repeat a prompt for more); keys decide the random draws. on_end: as of
+    Policy.generate."""
     prompt_ids = [
         context.template.prompt_ids(prompt.messages, context.tokenizer, force_think=force_think)
         for prompt in prompts
     ]
     version = context.policy.version
-    outputs = context.policy.generate(prompt_ids, sampling, keys=keys)
+    outputs = context.policy.generate(prompt_ids, sampling, keys=keys, on_end=on_end)
     return [
-        Completion(
-            prompt=prompt,
-            prompt_ids=ids,
-            token_ids=output.token_ids,
-            rollout_logprobs=output.logprobs,
-            text=context.tokenizer.decode(output.token_ids),
-            finished=output.token_ids[-1:] == [context.tokenizer.eos_id],
-            policy_version=version,
-            routes=output.routes,
-            nucleus=output.nucleus,
-            drafted=output.drafted,
-            accepted=output.accepted,
-        )
+        completion_of(context, prompt, ids, output, version=version)
         for prompt, ids, output in zip(prompts, prompt_ids, outputs, strict=True)
     ]
+
+
+def completion_of(
+    context: StageContext, prompt: Prompt, prompt_ids: list[int], output: Sampled, *, version: int
+) -> Completion:
+    """An output with its text. version: of the weights that drew it."""
+    return Completion(
+        prompt=prompt,
+        prompt_ids=prompt_ids,
+        token_ids=output.token_ids,
+        rollout_logprobs=output.logprobs,
+        text=context.tokenizer.decode(output.token_ids),
+        finished=output.token_ids[-1:] == [context.tokenizer.eos_id],
+        policy_version=version,
+        routes=output.routes,
+        nucleus=output.nucleus,
+        drafted=output.drafted,
+        accepted=output.accepted,
+    )
 
 
 def draft_counts(completions: Iterable[Completion]) -> dict[str, float]:

@@ -57,6 +57,21 @@ def test_few_at_a_time_are_the_same_outputs(one: Results, family: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("family", "layout"), [*((family, "one") for family in plan.FAMILIES), *plan.SAMPLED_TWO]
+)
+def test_outputs_that_go_on_in_a_second_call_are_those_of_one(
+    one: Results, two: Results, family: str, layout: str
+) -> None:
+    found = (one if layout == "one" else two)[f"sampled_{family}_{layout}"]
+    carried = found["carried"]
+    assert [row["tokens"] for row in carried] == [row["tokens"] for row in found["sampled"]]
+    assert_rollout_is_training(carried)
+    shortest = min(len(row["tokens"]) for row in carried)
+    assert all(row["begun"] == shortest for row in carried), "the first call ends with the output that is due"
+    assert any(row["begun"] < len(row["tokens"]) for row in carried)
+
+
+@pytest.mark.parametrize(
     ("family", "layout"), [*((family, "one") for family in plan.DYNAMIC), *plan.DYNAMIC_TWO]
 )
 def test_the_dynamic_engine_samples_the_same_tokens(

@@ -147,3 +147,35 @@ def test_reward_models_stay_beside_the_policy_and_are_planned_themselves():
     work = stages["all"].work
     assert work.checkpoint_s == pytest.approx(stages["all"].checkpoint_bytes / 20e9)
     assert work.hours * 3600 > 2 * work.checkpoint_s
+
+
+@pytest.mark.slow
+def test_offload_leaves_each_phase_what_it_uses_and_costs_host_memory_and_seconds():
+    run = load_run(PAPER).value
+    (stage,) = make_plan(run, "h800").stages
+    (moved,) = make_plan(run.model_copy(update={"offload": ["optimizer", "reference"]}), "h800").stages
+    still, rank = stage.memory[1].phases(), moved.memory[1]
+    update = rank.gradients + rank.optimizer
+    assert min(rank.reference, rank.optimizer) > 0
+    freed = {name: still[name] - size for name, size in rank.phases().items()}
+    assert freed == pytest.approx(
+        {
+            "rollout": update + rank.reference,
+            "refit": update + rank.reference,
+            "log-probs": update,
+            "training": rank.reference,
+            "checkpoint": 0,
+        }
+    )
+    # masters and moments, 12 bytes an element; the gradients are not kept
+    assert rank.host == rank.optimizer + rank.reference
+    assert rank.optimizer % 12 == 0
+    assert rank.moved == 2 * rank.optimizer + rank.reference
+    busiest = max(one.moved for one in moved.memory)
+    assert moved.work.offload_s == pytest.approx(busiest / (64e9 * run.plan.bandwidth_share))
+    assert moved.work.hours - stage.work.hours == pytest.approx(stage.steps * moved.work.offload_s / 3600)
+    assert stage.work.offload_s == stage.memory[1].host == 0
+    text = plan(PAPER, overrides=["offload=[optimizer,reference]"], hardware="h800")
+    assert "offloaded outside its phase, in stages with rollouts: optimizer, reference" in text
+    node = max(one.host for one in moved.memory) * 8 / 1024**3
+    assert f"offload: {node:,.0f} GiB of a node's memory" in text

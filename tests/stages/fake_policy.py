@@ -15,7 +15,9 @@ from torch import Tensor
 
 from megatron_r1.data.packing import pack
 from megatron_r1.types import (
+    Begun,
     LossFunction,
+    OnEnd,
     OptimizerOptions,
     PackedBatch,
     Refits,
@@ -103,16 +105,39 @@ class FakePolicy:
         self.keys: list[int] = []
         self.trained: list[list[TrainSequence]] = []  # the sequences of each update
         self.rates: list[float] = []
+        self.texts: dict[int, list[int]] = {}  # by key, where outputs are carried over
+        self.pace = 2
+        self.told: Sequence[int] = ()  # the outputs that on_end is told of, in this order; none: all
 
     def generate(
-        self, prompts: Sequence[list[int]], sampling: Sampling, *, keys: Sequence[int]
+        self,
+        prompts: Sequence[list[int]],
+        sampling: Sampling,
+        *,
+        keys: Sequence[int],
+        begun: Sequence[Begun] | None = None,
+        on_end: OnEnd | None = None,
     ) -> list[Sampled]:
         self.calls.append("generate")
         self.samplings.append(sampling)
         self.asked += prompts
         self.keys += keys
+        if begun is not None:
+            return [self._further(key, one, sampling) for key, one in zip(keys, begun, strict=True)]
         outputs = [next(self.says)[: sampling.max_new_tokens] for _ in prompts]
+        if on_end is not None:
+            for i in self.told or range(len(outputs)):
+                on_end(i, outputs[i])
         return [Sampled(ids, [self.logprob + self.rollout_gap] * len(ids)) for ids in outputs]
+
+    def _further(self, key: int, begun: Begun, sampling: Sampling) -> Sampled:
+        """The whole text where it is due, else `pace` more tokens of it."""
+        if key not in self.texts:
+            self.texts[key] = next(self.says)[: sampling.max_new_tokens]
+        had = len(begun.output.token_ids)
+        ids = self.texts[key] if begun.due else self.texts[key][: min(had + self.pace, begun.limit or had)]
+        new = [self.logprob + self.rollout_gap] * (len(ids) - had)
+        return Sampled(ids, [*begun.output.logprobs, *new])
 
     def logprobs(
         self, sequences: Sequence[TrainSequence], *, reference: bool = False, temperature: float = 1.0

@@ -66,7 +66,7 @@ def test_the_answer_cannot_write_into_the_judge_s_turn(judge):
 
 def test_rejection_sampling_keeps_what_the_judge_calls_right(context, questions, tmp_path):
     class Answering(FakePolicy):
-        def generate(self, prompts, sampling, *, keys):
+        def generate(self, prompts, sampling, *, keys, on_end=None):
             texts = [TOKENIZER.decode(ids) for ids in prompts]
             replies = [
                 ('{"verdict": "right"}' if "good" in text else "no idea") if "Reference" in text

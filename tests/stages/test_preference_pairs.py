@@ -26,7 +26,7 @@ class JudgingPolicy(FakePolicy):
         super().__init__(**options)
         self.opinion, self.answers, self.judged = opinion, answers, []
 
-    def generate(self, prompts, sampling, *, keys):
+    def generate(self, prompts, sampling, *, keys, on_end=None):
         self.keys += keys
         texts = [self._reply(TOKENIZER.decode(ids), key) for ids, key in zip(prompts, keys, strict=True)]
         self.says = iter([spelled(text) for text in texts])

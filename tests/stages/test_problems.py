@@ -80,3 +80,21 @@ def test_what_on_policy_distillation_finds():
     (found,) = r1_problems("on_policy", "tokens_per_pack=8")
     assert found.startswith("tokens_per_pack: 8 can't hold a sample of 12 tokens with its prompt")
     assert "don't fit model.max_position_embeddings" in r1_problems("on_policy", "max_new_tokens=64")[0]
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("stages.zero.loss.rollout_correction=none", "trains on tokens of older weights; set loss.rollout_"),
+        ("stages.zero.groups.no_signal=resample", "fixes which questions a step has"),
+        ("stages.zero.routing_replay=true", "set routing_replay to false"),
+        ("stages.zero.top_p=0.9", "carries over no tokens that top_p=0.9 left out; set top_p to 1"),
+        ("stages.zero.steps=1", "is not below the 1 steps of the stage; lower it"),
+        ("rollout_engine=dynamic", "begins every output anew; use megatron"),
+    ],
+)
+def test_what_rollouts_ahead_of_training_cannot_have(override, says):
+    ahead = ("stages.zero.steps_ahead=1", "stages.zero.loss.rollout_correction=truncate")
+    assert problems("zero", *ahead) == []
+    found = problems("zero", *ahead, override)
+    assert any(text.startswith("steps_ahead: 1") and says in text for text in found)

@@ -208,7 +208,7 @@ def test_a_shard_is_judged_while_the_next_one_is_drawn(stage, context, ids, tmp_
     policy = FakePolicy(answers(ids))
     draw, drawn_before = policy.generate, []
 
-    def generate(prompts, sampling, *, keys):
+    def generate(prompts, sampling, *, keys, on_end=None):
         if drawn_before:
             judge_model.drawn.release()
         drawn_before.append(len(prompts))

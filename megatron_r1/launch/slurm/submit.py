@@ -31,6 +31,7 @@ _UNDECISIVE = {
     "layout",
     "rollout_layout",
     "recompute",
+    "offload",
     "rollout_engine",
     "rollout_rows",
     "rollout_speculation",

@@ -8,7 +8,7 @@ import torch
 from megatron_r1.backend import flight, rollout
 from megatron_r1.backend.layout import Layout
 from megatron_r1.backend.policy import MegatronPolicy
-from megatron_r1.types import Sampling, TrainSequence
+from megatron_r1.types import Begun, Sampled, Sampling, TrainSequence
 from tests.backend.scenarios import models
 
 PROMPT_LENGTHS = (3, 11, 1, 7, 20, 5, 2, 9)
@@ -33,7 +33,35 @@ def sample(
     found["few"] = _sample(policy, SAMPLINGS["sampled"], len(PROMPT_LENGTHS))
     training = [chunk.training for chunk in policy.chunks]
     assert all(training), "the engine left the model as it was"
-    return {**found, "alone": _sample(policy, SAMPLINGS["sampled"], 1)}
+    found["alone"] = _sample(policy, SAMPLINGS["sampled"], 1)
+    if engine != "dynamic":
+        policy.rollout_rows = None
+        shortest = min(found["sampled"], key=lambda row: len(row["tokens"]))["key"]
+        found["carried"] = _sample(policy, SAMPLINGS["sampled"], len(PROMPT_LENGTHS), due=shortest)
+    return found
+
+
+def _in_two_calls(
+    policy: MegatronPolicy, prompts: list[list[int]], sampling: Sampling, keys: list[int], *, due: int
+) -> tuple[list[Sampled], list[int]]:
+    """The outputs, and how long each was when that of key `due` had ended and the first call with it."""
+    nothing = [Begun(Sampled([], []), due=key == due) for key in keys]
+    outputs = policy.generate(prompts, sampling, keys=keys, begun=nothing)
+    lengths = [len(o.token_ids) for o in outputs]
+    left = [
+        i
+        for i, o in enumerate(outputs)
+        if o.token_ids[-1:] != [models.EOS] and lengths[i] < sampling.max_new_tokens
+    ]
+    rest = policy.generate(
+        [prompts[i] for i in left],
+        sampling,
+        keys=[keys[i] for i in left],
+        begun=[Begun(outputs[i], due=True) for i in left],
+    )
+    for i, output in zip(left, rest, strict=True):
+        outputs[i] = output
+    return outputs, lengths
 
 
 def _poison_new_caches() -> None:
@@ -50,19 +78,32 @@ def _poison_new_caches() -> None:
     dynamic_engine._engine = poisoned
 
 
-def _sample(policy: MegatronPolicy, sampling: Sampling, num_prompts: int) -> list[dict[str, Any]]:
+def _sample(
+    policy: MegatronPolicy, sampling: Sampling, num_prompts: int, due: int | None = None
+) -> list[dict[str, Any]]:
+    """due: in two calls, the first of which ends with the output of this key."""
     replicas = policy.replicas
     keys = list(range(num_prompts))[replicas.index :: replicas.count]
     prompts = [_prompt(key) for key in keys]
-    outputs = policy.generate(prompts, sampling, keys=keys)
+    if due is None:
+        outputs = policy.generate(prompts, sampling, keys=keys)
+        begun = [0] * len(keys)
+    else:
+        outputs, begun = _in_two_calls(policy, prompts, sampling, keys, due=due)
     sequences = [
         TrainSequence(torch.tensor(prompt + o.token_ids), torch.ones(len(prompt) + len(o.token_ids)))
         for prompt, o in zip(prompts, outputs, strict=True)
     ]
     trained = policy.logprobs(sequences, temperature=sampling.temperature or 1.0)
     rows = [
-        {"key": key, "tokens": o.token_ids, "rollout": o.logprobs, "training": values[len(prompt) :].tolist()}
-        for key, prompt, o, values in zip(keys, prompts, outputs, trained, strict=True)
+        {
+            "key": key,
+            "tokens": o.token_ids,
+            "begun": length,
+            "rollout": o.logprobs,
+            "training": values[len(prompt) :].tolist(),
+        }
+        for key, prompt, o, values, length in zip(keys, prompts, outputs, trained, begun, strict=True)
     ]
     return sorted(replicas.gather(rows), key=lambda row: row["key"])
 

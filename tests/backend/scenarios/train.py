@@ -160,6 +160,50 @@ def _with_entropy(logprobs: Tensor, entropy: Tensor | None, batch: PackedBatch) 
     return -logprobs, {"entropy": torch.stack([entropy[response].sum(), response.sum()])}
 
 
+def offloaded(layout: Layout, shared: Path, *, family: str, precision: str, move: bool) -> dict[str, Any]:
+    """Rollouts, reference passes, updates and a checkpoint, as GRPO has them; move: through host memory,
+    which is other memory of the CPU here."""
+    both = ("optimizer", "reference")
+    policy = models.policy(family, layout, seed=99, precision=precision, offload=both)
+    assert not policy.offload, "on a CPU nothing moves"
+    if move:
+        policy.offload = frozenset(both)
+    policy.load(shared / f"start_{family}", weights_only=True)
+    policy.refresh_reference()
+    policy.start_training(models.OPTIMIZER)
+    found: dict[str, Any] = {"loss": [], "grad_norm": [], "outputs": [], "reference": [], "freed": []}
+    for step in range(3):
+        outputs = policy.generate([[5, 6, 7], [8]], Sampling(max_new_tokens=4), keys=[1, 2])
+        found["outputs"].append([output.token_ids for output in outputs])
+        found["freed"].append(_freed(policy))
+        found["reference"].append(logprob_values(policy, reference=True))
+        if step == 1:
+            policy.save(shared / f"offloaded_{move}_{family}_{precision}", {"step": step})
+        for update in (2 * step, 2 * step + 1):
+            curve = steps(policy, update, update + 1)
+            found["loss"] += curve["loss"]
+            found["grad_norm"] += curve["grad_norm"]
+    found["logprobs"] = logprob_values(policy)
+    resumed = models.policy(family, layout, seed=5, precision=precision)
+    resumed.start_training(models.OPTIMIZER)
+    resumed.load(shared / f"offloaded_{move}_{family}_{precision}")
+    found["resumed"] = steps(resumed, 2, 4)["loss"]
+    found["resumed_reference"] = logprob_values(resumed, reference=True)
+    return found
+
+
+def _freed(policy: MegatronPolicy) -> list[int]:
+    """Bytes that are not on the device now: of the optimizer, the gradients and the reference."""
+    optimizer = policy.offloaded
+    assert policy.reference is not None
+    wrapped: list[Any] = list(policy.models)
+    buffers = [b.grad_data for model in wrapped for b in (*model.buffers, *model.expert_parallel_buffers)]
+    gone = [b for b in buffers if not b.untyped_storage().nbytes()]
+    gradients = sum(b.numel() * b.element_size() for b in gone)
+    away = 0 if optimizer is None else optimizer.state.away_bytes
+    return [away, gradients, policy.reference.host.away_bytes]
+
+
 def reference_of_start(layout: Layout, shared: Path, *, family: str) -> list[float]:
     """What the reference in every checkpoint here must say: the start's log-probs."""
     policy = models.policy(family, layout, seed=99)
