@@ -2,9 +2,10 @@
 
     python -m benchmarks.steps_ahead [--rounds 3]
 
-One run of tiny_zero's model, untrained, so that an output ends after each token with nearly the same
-probability: lengths have the long tail that rollouts ahead are for. Stages take turns; a figure is the median
-of all steps of its kind but each stage's first two, by the clock, so nothing else should run.
+Runs of tiny_zero's model, on two replicas and with its experts shared (EP2). It is untrained, so that an
+output ends after each token with nearly the same probability: lengths have the long tail that rollouts ahead
+are for. Stages take turns; a figure is the median of all steps of its kind but each stage's first two, by the
+clock, so nothing else should run.
 """
 
 import argparse
@@ -25,9 +26,10 @@ STEPS, WARM_UP, LIMIT = 10, 2, 256
 AHEAD = (0, 1, 2)
 
 
-def configuration(hidden: int, rounds: int) -> dict[str, Any]:
+def configuration(expert: int, rounds: int) -> dict[str, Any]:
     config = YAML(typ="safe").load(TINY.read_text(encoding="utf-8"))
-    config["model"] |= {"hidden_size": hidden, "max_position_embeddings": 512, "init_std": 0.02}
+    config["model"] |= {"max_position_embeddings": 512, "init_std": 0.02}
+    config["layout"] |= {"expert": expert}
     stage = {
         "kind": "grpo",
         "data": {"chains": {"source": "arithmetic"}},
@@ -57,10 +59,10 @@ def steps_of(folder: Path, ahead: int, rounds: int) -> list[dict[str, float]]:
     ]
 
 
-def measured(hidden: int, rounds: int) -> list[dict[str, Any]]:
+def measured(expert: int, rounds: int) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as scratch:
         folder, path = Path(scratch) / "run", Path(scratch) / "run.yaml"
-        YAML().dump(configuration(hidden, rounds), path)
+        YAML().dump(configuration(expert, rounds), path)
         command = [sys.executable, "-m", "megatron_r1", "run", str(path), "--run-dir", str(folder)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         found = {ahead: steps_of(folder, ahead, rounds) for ahead in AHEAD}
@@ -73,7 +75,7 @@ def measured(hidden: int, rounds: int) -> list[dict[str, Any]]:
 
     return [
         {
-            "hidden": hidden,
+            "two ranks": "experts shared" if expert > 1 else "replicas",
             "steps_ahead": ahead,
             "tokens an output": round(middle(ahead, "rollout/length"), 1),
             "longest": round(middle(ahead, "rollout/length_max")),
@@ -92,7 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    record("steps_ahead", [row for hidden in (64, 256) for row in measured(hidden, options.rounds)])
+    record("steps_ahead", [row for expert in (1, 2) for row in measured(expert, options.rounds)])
 
 
 if __name__ == "__main__":

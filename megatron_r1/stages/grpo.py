@@ -5,7 +5,6 @@ to its group, update on shuffled mini-batches against the policy that sampled an
 """
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Literal, Self
 
@@ -19,30 +18,25 @@ from megatron_r1.rl.schedule import LengthSchedule, reference_is_due
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.demand import Demand
 from megatron_r1.stages.evaluation import EvaluateEvery, Sources, evaluate
-from megatron_r1.stages.grpo_ahead import Ahead, ahead_problems
-from megatron_r1.stages.grpo_beside import JudgedBeside
+from megatron_r1.stages.grpo_ahead import ahead_problems
+from megatron_r1.stages.grpo_asking import Asker
 from megatron_r1.stages.grpo_dealing import deal
 from megatron_r1.stages.grpo_gates import Gates
 from megatron_r1.stages.grpo_guards import Guards, GuardWatch
 from megatron_r1.stages.grpo_metrics import Rollout, rollout_metrics, update_metrics
 from megatron_r1.stages.grpo_phases import (
     FinalPhase,
-    Phase,
     Rewards,
     chosen,
-    final_phase,
-    first_final_step,
-    opening_phase,
     phase_problems,
     reward_models,
 )
 from megatron_r1.stages.grpo_sequences import graded_sequences, idle_sequence
 from megatron_r1.stages.grpo_watch import Watch, look
-from megatron_r1.stages.sampling import draw_key, sample
 from megatron_r1.stages.section import too_long
 from megatron_r1.stages.training import TrainingStage
 from megatron_r1.step_profile import phase
-from megatron_r1.types import Completion, Prompt, Sampling, Scored, StepStats, TrainSequence
+from megatron_r1.types import StepStats, TrainSequence
 
 
 class Grpo(TrainingStage):
@@ -199,18 +193,9 @@ STAGE = Grpo
 class _Training:
     def __init__(self, stage: Grpo, context: StageContext) -> None:
         self.stage, self.context, self.policy = stage, context, context.policy
-        self.phase = self.opening = opening_phase(stage, context)
-        self.final: Phase | None = None  # once a question of the last phase is asked
-        self.final_from: int | None = context.state.get("final_from")  # questions asked before the last phase
-        if stage.steps_ahead:  # it may be asked for in any step
-            self.final_from = first_final_step(stage) * stage.questions
+        self.asker = Asker(stage, context)
         self.updates_done = int(context.state.get("updates_done", 0))
-        self.questions_asked = int(context.state.get("questions_asked", 0))
         self.guards = GuardWatch(stage.guards, context.state.get("guards", {}))
-        self.judge = ThreadPoolExecutor(1, thread_name_prefix="rewards")
-        self.beside: JudgedBeside | None = None  # of the rollout that is being scored
-        self.ahead = Ahead(context, group_size=stage.group_size, steps_ahead=stage.steps_ahead)
-        self.ahead.restore(context.state.get("ahead", []), self._question, self._is_mine)
 
     def run(self) -> dict[str, float]:
         stage, context = self.stage, self.context
@@ -220,7 +205,7 @@ class _Training:
             self._check_base()
         metrics: dict[str, float] = {}
         for step in range(context.start_step, stage.steps):
-            self._enter_phase(step)
+            self.asker.enter(step)
             metrics = self._step(step)
             last = step + 1 == stage.steps
             if stage.watch is not None and (last or (step + 1) % stage.watch.every == 0):
@@ -235,24 +220,9 @@ class _Training:
     def _state(self) -> dict[str, Any]:
         return {
             "updates_done": self.updates_done,
-            "questions_asked": self.questions_asked,
-            "final_from": self.final_from,
             "guards": self.guards.counts,
-            "ahead": self.ahead.state(self.policy.replicas),
+            **self.asker.state(),
         }
-
-    def _enter_phase(self, step: int) -> None:
-        """The last updates have data and rewards of their own; a resumed stage finds its place in them."""
-        if step >= first_final_step(self.stage):
-            if self.final_from is None:
-                self.final_from = self.questions_asked
-            self.phase = self._final_phase()
-
-    def _final_phase(self) -> Phase:
-        if self.final is None:
-            assert self.final_from is not None
-            self.final = final_phase(self.stage, self.context, start=self.final_from)
-        return self.final
 
     def _check_base(self) -> None:
         """What the policy is before any update."""
@@ -317,12 +287,12 @@ class _Training:
 
         def sample_groups(round_index: int, count: int) -> list[Group]:
             marked = time.perf_counter()
-            completions, drawn = self._ask_ahead(step) if self.stage.steps_ahead else self._ask(count)
+            completions, drawn = self.asker.rollout(step, count, updates_done=self.updates_done)
             times["rollout"] += time.perf_counter() - marked
             times["tokens"] += drawn
             marked = time.perf_counter()
             with phase("rewards"):
-                scored = self._score(completions)
+                scored = self.asker.score(completions)
             times["reward"] += time.perf_counter() - marked
             size = self.stage.group_size
             return [scored[i : i + size] for i in range(0, len(scored), size)]
@@ -337,75 +307,17 @@ class _Training:
         return Rollout(
             scored=scored,
             counts=counts,
-            rewards=list(self.phase.weights),
+            rewards=list(self.asker.phase.weights),
             rollout_s=times["rollout"],
             reward_s=times["reward"],
             sampled_tokens=int(times["tokens"]),
             refits=self.policy.refits - refits,
-            domains=self.phase.domains,
+            domains=self.asker.phase.domains,
             version=self.policy.version,
         )
 
-    def _score(self, completions: list[Completion]) -> list[Scored]:
-        # every rank of the replica has the routes and nuclei already: they needn't travel with the scores
-        plain = [replace(c, routes=None, nucleus=None) for c in completions]
-        scored = self.phase.score(plain, self.policy.replicas, self.beside)
-        return [replace(s, completion=c) for s, c in zip(scored, completions, strict=True)]
-
     def _agree_on_max(self, missing: int) -> int:
         return max(self.policy.replicas.gather([missing]))
-
-    def _ask(self, count: int) -> tuple[list[Completion], int]:
-        """The outputs of the next questions, `count` on each replica, and how many tokens they have."""
-        replicas = self.policy.replicas
-        first = self.questions_asked + replicas.index * count
-        self.questions_asked += count * replicas.count
-        indices = range(first, first + count)
-        rows = [(index, output) for index in indices for output in range(self.stage.group_size)]
-        prompts = {index: self.phase.prompt(index) for index in indices}
-        asked = [prompts[index] for index, _ in rows]
-        if self.stage.rewards_beside:
-            size = self.stage.group_size
-            self.beside = JudgedBeside(self.judge, self.context, self.phase.rules, asked, group_size=size)
-        completions = sample(
-            self.context,
-            asked,
-            self._sampling(),
-            keys=[draw_key(self.context.name, index, output) for index, output in rows],
-            on_end=self.beside.ended if self.beside is not None and replicas.leads else None,
-        )
-        return completions, sum(len(c.token_ids) for c in completions)
-
-    def _ask_ahead(self, step: int) -> tuple[list[Completion], int]:
-        """The outputs of this step's questions, while those of the next steps begin or go on."""
-        stage, each = self.stage, self.stage.questions
-        for asked in range(self.questions_asked // each, min(step + stage.steps_ahead + 1, stage.steps)):
-            for question in range(asked * each, (asked + 1) * each):
-                if self._is_mine(question):
-                    self.ahead.ask(question, self._question(question))
-            self.questions_asked += each
-        return self.ahead.rollout(self._sampling(), due=each // self.policy.replicas.count)
-
-    def _is_mine(self, question: int) -> bool:
-        """Whether this replica asks it: each has an equal part of every step's, in a row."""
-        each, count = self.stage.questions, self.policy.replicas.count
-        return question % each * count // each == self.policy.replicas.index
-
-    def _question(self, question: int) -> Prompt:
-        """Of the phase that it will be trained in."""
-        first = first_final_step(self.stage) * self.stage.questions
-        return (self.opening if question < first else self._final_phase()).prompt(question)
-
-    def _sampling(self) -> Sampling:
-        stage = self.stage
-        return Sampling(
-            stage.max_new_tokens.at(self.updates_done),
-            stage.temperature,
-            stage.top_p,
-            seed=self.context.seed,
-            keep_routes=stage.routing_replay,
-            keep_nucleus=stage.top_p < 1,
-        )
 
     # ---- from scores to sequences
 
