@@ -70,6 +70,29 @@ def loaded(layout: Layout, shared: Path, *, family: str, source: str) -> list[fl
     return model.score(pairs(9))
 
 
+def rested(layout: Layout, shared: Path, *, family: str, source: str) -> dict[str, Any]:
+    """Scores before and after the weights went to host memory, which is other memory of the CPU here."""
+    scorer_ = scorer(family, layout, seed=5)
+    model = scorer_.model
+    model.load(shared / source, weights_only=True)
+    before = scorer_.score(pairs(9))
+    model.rest()
+    assert model.resting is None, "on a CPU nothing moves"
+    weights = [tensor for chunk in model.chunks for tensor in (*chunk.parameters(), *chunk.buffers())]
+    storages = {s.data_ptr(): s for s in (t.untyped_storage() for t in weights) if s.nbytes()}
+    size = sum(storage.nbytes() for storage in storages.values())
+    model.offload = frozenset({"reward_models"})
+    model.rest()
+    assert model.resting is not None
+    found: dict[str, Any] = {"before": before, "after": [], "bytes": size, "left": [], "away": []}
+    for _ in range(2):
+        found["after"].append(scorer_.score(pairs(9)))
+        found["left"].append(sum(storage.nbytes() for storage in storages.values()))
+        found["away"].append(model.resting.away_bytes)
+    found["moved"] = model.resting.moved_bytes
+    return found
+
+
 def from_files(layout: Layout, shared: Path) -> dict[str, float]:
     """The same language model as files and as a checkpoint: the largest gap of the weights and of scores."""
     source = made_model.write(shared / "score_hf", made_model.V3)
