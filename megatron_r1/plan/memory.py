@@ -21,7 +21,6 @@ from megatron_r1.stages.demand import Demand
 if TYPE_CHECKING:
     from megatron_r1.backend.shards import Shard
 
-PHASES = ("rollout", "log-probs", "training", "checkpoint", "refit")
 MOMENTS = 8  # Adam's two in fp32
 MASTER = 4  # fp32 copies of weights that are narrower
 FP8_COPIES = 2  # bytes a weight: Transformer Engine keeps it quantised by rows and by columns

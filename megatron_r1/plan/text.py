@@ -55,7 +55,8 @@ def _stage(stage: StagePlan, plan: Plan) -> str:
 def _offloaded(run: RunConfig) -> str:
     if not run.offload:
         return "offloaded: nothing, in no phase"
-    return f"offloaded outside its phase, the optimizer and reference in stages with rollouts: {', '.join(run.offload)}"
+    moved = ", ".join(run.offload)
+    return f"offloaded outside its phase, the optimizer and reference in stages with rollouts: {moved}"
 
 
 def _moved(stage: StagePlan, plan: Plan) -> list[str]:
