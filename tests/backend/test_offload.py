@@ -90,3 +90,11 @@ def test_a_reward_model_scores_the_same_from_host_memory_and_frees_its_weights_b
     assert found["left"] == [0, 0]
     assert found["away"] == [found["bytes"]] * 2
     assert found["moved"] == 3 * found["bytes"]  # to the host once, back for each scoring
+
+
+def test_a_judge_says_the_same_from_host_memory(one: Results):
+    (found,) = one.ranks("rested_judge_one")
+    still, moved = found["said"]
+    assert moved == still  # to the bit
+    assert min(found["left"][0]) > 0
+    assert found["left"][1] == [0, 0]  # after sampling and after its pass

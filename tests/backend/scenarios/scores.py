@@ -12,7 +12,9 @@ from megatron_r1.backend.model import ModelOptions
 from megatron_r1.backend.policy import MegatronPolicy
 from megatron_r1.backend.scorer import MegatronScorer
 from megatron_r1.rl.preference import pair_loss
+from megatron_r1.types import Sampling
 from tests.backend.scenarios import models
+from tests.backend.scenarios.train import logprob_values
 from tests.huggingface import made_model
 
 
@@ -90,6 +92,24 @@ def rested(layout: Layout, shared: Path, *, family: str, source: str) -> dict[st
         found["left"].append(sum(storage.nbytes() for storage in storages.values()))
         found["away"].append(model.resting.away_bytes)
     found["moved"] = model.resting.moved_bytes
+    return found
+
+
+def rested_judge(layout: Layout, shared: Path, *, family: str) -> dict[str, Any]:
+    """What a judge or a teacher says, at home and from host memory."""
+    policy = models.policy(family, layout, seed=99)
+    policy.load(shared / f"start_{family}", weights_only=True)
+    found: dict[str, Any] = {"said": [], "left": []}
+    for moved in (False, True):
+        if moved:
+            policy.offload = frozenset({"reward_models"})
+            policy.rest()
+        outputs = policy.generate([[5, 6, 7], [8]], Sampling(max_new_tokens=4), keys=[1, 2])
+        left = [sum(p.untyped_storage().nbytes() for chunk in policy.chunks for p in chunk.parameters())]
+        values = logprob_values(policy)
+        left.append(sum(p.untyped_storage().nbytes() for chunk in policy.chunks for p in chunk.parameters()))
+        found["said"].append([[output.token_ids for output in outputs], values])
+        found["left"].append(left)
     return found
 
 
