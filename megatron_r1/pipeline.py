@@ -322,7 +322,12 @@ def _build(
     return MegatronPolicy(
         run.model,
         run.layout,
-        default_options(run.precision, recompute=run.recompute, max_logits=run.max_logits),
+        default_options(
+            run.precision,
+            recompute=run.recompute,
+            max_logits=run.max_logits,
+            prompt_logits=run.prompt_logits,
+        ),
         seed=run.seed,
         eos_id=tokenizer.eos_id,
         rollout_engine=run.rollout_engine,

@@ -116,6 +116,10 @@ class RunConfig(Section):
     other, and the backward pass computes each anew, so that memory does not grow with tokens times words.
     null: those of a whole pack, kept. The result is the same, but for the order of sums in the gradient."""
 
+    prompt_logits: bool = False
+    """Compute the logits of tokens that no loss counts, too: those of prompts. Nothing reads them; the result
+    is the same without, and an update with prompts as long as its outputs saves half of the output layer."""
+
     offload: tuple[Literal["optimizer", "reference", "reward_models"], ...] = ()
     """What is in the host's pinned memory outside its phase, on a GPU; on a CPU nothing moves. optimizer:
     masters and moments, from each rollout to the next update, which brings them back beside its forward and

@@ -191,6 +191,7 @@ class PackedBatch:
 
 # loss(logprobs [T], entropy [T] or None, batch) -> (loss a token [T], before the weights;
 # sums of metrics by name, each a tensor [2] of (sum, count), added up over packs and ranks)
+# Log-probs and entropies of tokens of weight 0 may be 0: neither loss nor metrics count them.
 LossFunction = Callable[[Tensor, Tensor | None, PackedBatch], tuple[Tensor, dict[str, Tensor]]]
 
 
@@ -323,7 +324,9 @@ class Policy(Protocol):
     def logprobs(
         self, sequences: Sequence[TrainSequence], *, reference: bool = False, temperature: float = 1.0
     ) -> list[Tensor]:
-        """[S] float32 for each sequence: log-prob of token i given those before it (first 0)."""
+        """[S] float32 for each sequence: log-prob of token i given those before it (first 0).
+
+        Where the weight is 0, it may be 0 as well (prompt_logits)."""
         ...
 
     def refresh_reference(self) -> None:

@@ -44,10 +44,13 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class ForwardOptions:
+    """prompt_logits False: log-probs and entropy are 0 where the weight is 0."""
+
     temperature: float = 1.0
     entropy: bool = False
     mtp: bool = False
     max_logits: int | None = None  # of a rank at once (output_head.py)
+    prompt_logits: bool = False  # of tokens of weight 0, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,7 @@ def _head(
         temperature=options.temperature,
         entropy=options.entropy,
         allowed=inputs.allowed,
+        counted=None if options.prompt_logits else inputs.weights != 0,
     )
     return Output(logprobs, entropy, mtp_loss)
 

@@ -58,10 +58,15 @@ class ModelOptions:
     transformer_engine: bool = False  # TE modules, or Megatron's own with our attention
     recompute: str = "none"  # none | selective | full
     max_logits: int | None = None  # of a rank at once (output_head.py)
+    prompt_logits: bool = False  # of tokens of weight 0, too
 
 
 def default_options(
-    precision: Precision, *, recompute: str = "none", max_logits: int | None = None
+    precision: Precision,
+    *,
+    recompute: str = "none",
+    max_logits: int | None = None,
+    prompt_logits: bool = False,
 ) -> ModelOptions:
     """Transformer Engine where it is there, Megatron's own modules elsewhere."""
     return ModelOptions(
@@ -69,6 +74,7 @@ def default_options(
         transformer_engine=transformer_engine_available(),
         recompute=recompute,
         max_logits=max_logits,
+        prompt_logits=prompt_logits,
     )
 
 

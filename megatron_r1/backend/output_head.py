@@ -6,16 +6,19 @@ more product of the output layer (a few percent of a step) for memory that no lo
 The gradient of the layer's weight is summed in place, chunk by chunk, and reaches autograd once; Megatron's
 gradient_accumulation_fusion (model.py has it off) would need the parameter itself. The layer is Megatron's
 own, so that sequence parallelism and tied weights are as they were.
+
+Tokens that the loss does not count, RL's prompts above all, never reach the layer.
 """
 
 # T tokens of a pack (T / cp on a context rank), S of them in this rank's hidden states (T / tp where
-# sequences are parallel), V/tp this rank's shard of the vocabulary
+# sequences are parallel), R <= S rows that the layer gets, V/tp this rank's shard of the vocabulary
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from megatron.core import parallel_state
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -45,44 +48,46 @@ class OutputHead:
         temperature: float = 1.0,
         entropy: bool = False,
         allowed: Pairs | None = None,
+        counted: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """hidden: [S, 1, h]; labels: [T]. Returns [T] log-probs of the labels and [T] entropies, if wanted.
 
         allowed: what each token was drawn from; the rest of the vocabulary counts as impossible.
+        counted: [T] bool, the same on all tensor ranks; the others get 0. None: all count.
         """
-        chunks = list(self._chunks(hidden, labels))
+        if counted is not None and bool(counted.all()):
+            counted = None
+        places = _places(len(hidden), labels, counted)
+        if places.shape[1] < len(hidden):
+            hidden = hidden.index_select(0, _rows(places, num_rows=len(hidden)))
+        chunks = places.split(self._rows_at_once(places), dim=1)
         entropies: list[Tensor] = []
 
         def of_chunk(number: int, states: Tensor, weight: Tensor | None) -> Tensor:
-            places = chunks[number][1]
+            own = chunks[number].flatten()
             logits = self.layer(states, weight=weight)[0]
             if allowed is not None:
-                logits = truncate(logits, _of_places(allowed, places, num_tokens=len(labels)))
+                logits = truncate(logits, _of_places(allowed, own, num_tokens=len(labels)))
             if entropy and number == len(entropies):  # not again in the backward pass
                 entropies.append(token_entropy(logits, temperature=temperature))
-            return token_logprobs(logits, labels[places], temperature=temperature)
+            return token_logprobs(logits, labels[own], temperature=temperature)
 
         if len(chunks) == 1:
-            return of_chunk(0, hidden, self.weight), entropies[0] if entropy else None
-        rows = [len(states) for states, _ in chunks]
-        found: Tensor = _InChunks.apply(of_chunk, rows, hidden, self._weight())  # type: ignore[assignment]
-        order = torch.cat([places for _, places in chunks]).argsort()
-        return found[order], torch.cat(entropies)[order] if entropy else None
+            found = of_chunk(0, hidden, self.weight)
+            if counted is None:  # in the pack's order
+                return found, entropies[0] if entropy else None
+        else:
+            rows = [chunk.shape[1] for chunk in chunks]
+            found = _InChunks.apply(of_chunk, rows, hidden, self._weight())  # type: ignore[assignment]
+        order = torch.cat([chunk.flatten() for chunk in chunks])
+        logprobs = _spread(found, order, counted)
+        return logprobs, _spread(torch.cat(entropies), order, counted) if entropy else None
 
-    def _chunks(self, hidden: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Rows of the hidden states, and the places in the pack of the tokens whose logits they give.
-
-        Where sequences are parallel, the layer gathers the same rows of all tensor ranks.
-        """
-        rows, num_ranks = len(hidden), len(labels) // len(hidden)
-        firsts = torch.arange(num_ranks, device=labels.device)[:, None] * rows
-        each = rows
-        if self.max_logits is not None:
-            each = max(1, self.max_logits // (len(self._weight()) * num_ranks))
-        for start in range(0, rows, each):
-            stop = min(start + each, rows)
-            places = firsts + torch.arange(start, stop, device=labels.device)
-            yield hidden[start:stop], places.flatten()
+    def _rows_at_once(self, places: Tensor) -> int:
+        num_ranks, rows = places.shape
+        if self.max_logits is None:
+            return rows
+        return max(1, self.max_logits // (len(self._weight()) * num_ranks))
 
     def _weight(self) -> Tensor:
         return self.layer.weight if self.weight is None else self.weight  # type: ignore[attr-defined]
@@ -126,6 +131,34 @@ class _InChunks(torch.autograd.Function):
         for number, states in enumerate(hidden.split(ctx.rows)):
             add(number, states)
         return None, None, torch.cat(of_hidden) if of_hidden else None, of_weight[0] if of_weight else None
+
+
+def _places(num_rows: int, labels: Tensor, counted: Tensor | None) -> Tensor:
+    """[tp or 1, R] places in the pack of the tokens whose logits the layer gives, row by row.
+
+    Where sequences are parallel, the layer gathers equally many rows of all tensor ranks: a rank with fewer
+    that count adds others. One row at least: the layer's weight gets its gradient, if it is 0.
+    """
+    places = torch.arange(len(labels), device=labels.device).view(-1, num_rows)
+    if counted is None:
+        return places
+    of_ranks = counted.view(-1, num_rows)
+    most = max(1, int(of_ranks.sum(1).max()))
+    first = (~of_ranks).byte().argsort(dim=1, stable=True)[:, :most]
+    return places.gather(1, first.sort(dim=1).values)
+
+
+def _rows(places: Tensor, *, num_rows: int) -> Tensor:
+    """[R] of this rank's own hidden states."""
+    rank = parallel_state.get_tensor_model_parallel_rank() if len(places) > 1 else 0
+    return places[rank] - rank * num_rows
+
+
+def _spread(values: Tensor, places: Tensor, counted: Tensor | None) -> Tensor:
+    """Values at these places -> [T], 0 where nothing counts."""
+    if counted is not None:
+        return torch.where(counted, values.new_zeros(len(counted)).index_copy(0, places, values), 0.0)
+    return values[places.argsort()]
 
 
 def _outputs(gradient: Tensor, rows: list[int]) -> list[int]:

@@ -155,7 +155,7 @@ class MegatronPolicy:
         packing = self._pack(sequences)
         if not packing.batches:  # on all replicas
             return []
-        options = ForwardOptions(temperature=temperature, max_logits=self.options.max_logits)
+        options = self._forward_options(temperature=temperature)
         if reference:
             assert self.reference is not None, "no reference was kept"
             with phase("reference"), self.reference.in_place():
@@ -167,6 +167,10 @@ class MegatronPolicy:
                 values = pack_logprobs(self.models, packing.batches, options=options)
         found = packing.unpack([value.cpu() for value in values])
         return [value[: len(s.token_ids)] for value, s in zip(found, sequences, strict=True)]
+
+    def _forward_options(self, **of_this_pass: Any) -> ForwardOptions:
+        kept = {"max_logits": self.options.max_logits, "prompt_logits": self.options.prompt_logits}
+        return ForwardOptions(**of_this_pass, **kept)  # type: ignore[arg-type]
 
     def refresh_reference(self) -> None:
         finish_parameter_gather(self.models)
@@ -230,9 +234,7 @@ class MegatronPolicy:
         self.optimizer.zero_grad()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        options = ForwardOptions(
-            temperature=temperature, entropy=entropy, mtp=mtp, max_logits=self.options.max_logits
-        )
+        options = self._forward_options(temperature=temperature, entropy=entropy, mtp=mtp)
         with phase("forward and backward"):
             sums = train_on_packs(self.models, packs, loss, options=options, scale=float(num_tokens))
         metrics = self._means(sums)

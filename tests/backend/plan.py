@@ -78,6 +78,22 @@ def _numbers(name: str, layout: dict) -> list[Scenario]:
     ]
 
 
+def _heads(name: str, layout: dict) -> list[Scenario]:
+    return [
+        Scenario(f"{what}_{family}_{name}", f"logprobs.{function}", layout, {"family": family})
+        for what, function in (("chunks", "in_chunks"), ("counted", "counted"))
+        for family in ("v3", "qwen2")
+    ]
+
+
+# layout -> the most logits at once
+MASKED_TWO = {"tp2": 500, "cp2": None, "pp2": None, "dp2": 500}
+
+
+def _masked(name: str, layout: dict, **arguments: object) -> Scenario:
+    return Scenario(f"masked_{name}", "train.masked", layout, arguments)
+
+
 ONE_RANK = [
     *(Scenario(f"start_{f}", "train.write_start", {}, {"family": f}) for f in ("v3", "v3_plain", "qwen2")),
     _train("v3_one", {}, family="v3", save_as="after3_one"),
@@ -96,7 +112,9 @@ ONE_RANK = [
     Scenario("reference_of_start", "train.reference_of_start", {}, {"family": "v3"}),
     *(Scenario(f"initial_{f}", "weights.initial_digests", {}, {"family": f}) for f in ("v3", "qwen2")),
     *_numbers("one", {}),
-    *(Scenario(f"chunks_{f}_one", "logprobs.in_chunks", {}, {"family": f}) for f in ("v3", "qwen2")),
+    *_heads("one", {}),
+    _masked("every_token", {}, prompt_logits=True),
+    _masked("one", {}),
     *(Scenario(f"packed_{f}_one", "logprobs.packed", {}, {"family": f}) for f in FAMILIES),
     *(Scenario(f"sampled_{f}_one", "rollouts.sample", {}, {"family": f}) for f in FAMILIES),
     Scenario("sampled_qwen3_moe_one", "rollouts.sample", {}, {"family": "qwen3_moe"}),
@@ -133,7 +151,8 @@ TWO_RANKS = [
         for name in names
     ),
     *_numbers("tp2", TWO["tp2"]),
-    *(Scenario(f"chunks_{f}_tp2", "logprobs.in_chunks", TWO["tp2"], {"family": f}) for f in ("v3", "qwen2")),
+    *_heads("tp2", TWO["tp2"]),
+    *(_masked(n, TWO[n], max_logits=max_logits) for n, max_logits in MASKED_TWO.items()),
     *(
         Scenario(f"packed_{family}_{name}", "logprobs.packed", TWO[name], {"family": family})
         for family, name in PACKED_TWO

@@ -30,6 +30,16 @@ def test_the_head_in_chunks_equals_the_one_in_one_piece(
         assert max(found.values()) < 1e-6, found
 
 
+@pytest.mark.parametrize("family", ["v3", "qwen2"])
+@pytest.mark.parametrize("layout", ["one", "tp2"])
+def test_tokens_left_out_of_the_head_change_nothing_for_the_others(
+    one: Results, two: Results, layout: str, family: str
+) -> None:
+    results = one if layout == "one" else two
+    for found in results.ranks(f"counted_{family}_{layout}"):
+        assert max(found.values()) < 1e-6, found
+
+
 @pytest.mark.parametrize("family", plan.FAMILIES)
 def test_a_pack_gives_the_logprobs_of_single_sequences(one: Results, family: str) -> None:
     assert one[f"packed_{family}_one"]["difference"] < 1e-5

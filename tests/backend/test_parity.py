@@ -65,6 +65,25 @@ def test_bf16_on_two_ranks_stays_near_fp32(one: Results, two: Results, layout: s
     assert found == pytest.approx(one["v3_one"]["loss"][: len(found)], rel=0, abs=2e-2)
 
 
+def test_leaving_tokens_out_of_the_output_layer_changes_no_update(one: Results) -> None:
+    found, expected = one["masked_one"], one["masked_every_token"]
+    assert_same_curve(found, expected)
+    assert found["entropy"] == pytest.approx(expected["entropy"], rel=0, abs=LOSS)
+    assert (found["elsewhere"] == 0) != (expected["elsewhere"] == 0)
+    assert min(expected["grad_norm"]) > 0.1
+
+
+@pytest.mark.parametrize("layout", plan.MASKED_TWO)
+def test_few_counted_tokens_in_chunks_train_on_two_ranks_as_on_one_in_one_piece(
+    one: Results, two: Results, layout: str
+) -> None:
+    expected = one["masked_every_token"]
+    for found in two.ranks(f"masked_{layout}"):
+        assert_same_curve(found, expected)
+        assert found["entropy"] == pytest.approx(expected["entropy"], rel=0, abs=LOSS)
+        assert found["elsewhere"] == 0
+
+
 def assert_same_bits(found: dict, expected: dict) -> None:
     for name in ("loss", "grad_norm", "mtp_loss"):
         assert len(found[name]) == 2

@@ -1,5 +1,6 @@
 """Log-probs, entropies and the MTP loss next to the same written by hand."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,30 +46,90 @@ def by_hand(layout: Layout, shared: Path, *, temperature: float) -> dict[str, fl
 
 def in_chunks(layout: Layout, shared: Path, *, family: str) -> dict[str, float]:
     """Largest differences of the output head in chunks to the same in one piece, gradients among them."""
-    chunk = models.policy(family, layout, seed=4).chunks[0]
-    tied = chunk.shared_embedding_or_output_weight() if chunk.share_embeddings_and_output_weights else None
-    num_ranks = layout.tensor if chunk.config.sequence_parallel else 1
-    generator = torch.Generator().manual_seed(3)
-    labels = torch.randint(0, models.VOCABULARY, (48,), generator=generator)
-    states = torch.randn(48 // num_ranks, 1, chunk.config.hidden_size, generator=generator)
-    listed = torch.stack([torch.randint(0, models.VOCABULARY, (48,), generator=generator), labels], 1)
-    allowed = torch.arange(0, 48, 2).repeat_interleave(2), listed[::2].flatten()  # every other token
-    found, calls = [], []
-    counting = chunk.output_layer.register_forward_hook(lambda *_: calls.append(1))
-    for max_logits in (None, 500):
-        hidden = states.clone().requires_grad_()
-        calls.clear()
-        head = OutputHead(chunk.output_layer, tied, max_logits)
-        values, entropy = head(hidden, labels, temperature=0.7, entropy=True, allowed=allowed)
+    head = _Head.of(family, layout)
+    whole, chunked = head.run(None), head.run(500)
+    # in chunks: more than three, each in the forward and in the backward pass
+    assert whole.calls == 1
+    assert chunked.calls > 6
+    return {name: _largest(chunked.values[name], value) for name, value in whole.values.items()}
+
+
+COUNTED = {
+    "some": lambda i: (i * 7) % 5 < 2,
+    "first": lambda i: i < 19,  # of the first tensor rank alone
+    "none": lambda i: i < 0,
+    "all": lambda i: i >= 0,
+}
+
+
+def counted(layout: Layout, shared: Path, *, family: str) -> dict[str, float]:
+    """Largest differences, over all of COUNTED, of a head that leaves out tokens to one that masks them."""
+    head = _Head.of(family, layout)
+    found: dict[str, float] = {}
+    for choose in COUNTED.values():
+        mask = choose(torch.arange(48))
+        masked = head.run(None, mask=mask)
+        for max_logits in (None, 500):
+            left_out = head.run(max_logits, counted=mask, mask=mask)
+            for name, value in masked.values.items():
+                expected = torch.where(mask, value, 0.0) if name in ("logprobs", "entropy") else value
+                difference = _largest(left_out.values[name], expected)
+                found[name] = max(found.get(name, 0.0), difference)
+        few = head.run(None, counted=mask, mask=mask)
+        num_ranks = 48 // len(head.states)
+        most = max(1, int(mask.view(num_ranks, -1).sum(1).max()))
+        assert few.logits == num_ranks * most, f"{few.logits} rows of logits"
+    return found
+
+
+@dataclass
+class _Found:
+    values: dict[str, Tensor]
+    calls: int  # of the output layer
+    logits: int  # rows of them in the first call
+
+
+@dataclass
+class _Head:
+    """An output layer with states and labels to put in."""
+
+    chunk: Any
+    tied: Tensor | None
+    states: Tensor  # [48 / tp, 1, h]
+    labels: Tensor  # [48]
+    allowed: tuple[Tensor, Tensor]
+
+    @classmethod
+    def of(cls, family: str, layout: Layout) -> "_Head":
+        chunk = models.policy(family, layout, seed=4).chunks[0]
+        shares = chunk.share_embeddings_and_output_weights
+        num_ranks = layout.tensor if chunk.config.sequence_parallel else 1
+        generator = torch.Generator().manual_seed(3)
+        labels = torch.randint(0, models.VOCABULARY, (48,), generator=generator)
+        states = torch.randn(48 // num_ranks, 1, chunk.config.hidden_size, generator=generator)
+        listed = torch.stack([torch.randint(0, models.VOCABULARY, (48,), generator=generator), labels], 1)
+        allowed = torch.arange(0, 48, 2).repeat_interleave(2), listed[::2].flatten()  # every other token
+        tied = chunk.shared_embedding_or_output_weight() if shares else None
+        return cls(chunk, tied, states, labels, allowed)
+
+    def run(
+        self, max_logits: int | None, *, counted: Tensor | None = None, mask: Tensor | None = None
+    ) -> _Found:
+        """mask: [48] what the gradients are of."""
+        calls: list[int] = []
+        layer = self.chunk.output_layer
+        counting = layer.register_forward_hook(lambda _, __, output: calls.append(len(output[0])))
+        hidden = self.states.clone().requires_grad_()
+        values, entropy = OutputHead(layer, self.tied, max_logits)(
+            hidden, self.labels, temperature=0.7, entropy=True, allowed=self.allowed, counted=counted
+        )
         assert entropy is not None
-        weight = chunk.output_layer.weight if tied is None else tied
-        grads = torch.autograd.grad((values * torch.linspace(0, 1, 48)).sum(), [hidden, weight])
-        # in chunks: more than three, each in the forward and in the backward pass
-        assert len(calls) == 1 if max_logits is None else len(calls) > 6
-        found.append((values, entropy, *grads))
-    counting.remove()
-    names = ("logprobs", "entropy", "of_hidden", "of_weight")
-    return {name: _largest(a, b) for name, a, b in zip(names, *found, strict=True)}
+        weight = layer.weight if self.tied is None else self.tied
+        total = (values * torch.linspace(0, 1, 48) * (1.0 if mask is None else mask)).sum()
+        of_hidden, of_weight = torch.autograd.grad(total, [hidden, weight])
+        counting.remove()
+        names = {"logprobs": values, "entropy": entropy, "of_hidden": of_hidden, "of_weight": of_weight}
+        return _Found(names, len(calls), calls[0])
 
 
 def packed(layout: Layout, shared: Path, *, family: str) -> dict[str, Any]:

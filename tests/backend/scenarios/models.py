@@ -86,9 +86,10 @@ def policy(
     recompute: str = "none",
     vocabulary: int | None = None,
     offload: tuple[str, ...] = (),
+    **computing: Any,
 ) -> MegatronPolicy:
-    """vocabulary: another number of tokens than the data's."""
-    options = ModelOptions(precision=precision, recompute=recompute)  # type: ignore[arg-type]
+    """vocabulary: another number of tokens than the data's. computing: more of ModelOptions."""
+    options = ModelOptions(precision=precision, recompute=recompute, **computing)  # type: ignore[arg-type]
     config = FAMILIES[family].model_copy(update={} if vocabulary is None else {"vocab_size": vocabulary})
     return MegatronPolicy(
         config, layout, options, seed=seed, eos_id=EOS, tokens_per_pack=LENGTH, offload=offload

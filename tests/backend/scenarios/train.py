@@ -4,12 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from megatron_r1.backend.layout import Layout
 from megatron_r1.backend.policy import MegatronPolicy
 from megatron_r1.backend.router import PackRouter
-from megatron_r1.types import PackedBatch, Sampling
+from megatron_r1.types import PackedBatch, Sampling, TrainSequence
 from tests.backend.scenarios import models
 
 LEARNING_RATE = 1e-2
@@ -118,6 +119,45 @@ def uneven(layout: Layout, shared: Path, *, tokens_per_pack: int) -> dict[str, A
     routers = [m for chunk in policy.chunks for m in chunk.modules() if isinstance(m, PackRouter)]
     found["bias"] = [value for router in routers for value in router.expert_bias.tolist()]  # type: ignore[union-attr]
     return found
+
+
+def masked(
+    layout: Layout, shared: Path, *, max_logits: int | None = None, prompt_logits: bool = False
+) -> dict[str, Any]:
+    """Steps in which few tokens count: some packs, context ranks and (of two) replicas have none."""
+    policy = models.policy("v3", layout, seed=99, max_logits=max_logits, prompt_logits=prompt_logits)
+    policy.load(shared / "start_v3", weights_only=True)
+    policy.start_training(models.OPTIMIZER)
+    sequences = [_ends_of(n, sequence) for n, sequence in enumerate(models.uneven_sequences())]
+    found: dict[str, Any] = {"loss": [], "grad_norm": [], "mtp_loss": [], "entropy": []}
+    for _ in range(2):
+        mine = sequences[policy.replicas.index :: policy.replicas.count]
+        stats = policy.train_step(mine, _with_entropy, lr=LEARNING_RATE, mtp=True, entropy=True)
+        found["loss"].append(stats.loss)
+        found["grad_norm"].append(stats.grad_norm)
+        for name in ("mtp_loss", "entropy"):
+            found[name].append(stats.metrics[name])
+    values = policy.logprobs(sequences)
+    counting = [v[s.weights > 0] for v, s in zip(values, sequences, strict=True)]
+    others = [v[s.weights == 0] for v, s in zip(values, sequences, strict=True)]
+    return found | {
+        "logprobs": torch.cat(counting).tolist(),
+        "elsewhere": int(torch.cat(others).count_nonzero()),
+        "version": policy.version,
+    }
+
+
+def _ends_of(number: int, sequence: TrainSequence) -> TrainSequence:
+    """Weights on the last quarter of every other sequence alone."""
+    size = len(sequence.token_ids)
+    counts = (torch.arange(size) >= size - size // 4) & (number % 2 == 0)
+    return replace(sequence, weights=counts / 37)
+
+
+def _with_entropy(logprobs: Tensor, entropy: Tensor | None, batch: PackedBatch) -> Any:
+    assert entropy is not None
+    response = batch.weights > 0
+    return -logprobs, {"entropy": torch.stack([entropy[response].sum(), response.sum()])}
 
 
 def offloaded(layout: Layout, shared: Path, *, family: str, precision: str, move: bool) -> dict[str, Any]:
