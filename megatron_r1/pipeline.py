@@ -222,6 +222,7 @@ class Chain:
         tokenizer = self._tokenizer(run, self.run.model_name(name))
         model = _build(run, self.run.stages[name], tokenizer, packs_of=packs_of)
         self._start_from(model, self._weights(name))
+        model.rest()
         return model, get_template(run.template), tokenizer
 
     def _export(self, stage: StageConfig, directory: Path, checkpoint: str | None, *, again: bool) -> None:

@@ -121,11 +121,12 @@ class RunConfig(Section):
     """Compute the logits of tokens that no loss counts, too: those of prompts. Nothing reads them; the result
     is the same without, and an update with prompts as long as its outputs saves half of the output layer."""
 
-    offload: tuple[Literal["optimizer", "reference"], ...] = ()
+    offload: tuple[Literal["optimizer", "reference", "reward_models"], ...] = ()
     """What is in the host's pinned memory outside its phase, on a GPU; on a CPU nothing moves. optimizer:
     masters and moments, from each rollout to the next update, which brings them back beside its forward and
     backward passes; the gradients' memory is free for that time too. reference: its weights, outside its
-    pass. `plan` counts both. The result is the same to the bit."""
+    pass. reward_models: theirs, those of judges and of a teacher, while they neither score nor sample. `plan`
+    counts all. The result is the same to the bit."""
 
     timeout_s: float = Field(default=1800.0, gt=0)
     """How long a rank waits for the others before it takes them for dead."""

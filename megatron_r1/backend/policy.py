@@ -1,7 +1,7 @@
 """The Policy that stages see, on Megatron-Core."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from megatron_r1.backend.hf_load import load_directory
 from megatron_r1.backend.initial_weights import set_initial_weights
 from megatron_r1.backend.layout import Layout
 from megatron_r1.backend.model import ModelOptions, build_model
-from megatron_r1.backend.offload import OffloadedOptimizer
+from megatron_r1.backend.offload import HostCopy, OffloadedOptimizer
 from megatron_r1.backend.optimizer import build_optimizer, finish_parameter_gather, wrap_for_training
 from megatron_r1.backend.parallel import MegatronReplicas, device
 from megatron_r1.backend.precision import pack_multiple
@@ -71,8 +71,8 @@ class MegatronPolicy:
         """tokens_per_pack: the most tokens of one micro-batch on a rank. rollout_rows: the most outputs
         that a replica samples at once, None for all. rollout_layout: of what samples, None for `layout`.
         rollout_speculation: how tokens are drafted, None for not at all. score_head: for a MegatronScorer.
-        offload: of "optimizer" and "reference", what is in host memory outside its phase; on the CPU
-        nothing moves.
+        offload: of "optimizer", "reference" and "reward_models", what is in host memory outside its phase; on
+        the CPU nothing moves.
 
         Raises ConfigError where the model can't draft or the rollout engine can't follow."""
         self.score_head, self.language_family = score_head, family
@@ -103,6 +103,7 @@ class MegatronPolicy:
         self.offloaded: OffloadedOptimizer | None = None
         self.offload = frozenset(offload) if device().type == "cuda" else frozenset()
         self.reference: ReferenceWeights | None = None
+        self.resting: HostCopy | None = None  # the weights, of a model that is only read
         # on rank 0: the files that came with Hugging Face's weights, for the checkpoints to keep (origin.py)
         self.carried: dict[str, bytes] = {}
 
@@ -130,9 +131,9 @@ class MegatronPolicy:
             "begun": begun,
         }
         if self.rollout_layout.places_like(self.layout):
-            with phase("rollout"):
+            with phase("rollout"), self._awake():
                 return rollout.generate(self.chunks, prompts, sampling, keys=keys, on_end=on_end, **how)
-        with phase("refit"):
+        with phase("refit"), self._awake():
             sampler = self._fresh_sampler()
         with phase("rollout"):
             return sampler.generate(prompts, sampling, keys=keys, of=self.replicas, **how)
@@ -162,7 +163,7 @@ class MegatronPolicy:
             if "reference" in self.offload:
                 self.reference.put_away()
         else:
-            with phase("log-probs"):
+            with phase("log-probs"), self._awake():
                 values = pack_logprobs(self.models, packing.batches, options=options)
         found = packing.unpack([value.cpu() for value in values])
         return [value[: len(s.token_ids)] for value, s in zip(found, sequences, strict=True)]
@@ -192,6 +193,18 @@ class MegatronPolicy:
             self.offloaded.put_away()
         if self.reference is not None and "reference" in self.offload:
             self.reference.put_away()
+
+    def rest(self) -> None:
+        """From here on the weights are on the device only where they are used, if offload has reward_models:
+        for a model beside the policy, which no one trains, loads or saves any more."""
+        if "reward_models" in self.offload:
+            assert self.optimizer is None, "training changes the weights"
+            self.resting = HostCopy(lambda: (t for c in self.chunks for t in (*c.parameters(), *c.buffers())))
+            self.resting.put_away()
+
+    def _awake(self) -> AbstractContextManager[None]:
+        """Within: the weights are on the device."""
+        return nullcontext() if self.resting is None else self.resting.here()
 
     @contextmanager
     def at_home(self) -> Iterator[None]:
@@ -243,6 +256,7 @@ class MegatronPolicy:
         checkpoint.save(directory, self, state)
 
     def load(self, directory: Path, *, weights_only: bool = False) -> dict[str, Any]:
+        assert self.resting is None, "the host would keep the old weights"
         self.fresh = False
         return checkpoint.load(directory, self, weights_only=weights_only)
 

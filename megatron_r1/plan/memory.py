@@ -21,7 +21,6 @@ from megatron_r1.stages.demand import Demand
 if TYPE_CHECKING:
     from megatron_r1.backend.shards import Shard
 
-PHASES = ("rollout", "log-probs", "training", "checkpoint", "refit")
 MOMENTS = 8  # Adam's two in fp32
 MASTER = 4  # fp32 copies of weights that are narrower
 FP8_COPIES = 2  # bytes a weight: Transformer Engine keeps it quantised by rows and by columns
@@ -38,13 +37,14 @@ class RankMemory:
     optimizer: float
     reference: float
     other_models: float  # weights of reward models and judges
+    largest_other: float  # of these
     other: float
     rollout_model: float  # weights in the rollout's layout
     kv_cache: float
     activations: float
     logits: float
     forward: float  # of a pass without gradients
-    offload: frozenset[str]  # of "optimizer" and "reference", what moves in this stage
+    offload: frozenset[str]  # of run.offload, what moves in this stage
 
     @property
     def update_only(self) -> float:
@@ -57,15 +57,20 @@ class RankMemory:
         return self.reference if "reference" in self.offload else 0.0
 
     @property
+    def scoring_only(self) -> float:
+        """Free where the models beside the policy are not asked."""
+        return self.other_models if "reward_models" in self.offload else 0.0
+
+    @property
     def host(self) -> float:
         """Pinned bytes; gradients are dropped, not kept."""
-        return (self.optimizer if self.update_only else 0.0) + self.pass_only
+        return (self.optimizer if self.update_only else 0.0) + self.pass_only + self.scoring_only
 
     @property
     def moved(self) -> float:
-        """Bytes between GPU and host in a step: the optimizer both ways; the reference, which a pass leaves
-        as it is, one way."""
-        return (2 * self.optimizer if self.update_only else 0.0) + self.pass_only
+        """Bytes between GPU and host in a step: the optimizer both ways; what passes leave as it is,
+        the reference and the models beside the policy, one way."""
+        return (2 * self.optimizer if self.update_only else 0.0) + self.pass_only + self.scoring_only
 
     @property
     def resident(self) -> float:
@@ -75,14 +80,18 @@ class RankMemory:
 
     def phases(self) -> dict[str, float]:
         """The peak of each phase."""
-        sampling = self.resident - self.update_only - self.pass_only
-        return {
+        resident = self.resident - self.scoring_only
+        sampling = resident - self.update_only - self.pass_only
+        found = {
             "rollout": sampling + self.kv_cache,
-            "log-probs": self.resident - self.update_only + self.forward + self.logits,
-            "training": self.resident - self.pass_only + self.activations + self.logits,
-            "checkpoint": self.resident,
+            "log-probs": resident - self.update_only + self.forward + self.logits,
+            "training": resident - self.pass_only + self.activations + self.logits,
+            "checkpoint": resident,
             "refit": sampling,
         }
+        if self.scoring_only:  # one model at a time; a judge samples, a reward model takes a pass
+            found["scoring"] = sampling + self.largest_other + max(self.kv_cache, self.forward + self.logits)
+        return found
 
     @property
     def peak(self) -> float:
@@ -110,9 +119,7 @@ def _weights(run: RunConfig, shard: "Shard") -> float:
     return parameter_dtype(run.precision).itemsize * shard.parameters + shard.other_bytes
 
 
-def _one(
-    run: RunConfig, demand: Demand, shard: "Shard", others: "list[Shard]", copy: float
-) -> RankMemory:
+def _one(run: RunConfig, demand: Demand, shard: "Shard", others: "list[Shard]", copy: float) -> RankMemory:
     width = parameter_dtype(run.precision).itemsize
     trains = demand.updates > 0
     copies = FP8_COPIES * shard.parameters if run.precision not in ("fp32", "bf16") else 0
@@ -127,13 +134,15 @@ def _one(
         reference=_weights(run, shard) if demand.reference else 0,
         # a reward model has one output in the place of the vocabulary: this counts the head that it lacks
         other_models=sum(_weights(run, other) for other in others),
+        largest_other=max((_weights(run, other) for other in others), default=0.0),
         other=shard.other_bytes,
         rollout_model=copy,
         kv_cache=max(caches) if copy or not demand.outputs else caches[shard.pipeline_rank],
         activations=activations if trains else 0.0,
         logits=logits if trains or demand.scored_passes else 0.0,
         forward=forward,
-        offload=frozenset(run.offload) if demand.outputs else frozenset(),  # a rollout puts them away
+        # a rollout puts the others away
+        offload=frozenset(run.offload if demand.outputs else {"reward_models"} & set(run.offload)),
     )
 
 

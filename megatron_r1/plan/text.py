@@ -1,6 +1,6 @@
 """A plan in words: what fits, what fills it, what it costs, and which numbers are exact."""
 
-from megatron_r1.plan.memory import PHASES, RankMemory
+from megatron_r1.plan.memory import RankMemory
 from megatron_r1.plan.plan import GIB, Plan, StagePlan
 from megatron_r1.run_config import RunConfig
 
@@ -18,7 +18,7 @@ COLUMNS = (
 )
 EXACT = (
     "exact, from the real model code: parameters, gradients, optimizer, reference, other_models (reward "
-    "models and judges, which stay on the GPU), other (buffers)"
+    "models and judges), other (buffers)"
 )
 MODELS = "models: kv_cache, activations, logits, FLOPs, hours, bytes over the links (every copy of a token)"
 
@@ -41,7 +41,7 @@ def report(run: RunConfig, plan: Plan) -> str:
 
 
 def _stage(stage: StagePlan, plan: Plan) -> str:
-    rows: list[tuple[str, ...]] = [("pipeline rank", *COLUMNS, *PHASES)]
+    rows: list[tuple[str, ...]] = [("pipeline rank", *COLUMNS, *stage.fullest.phases())]
     for ranks, memory in _grouped(stage.memory):
         sizes = [getattr(memory, column) for column in COLUMNS]
         rows.append((ranks, *(f"{size / GIB:.2f}" for size in [*sizes, *memory.phases().values()])))
@@ -55,7 +55,8 @@ def _stage(stage: StagePlan, plan: Plan) -> str:
 def _offloaded(run: RunConfig) -> str:
     if not run.offload:
         return "offloaded: nothing, in no phase"
-    return f"offloaded outside its phase, in stages with rollouts: {', '.join(run.offload)}"
+    moved = ", ".join(run.offload)
+    return f"offloaded outside its phase, the optimizer and reference in stages with rollouts: {moved}"
 
 
 def _moved(stage: StagePlan, plan: Plan) -> list[str]:

@@ -22,7 +22,4 @@ def _scenarios(name: str, layout: dict, cases: tuple[str, ...]) -> list[Scenario
 
 
 ONE_RANK = _scenarios("one", {}, ("v3_bf16", "qwen2_fp32"))
-TWO_RANKS = [
-    *_scenarios("dp2_overlap", {"overlap": True}, ("v3_bf16",)),
-    *_scenarios("ep2_plain_optimizer", {"expert": 2, "distributed_optimizer": False}, ("v3_bf16",)),
-]
+TWO_RANKS = _scenarios("dp2_overlap", {"overlap": True}, ("v3_bf16",))

@@ -22,6 +22,8 @@ ONE_RANK = [
     _trained("v3", "large_packs", {}, tokens_per_pack=256),
     _trained("qwen2", "one", {}),
     Scenario("rescored_one", "scores.loaded", {}, {"family": "v3", "source": "reward_v3"}),
+    Scenario("rested_one", "scores.rested", {}, {"family": "v3", "source": "reward_v3"}),
+    Scenario("rested_judge_one", "scores.rested_judge", {}, {"family": "v3"}),
     Scenario("beside_trl", "trl_rewards.beside_trl"),
     Scenario("scored_files_one", "scores.from_files"),
 ]

@@ -80,3 +80,21 @@ def test_training_through_host_memory_is_the_same_on_one_rank(one: Results, name
 @pytest.mark.parametrize("name", TWO)
 def test_training_through_host_memory_is_the_same_on_two_ranks(two: Results, name: str):
     _check(two, name)
+
+
+def test_a_reward_model_scores_the_same_from_host_memory_and_frees_its_weights_between(one: Results):
+    (found,) = one.ranks("rested_one")
+    assert found["after"] == [found["before"]] * 2  # to the bit
+    assert len(set(found["before"])) > 1
+    assert found["bytes"] > 0
+    assert found["left"] == [0, 0]
+    assert found["away"] == [found["bytes"]] * 2
+    assert found["moved"] == 3 * found["bytes"]  # to the host once, back for each scoring
+
+
+def test_a_judge_says_the_same_from_host_memory(one: Results):
+    (found,) = one.ranks("rested_judge_one")
+    still, moved = found["said"]
+    assert moved == still  # to the bit
+    assert min(found["left"][0]) > 0
+    assert found["left"][1] == [0, 0]  # after sampling and after its pass

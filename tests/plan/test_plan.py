@@ -144,6 +144,15 @@ def test_reward_models_stay_beside_the_policy_and_are_planned_themselves():
     assert with_models.other_models == 2 * (with_models.parameters + with_models.other)
     assert stages["zero"].fullest.other_models == stages["helpful"].fullest.other_models == 0
     assert stages["helpful"].fullest.gradients == with_models.gradients > 0
+    away = make_plan(run.model_copy(update={"offload": ["reward_models"]}), "h100")
+    rank = next(stage for stage in away.stages if stage.name == "all").fullest
+    after = rank.phases()
+    scoring = after.pop("scoring")
+    freed = {name: size - after[name] for name, size in with_models.phases().items()}
+    assert freed == dict.fromkeys(after, pytest.approx(rank.other_models))
+    passes = max(rank.kv_cache, rank.forward + rank.logits)
+    assert scoring - passes == pytest.approx(after["refit"] + rank.other_models / 2)  # one of the two
+    assert rank.host == rank.moved == rank.other_models
     work = stages["all"].work
     assert work.checkpoint_s == pytest.approx(stages["all"].checkpoint_bytes / 20e9)
     assert work.hours * 3600 > 2 * work.checkpoint_s
@@ -176,6 +185,6 @@ def test_offload_leaves_each_phase_what_it_uses_and_costs_host_memory_and_second
     assert moved.work.hours - stage.work.hours == pytest.approx(stage.steps * moved.work.offload_s / 3600)
     assert stage.work.offload_s == stage.memory[1].host == 0
     text = plan(PAPER, overrides=["offload=[optimizer,reference]"], hardware="h800")
-    assert "offloaded outside its phase, in stages with rollouts: optimizer, reference" in text
+    assert "the optimizer and reference in stages with rollouts: optimizer, reference\n" in text + "\n"
     node = max(one.host for one in moved.memory) * 8 / 1024**3
     assert f"offload: {node:,.0f} GiB of a node's memory" in text

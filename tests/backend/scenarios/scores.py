@@ -12,7 +12,9 @@ from megatron_r1.backend.model import ModelOptions
 from megatron_r1.backend.policy import MegatronPolicy
 from megatron_r1.backend.scorer import MegatronScorer
 from megatron_r1.rl.preference import pair_loss
+from megatron_r1.types import Sampling
 from tests.backend.scenarios import models
+from tests.backend.scenarios.train import logprob_values
 from tests.huggingface import made_model
 
 
@@ -68,6 +70,47 @@ def loaded(layout: Layout, shared: Path, *, family: str, source: str) -> list[fl
     model = scorer(family, layout, seed=5)
     model.model.load(shared / source, weights_only=True)
     return model.score(pairs(9))
+
+
+def rested(layout: Layout, shared: Path, *, family: str, source: str) -> dict[str, Any]:
+    """Scores before and after the weights went to host memory, which is other memory of the CPU here."""
+    scorer_ = scorer(family, layout, seed=5)
+    model = scorer_.model
+    model.load(shared / source, weights_only=True)
+    before = scorer_.score(pairs(9))
+    model.rest()
+    assert model.resting is None, "on a CPU nothing moves"
+    weights = [tensor for chunk in model.chunks for tensor in (*chunk.parameters(), *chunk.buffers())]
+    storages = {s.data_ptr(): s for s in (t.untyped_storage() for t in weights) if s.nbytes()}
+    size = sum(storage.nbytes() for storage in storages.values())
+    model.offload = frozenset({"reward_models"})
+    model.rest()
+    assert model.resting is not None
+    found: dict[str, Any] = {"before": before, "after": [], "bytes": size, "left": [], "away": []}
+    for _ in range(2):
+        found["after"].append(scorer_.score(pairs(9)))
+        found["left"].append(sum(storage.nbytes() for storage in storages.values()))
+        found["away"].append(model.resting.away_bytes)
+    found["moved"] = model.resting.moved_bytes
+    return found
+
+
+def rested_judge(layout: Layout, shared: Path, *, family: str) -> dict[str, Any]:
+    """What a judge or a teacher says, at home and from host memory."""
+    policy = models.policy(family, layout, seed=99)
+    policy.load(shared / f"start_{family}", weights_only=True)
+    found: dict[str, Any] = {"said": [], "left": []}
+    for moved in (False, True):
+        if moved:
+            policy.offload = frozenset({"reward_models"})
+            policy.rest()
+        outputs = policy.generate([[5, 6, 7], [8]], Sampling(max_new_tokens=4), keys=[1, 2])
+        left = [sum(p.untyped_storage().nbytes() for chunk in policy.chunks for p in chunk.parameters())]
+        values = logprob_values(policy)
+        left.append(sum(p.untyped_storage().nbytes() for chunk in policy.chunks for p in chunk.parameters()))
+        found["said"].append([[output.token_ids for output in outputs], values])
+        found["left"].append(left)
+    return found
 
 
 def from_files(layout: Layout, shared: Path) -> dict[str, float]:
