@@ -46,6 +46,7 @@ SAMPLED_TWO = (
     *(("v3", name) for name in ("tp2", "pp2", "pp2_vpp2", "ep2", "tp2_ep2", "cp2", "dp2")),
     *(("qwen2", name) for name in ("tp2", "pp2", "pp2_vpp2")),
 )
+CARRIED_TWO = (("v3", "ep2"), ("v3", "pp2_vpp2"), ("v3", "dp2"), ("qwen2", "tp2"))  # in two calls too
 UNEVEN_TWO = ("dp2", "ep2", "tp2", "cp2")  # all layers on every rank: it has the whole bias
 # the engine takes no MLA
 DYNAMIC = ("qwen2", "qwen3_moe")
@@ -158,7 +159,12 @@ TWO_RANKS = [
         for family, name in PACKED_TWO
     ),
     *(
-        Scenario(f"sampled_{family}_{name}", "rollouts.sample", TWO[name], {"family": family})
+        Scenario(
+            f"sampled_{family}_{name}",
+            "rollouts.sample",
+            TWO[name],
+            {"family": family, "carried": (family, name) in CARRIED_TWO},
+        )
         for family, name in SAMPLED_TWO
     ),
     *(

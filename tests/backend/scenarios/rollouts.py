@@ -20,10 +20,15 @@ SAMPLINGS = {
 
 
 def sample(
-    layout: Layout, shared: Path, *, family: str, engine: rollout.Engine = "megatron"
+    layout: Layout,
+    shared: Path,
+    *,
+    family: str,
+    engine: rollout.Engine = "megatron",
+    carried: bool = True,
 ) -> dict[str, list[dict[str, Any]]]:
     """Each prompt's output and log-probs, by sampling; `few`: three at a time; `alone`: only replica 0 has a
-    prompt."""
+    prompt. carried: in two calls, too, where the engine can go on."""
     policy = models.policy(family, layout, seed=11)
     policy.rollout_engine = engine
     if engine == "dynamic":
@@ -34,7 +39,7 @@ def sample(
     training = [chunk.training for chunk in policy.chunks]
     assert all(training), "the engine left the model as it was"
     found["alone"] = _sample(policy, SAMPLINGS["sampled"], 1)
-    if engine not in ("dynamic", "nemo"):
+    if carried and engine not in ("dynamic", "nemo"):
         policy.rollout_rows = None
         shortest = min(found["sampled"], key=lambda row: len(row["tokens"]))["key"]
         found["carried"] = _sample(policy, SAMPLINGS["sampled"], len(PROMPT_LENGTHS), due=shortest)
