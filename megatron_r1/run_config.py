@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, create_model
 
 from megatron_r1 import config, registry
-from megatron_r1.backend.layout import Layout
+from megatron_r1.backend.layout import ENGINES_OF_MEGATRON, Layout
 from megatron_r1.config.explain import near, position_of
 from megatron_r1.config.section import Section
 from megatron_r1.config.tree import Finding, Tree
@@ -149,6 +149,11 @@ class RunConfig(Section):
         """The layout of whatever samples."""
         own = self.rollout_layout
         return self.layout if own is None else own.model_copy(update={"ranks": self.layout.ranks})
+
+    @property
+    def samples_by_own_loop(self) -> bool:
+        """Or by an engine of Megatron's, which keeps no routes and begins every output anew."""
+        return self.rollout_engine not in ENGINES_OF_MEGATRON
 
     def model_name(self, stage: str) -> str | None:
         """Which of `models` a stage has: its own, or that of the stage it starts from; None: `model`."""

@@ -14,6 +14,7 @@ from megatron_r1.config.section import Section
 from megatron_r1.models.shape import FamilyConfig, ModelShape
 
 Degree = Annotated[int, Field(ge=1)]
+ENGINES_OF_MEGATRON = ("dynamic", "nemo")  # the rollout engines that aren't our loop
 NEMO_REMEDY = (
     "`make nemo` builds the environment that has it (docs/engines.md): start the run with "
     ".venv-nemo/bin/megatron-r1, or use megatron or dynamic"
@@ -121,7 +122,7 @@ def problems(layout: Layout, shape: ModelShape, *, key: str = "layout") -> list[
 
 def rollout_problems(engine: str, family: FamilyConfig, layout: Layout) -> list[str]:
     """Why this engine can't sample from the model in this layout."""
-    if engine not in ("dynamic", "nemo"):
+    if engine not in ENGINES_OF_MEGATRON:
         return []
     found = []
     if family.transformer_config().get("multi_latent_attention"):

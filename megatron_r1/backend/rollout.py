@@ -17,6 +17,7 @@ from megatron_r1.backend.decode_modules import ModuleDecoder
 from megatron_r1.backend.decode_mtp import DraftingDecoder
 from megatron_r1.backend.engine_sampling import engine_can_sample
 from megatron_r1.backend.flight import Decoder, Flight
+from megatron_r1.backend.layout import ENGINES_OF_MEGATRON
 from megatron_r1.errors import ConfigError
 from megatron_r1.types import Begun, OnEnd, Sampled, Sampling
 
@@ -94,7 +95,7 @@ def generate(
     Policy.generate, for the engines of our own.
     """
     with inference(chunks):
-        assert begun is None or engine not in ("dynamic", "nemo"), "its engine begins every output anew"
+        assert begun is None or engine not in ENGINES_OF_MEGATRON, "they begin every output anew"
         if engine == "dynamic":
             from megatron_r1.backend import dynamic_engine  # it imports a second of Megatron's servers
 

@@ -125,7 +125,7 @@ class Grpo(TrainingStage):
             found += too_long(key, self.evaluate.evaluation.max_new_tokens, run)
         if self.routing_replay and not run.model.shape().num_experts:
             found.append("routing_replay: this model has no experts, so no routes; set it to false")
-        if self.routing_replay and run.rollout_engine in ("dynamic", "nemo"):
+        if self.routing_replay and not run.samples_by_own_loop:
             found.append(f"routing_replay: the {run.rollout_engine} engine keeps no routes; set it to false")
         found += ahead_problems(self, run) if self.steps_ahead else []
         found += phase_problems(self, run)

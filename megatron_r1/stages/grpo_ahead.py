@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from megatron_r1.run_config import RunConfig
     from megatron_r1.stages.grpo import Grpo
 
-OWN_ENGINES = ("megatron", "modules")
-
 
 @dataclass(slots=True)
 class Asked:
@@ -147,7 +145,7 @@ def ahead_problems(stage: "Grpo", run: "RunConfig") -> list[str]:
         found.append(f"{key} judges outputs when they are due; set rewards_beside to false")
     if stage.top_p < 1:
         found.append(f"{key} carries over no tokens that top_p={stage.top_p} left out; set top_p to 1")
-    if run.rollout_engine not in OWN_ENGINES:
+    if not run.samples_by_own_loop:
         found.append(f"{key}: rollout_engine {run.rollout_engine} begins every output anew; use megatron")
     return found
 
