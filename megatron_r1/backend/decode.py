@@ -8,7 +8,8 @@ keys after RoPE, or MLA's latents (decode_attention.py); tokens sorted by expert
 
 A tensor rank has its heads and its part of each network, and sums what it adds to the stream with the others;
 pipeline ranks pass the stream on. Transformer Engine's modules are read like the local ones; products are of
-the weights as they are stored, in bf16 also where training rounds to FP8.
+the weights as they are stored, in bf16 also where training rounds to FP8, unless the rollout asks for FP8 of
+its own, which rounds a copy of the layers' weights once (decode_products.py).
 
 What holds it equal to the modules: the routing is Megatron's own function, `is_lean` lets only what is
 written here through, and tests/backend/test_decode.py compares both ways token by token and log-prob by
@@ -32,6 +33,7 @@ from torch import Tensor
 from megatron_r1.backend.decode_attention import GroupedQuery, Latent, Position, norm_before
 from megatron_r1.backend.decode_mlp import feed_forward
 from megatron_r1.backend.decode_pipeline import through_pipeline
+from megatron_r1.backend.rollout_precision import RolloutPrecision
 from megatron_r1.backend.vocabulary import PADDING_LOGIT
 
 # What the layers here take for granted. Families never ask for anything else; the escape hatch can.
@@ -84,11 +86,19 @@ class LeanDecoder:
     refills: ClassVar = True
     width: ClassVar = 1
 
-    def __init__(self, chunks: Sequence[GPTModel], *, rows: int, length: int) -> None:
+    def __init__(
+        self,
+        chunks: Sequence[GPTModel],
+        *,
+        rows: int,
+        length: int,
+        precision: RolloutPrecision | None = None,
+    ) -> None:
+        """precision: of the products, None for the weights as they are stored."""
         length += self.width - 1
         self.capacity, self.length, self.count = rows, length, 0
         self.config, self.vocab_size = chunks[0].config, chunks[0].vocab_size
-        self.chunks = [_Chunk(chunk, length) for chunk in chunks]
+        self.chunks = [_Chunk(chunk, length, precision) for chunk in chunks]
         self.attentions = [layer.attention for chunk in self.chunks for layer in chunk.layers]
         # a layer: [capacity, ..., length, width] of the batch, [U, ..., W, width] of the newest prompts; all
         # of it finite, since a mask doesn't take a NaN out of a product
@@ -141,8 +151,8 @@ class LeanDecoder:
 class _Chunk:
     """Layers that follow each other, behind the embedding or before the head if they are the outermost."""
 
-    def __init__(self, model: GPTModel, length: int) -> None:
-        self.layers = [Layer(layer, model, length) for layer in model.decoder.layers]
+    def __init__(self, model: GPTModel, length: int, precision: RolloutPrecision | None) -> None:
+        self.layers = [Layer(layer, model, length, precision) for layer in model.decoder.layers]
         self.embedding: Any = model.embedding.word_embeddings if model.pre_process else None
         self.final_norm: Any = None
         self.real_rows: int = model.real_rows  # type: ignore[assignment]
@@ -184,17 +194,18 @@ def head(states: Tensor, weight: Tensor, real_rows: int) -> Tensor:
 class Layer:
     """Pre-norm attention and feed-forward network, each added to the stream."""
 
-    def __init__(self, layer: Any, model: Any, length: int) -> None:
+    def __init__(self, layer: Any, model: Any, length: int, precision: RolloutPrecision | None) -> None:
         attention, mlp = layer.self_attention, layer.mlp
         self.attention_norm, self.mlp_norm = layer.input_layernorm, layer.pre_mlp_layernorm
         if isinstance(attention, MLASelfAttention):
-            self.attention = Latent(attention, length=length)
+            self.attention = Latent(attention, length=length, precision=precision)
         else:
-            self.attention = GroupedQuery(attention, model.rotary_pos_emb, length=length)
+            rotary = model.rotary_pos_emb
+            self.attention = GroupedQuery(attention, rotary, length=length, precision=precision)
             self.attention_norm = norm_before(attention.linear_qkv, self.attention_norm)
         if not isinstance(mlp, MoELayer):
             self.mlp_norm = norm_before(mlp.linear_fc1, self.mlp_norm)
-        self.mlp = feed_forward(mlp)
+        self.mlp = feed_forward(mlp, precision)
 
     def __call__(self, hidden: Tensor, cache: Tensor, position: Position) -> Tensor:
         hidden = self.attention(hidden, self.attention_norm(hidden), cache, position)

@@ -19,7 +19,8 @@ from megatron.core.tensor_parallel.mappings import gather_from_tensor_model_para
 from torch import Tensor
 
 from megatron_r1.backend.attention import PackRotary
-from megatron_r1.backend.decode_mlp import added
+from megatron_r1.backend.decode_products import addition, product
+from megatron_r1.backend.rollout_precision import RolloutPrecision
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,23 +127,25 @@ def norm_before(linear: Any, norm: Any) -> Callable[[Tensor], Tensor]:
 class GroupedQuery:
     """SelfAttention. Cache: [B, g, 2, length, d], keys after RoPE and values."""
 
-    def __init__(self, module: Any, rotary: Any, *, length: int) -> None:
-        self.qkv, self.project = module.linear_qkv, module.linear_proj.weight
+    def __init__(self, module: Any, rotary: Any, *, length: int, precision: RolloutPrecision | None) -> None:
+        weight = module.linear_qkv.weight
+        self.qkv = product(weight, precision, module.linear_qkv.bias)
+        self.add_projected = addition(module.linear_proj.weight, precision)
         self.q_norm, self.k_norm = module.q_layernorm, module.k_layernorm
         self.groups = module.num_query_groups_per_partition
         self.per_group = module.num_attention_heads_per_partition // self.groups
         self.width = module.hidden_size_per_attention_head
         self.scale = self.width**-0.5
-        weight = self.qkv.weight
+        self.like = weight  # what a cache's type and device are
         self.rotate = _Rotation(rotary, length=length, dtype=weight.dtype, interleaved=False)
 
     def new_cache(self, rows: int, length: int) -> Tensor:
-        return self.project.new_zeros(rows, self.groups, 2, length, self.width)
+        return self.like.new_zeros(rows, self.groups, 2, length, self.width)
 
     def __call__(self, stream: Tensor, x: Tensor, cache: Tensor, position: Position) -> Tensor:
         """stream + attention(x); both [W * B, h]."""
         rows, g, r, d = cache.shape[0], self.groups, self.per_group, self.width
-        heads = F.linear(x, self.qkv.weight, self.qkv.bias).view(-1, rows, g, r + 2, d)
+        heads = self.qkv(x).view(-1, rows, g, r + 2, d)
         rotated = self.rotate(self._normalised(heads[..., : r + 1, :]), position)  # queries, and the key last
         position.write(cache[:, :, 0], rotated[..., r, :])
         position.write(cache[:, :, 1], heads[..., r + 1, :])
@@ -158,7 +161,7 @@ class GroupedQuery:
             query = query.permute(1, 2, 0, 3, 4).flatten(0, 1).flatten(1, 2)
             out = _attend_tokens(query, keys, values, scale=self.scale, mask=position.mask)
             out = out.view(rows, g, -1, r, d).permute(2, 0, 1, 3, 4)
-        return added(stream, out.reshape(stream.shape[0], -1), self.project)
+        return self.add_projected(stream, out.reshape(stream.shape[0], -1))
 
     def _normalised(self, heads: Tensor) -> Tensor:
         if self.q_norm is None:
@@ -173,12 +176,18 @@ class Latent:
     Every head looks at the same c + p numbers a token. Source: DeepSeek-V2, 2405.04434, section 2.1.2.
     """
 
-    def __init__(self, module: Any, *, length: int) -> None:
+    def __init__(self, module: Any, *, length: int, precision: RolloutPrecision | None) -> None:
         config = module.config
-        self.module, self.project = module, module.linear_proj.weight
+        self.add_projected = addition(module.linear_proj.weight, precision)
+        self.kv_down = product(module.linear_kv_down_proj.weight, precision)
         self.latent_norm = norm_before(module.linear_kv_up_proj, module.kv_layernorm)
-        if config.q_lora_rank is not None:
+        self.query_latent: int | None = config.q_lora_rank
+        if self.query_latent is None:
+            self.query = product(module.linear_q_proj.weight, precision)
+        else:
+            self.query_down = product(module.linear_q_down_proj.weight, precision)
             self.query_norm = norm_before(module.linear_q_up_proj, module.q_layernorm)
+            self.query = product(module.linear_q_up_proj.weight, precision)
         self.heads = module.num_attention_heads_per_partition
         self.key_width, self.latent = config.qk_head_dim, config.kv_lora_rank
         self.rotated = config.qk_pos_emb_head_dim
@@ -188,7 +197,7 @@ class Latent:
         self.rotate = _Rotation(module.rotary_pos_emb, length=length, dtype=up.dtype, interleaved=True)
 
     def new_cache(self, rows: int, length: int) -> Tensor:
-        return self.project.new_zeros(rows, 1, length, self.latent + self.rotated)
+        return self.up_key.new_zeros(rows, 1, length, self.latent + self.rotated)
 
     def __call__(self, stream: Tensor, x: Tensor, cache: Tensor, position: Position) -> Tensor:
         """stream + attention(x); both [W * B, h]."""
@@ -206,22 +215,18 @@ class Latent:
                 scale=self.scale, mask=position.mask,
             ).unflatten(1, (-1, self.heads)).transpose(0, 1).flatten(0, 1)  # fmt: skip
         out = torch.bmm(found.transpose(0, 1), self.up_value.transpose(1, 2))  # [n, W * B, v]
-        return added(stream, out.transpose(0, 1).flatten(1), self.project)
+        return self.add_projected(stream, out.transpose(0, 1).flatten(1))
 
     def _remember(self, x: Tensor, cache: Tensor, position: Position) -> None:
-        down = whole(F.linear(x, self.module.linear_kv_down_proj.weight), self.latent + self.rotated)
+        down = whole(self.kv_down(x), self.latent + self.rotated)
         latent, key = down.view(-1, cache.shape[0], down.shape[-1]).split([self.latent, self.rotated], dim=-1)
         new = torch.cat([self.latent_norm(latent), self.rotate(key, position)], dim=-1)
         position.write(cache[:, 0], new)
 
     def _queries(self, x: Tensor, rows: int, position: Position) -> Tensor:
-        if self.module.config.q_lora_rank is None:
-            query = F.linear(x, self.module.linear_q_proj.weight)
-        else:
-            down = whole(F.linear(x, self.module.linear_q_down_proj.weight), self.module.config.q_lora_rank)
-            low = self.query_norm(down)
-            query = F.linear(low, self.module.linear_q_up_proj.weight)
-        query = query.view(-1, rows, self.heads, self.key_width + self.rotated)
+        if self.query_latent is not None:
+            x = self.query_norm(whole(self.query_down(x), self.query_latent))
+        query = self.query(x).view(-1, rows, self.heads, self.key_width + self.rotated)
         plain, rotated = query.split([self.key_width, self.rotated], dim=-1)
         absorbed = torch.bmm(plain.flatten(0, 1).transpose(0, 1), self.up_key)  # [n, W * B, c]
         absorbed = absorbed.transpose(0, 1).unflatten(0, (-1, rows))

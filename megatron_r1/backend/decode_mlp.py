@@ -8,34 +8,29 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from megatron.core import parallel_state
-from megatron.core.tensor_parallel.mappings import reduce_from_tensor_model_parallel_region
 from megatron.core.transformer.mlp import MLP
 from megatron.core.transformer.moe.moe_layer import MoELayer
 from megatron.core.transformer.moe.moe_utils import topk_routing_with_score_function
 from torch import Tensor
 
-from megatron_r1.backend.expert_pool import expert_weights, stacked
+from megatron_r1.backend.decode_products import addition, expert_products, product
+from megatron_r1.backend.expert_pool import expert_weights
+from megatron_r1.backend.rollout_precision import RolloutPrecision
 
 FeedForward = Callable[[Tensor, Tensor], Tensor]  # (stream [T, h], x [T, h]) -> stream + mlp(x)
 
 ROUTER_DTYPES = {"fp32": torch.float32, "fp64": torch.float64}
 
 
-def feed_forward(module: Any) -> FeedForward:
+def feed_forward(module: Any, precision: RolloutPrecision | None) -> FeedForward:
     """A layer's network. Experts on several ranks keep Megatron's dispatcher."""
     if isinstance(module, MoELayer):
         if parallel_state.get_expert_tensor_and_model_parallel_world_size() > 1:
+            assert precision is None, "rollout_precision.py refuses it"
             return _Dispatched(module)
-        return _Experts(module)
+        return _Experts(module, precision)
     assert isinstance(module, MLP)
-    return _Dense(module)
-
-
-def added(stream: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """stream [T, h] + weight x, the sum over the tensor ranks, each of which has its columns of weight."""
-    if parallel_state.get_tensor_model_parallel_world_size() == 1:
-        return torch.addmm(stream, x, weight.t())
-    return stream + reduce_from_tensor_model_parallel_region(F.linear(x, weight))
+    return _Dense(module, precision)
 
 
 def _swiglu(x: Tensor) -> Tensor:
@@ -45,11 +40,12 @@ def _swiglu(x: Tensor) -> Tensor:
 
 
 class _Dense:
-    def __init__(self, module: Any) -> None:
-        self.up, self.down = module.linear_fc1.weight, module.linear_fc2.weight
+    def __init__(self, module: Any, precision: RolloutPrecision | None) -> None:
+        self.up = product(module.linear_fc1.weight, precision)
+        self.add_down = addition(module.linear_fc2.weight, precision)
 
     def __call__(self, stream: Tensor, x: Tensor) -> Tensor:
-        return added(stream, _swiglu(F.linear(x, self.up)), self.down)
+        return self.add_down(stream, _swiglu(self.up(x)))
 
 
 class _Dispatched:
@@ -63,22 +59,18 @@ class _Dispatched:
 class _Experts:
     """All experts on this rank: one grouped product a linear layer, or one of each with tokens."""
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: Any, precision: RolloutPrecision | None) -> None:
         self.config, self.router = module.config, module.router
-        self.ups = expert_weights(module.experts, "linear_fc1")
-        self.downs = expert_weights(module.experts, "linear_fc2")
-        up, down = stacked(self.ups), stacked(self.downs)
-        self.grouped = up is not None and down is not None and up.reversed == down.reversed
-        if self.grouped:
-            assert up is not None
-            assert down is not None
-            self.up, self.down, self.reversed = up.weights.mT, down.weights.mT, up.reversed  # [E, in, out]
-        self.upto = torch.arange(1, len(self.ups) + 1, device=self.router.weight.device)
-        self.shared = None if module.shared_experts is None else _Dense(module.shared_experts)
+        ups = expert_weights(module.experts, "linear_fc1")
+        self.products = expert_products(ups, expert_weights(module.experts, "linear_fc2"), precision)
+        self.last = len(ups) - 1
+        self.upto = torch.arange(1, len(ups) + 1, device=self.router.weight.device)
+        shared = module.shared_experts
+        self.shared = None if shared is None else _Dense(shared, precision)
 
     def __call__(self, stream: Tensor, x: Tensor) -> Tensor:
         probs, experts = self._route(x)
-        places = len(self.ups) - 1 - experts if self.grouped and self.reversed else experts
+        places = self.last - experts if self.products.reversed else experts
         ordered, order = places.flatten().sort()
         ends = torch.searchsorted(ordered, self.upto, out_int32=True)  # [E] tokens up to each expert's last
         token = order.div(experts.shape[1], rounding_mode="floor")
@@ -91,12 +83,10 @@ class _Experts:
 
     def _apply(self, tokens: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
         """tokens: [T * k, h] sorted by expert, with the weight of each, [T * k, 1]."""
-        if self.grouped:
-            inner = _swiglu(F.grouped_mm(tokens, self.up, offs=ends))
-            return F.grouped_mm(inner * weights.to(inner.dtype), self.down, offs=ends)
-        counts = ends.diff(prepend=ends.new_zeros(1)).tolist()
-        inner = _swiglu(_by_expert(tokens, self.ups, counts))
-        return _by_expert(inner * weights.to(inner.dtype), self.downs, counts)
+        products = self.products
+        bounds = ends if products.grouped else ends.diff(prepend=ends.new_zeros(1)).tolist()
+        inner = _swiglu(products.up(tokens, bounds))
+        return products.down(inner * weights.to(inner.dtype), bounds)
 
     def _route(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Megatron's own routing: weights [T, k] and experts [T, k]."""
@@ -114,9 +104,3 @@ class _Experts:
             router_replay=router.router_replay,
             dense_output=True,
         )
-
-
-def _by_expert(tokens: Tensor, weights: list[Tensor], counts: list[int]) -> Tensor:
-    """tokens sorted by expert, each through its expert's weight."""
-    parts = zip(tokens.split(counts), weights, strict=True)
-    return torch.cat([F.linear(part, weight) for part, weight in parts if len(part)])

@@ -27,6 +27,7 @@ from torch import Tensor
 from megatron_r1.backend.decode import Layer, LeanDecoder, head, output_weight
 from megatron_r1.backend.decode_attention import Position, whole
 from megatron_r1.backend.decode_pipeline import from_last_stage
+from megatron_r1.backend.rollout_precision import RolloutPrecision
 
 
 class DraftingDecoder(LeanDecoder):
@@ -34,13 +35,20 @@ class DraftingDecoder(LeanDecoder):
 
     width: ClassVar = 2
 
-    def __init__(self, chunks: Sequence[GPTModel], *, rows: int, length: int) -> None:
-        super().__init__(chunks, rows=rows, length=length)
+    def __init__(
+        self,
+        chunks: Sequence[GPTModel],
+        *,
+        rows: int,
+        length: int,
+        precision: RolloutPrecision | None = None,
+    ) -> None:
+        super().__init__(chunks, rows=rows, length=length, precision=precision)
         self.mtp: MtpLayer | None = None  # it is where the head is, on the pipeline's last rank
         # [W, B, h] of the batch and [U, h] of the newest prompts' ends: what the model's head took
         self.hidden = self.hidden_of_newest = torch.zeros(0)
         if chunks[-1].mtp_process:
-            self.mtp = MtpLayer(chunks[-1], self.length)
+            self.mtp = MtpLayer(chunks[-1], self.length, precision)
             self.attentions.append(self.mtp.layer.attention)
 
     def prefill(self, tokens: Tensor, places: Tensor) -> Tensor:
@@ -91,12 +99,12 @@ class DraftingDecoder(LeanDecoder):
 class MtpLayer:
     """The first MTP depth: both inputs normalised, joined and projected, then one layer of the model's."""
 
-    def __init__(self, model: GPTModel, length: int) -> None:
+    def __init__(self, model: GPTModel, length: int, precision: RolloutPrecision | None) -> None:
         module: Any = model.mtp.layers[0]
         self.embedding: Any = model.embedding.word_embeddings
         self.token_norm, self.state_norm, self.final_norm = module.enorm, module.hnorm, module.final_layernorm
         self.project = module.eh_proj.weight
-        self.layer = Layer(module.mtp_model_layer, model, length)
+        self.layer = Layer(module.mtp_model_layer, model, length, precision)
         self.output = output_weight(model)
         self.real_rows: int = model.real_rows  # type: ignore[assignment]
 

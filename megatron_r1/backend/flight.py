@@ -107,7 +107,7 @@ class Flight:
 
     def __init__(
         self,
-        decoder: type[Decoder],
+        decoder: Callable[..., Decoder],
         chunks: Sequence[GPTModel],
         prompts: Sequence[Sequence[int]],
         sampling: Sampling,
@@ -118,8 +118,8 @@ class Flight:
         begun: Sequence[Begun] | None = None,
         on_end: OnEnd | None = None,
     ) -> None:
-        """rows: the most outputs that run at once, None for all. begun: as of Policy.generate; none of them
-        has ended or is at its limit."""
+        """decoder: makes one, as its constructor. rows: the most outputs that run at once, None for all.
+        begun: as of Policy.generate; none of them has ended or is at its limit."""
         self.prompts, self.keys, self.sampling, self.eos_id = prompts, keys, sampling, eos_id
         self.on_end = on_end
         before = [Sampled([], []) for _ in prompts] if begun is None else [b.output for b in begun]

@@ -12,8 +12,10 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from megatron_r1.backend import checkpoint, expert_pool, rollout, router, routes
+from megatron_r1.backend import rollout_precision as rollout_precisions
 from megatron_r1.backend import score_head as heads
 from megatron_r1.backend.context_padding import pad_for_context
+from megatron_r1.backend.decode import is_lean
 from megatron_r1.backend.expert_load import ExpertLoad
 from megatron_r1.backend.finite import require_finite_gradient, require_finite_loss
 from megatron_r1.backend.forward import ForwardOptions
@@ -27,6 +29,7 @@ from megatron_r1.backend.parallel import MegatronReplicas, device
 from megatron_r1.backend.precision import pack_multiple
 from megatron_r1.backend.reference import ReferenceWeights
 from megatron_r1.backend.rollout_model import RolloutModel
+from megatron_r1.backend.rollout_precision import RolloutPrecision
 from megatron_r1.backend.schedule import Sums, pack_logprobs, train_on_packs
 from megatron_r1.data.packing import Packing, pack, pad_packs
 from megatron_r1.errors import DataError
@@ -65,16 +68,18 @@ class MegatronPolicy:
         rollout_rows: int | None = None,
         rollout_layout: Layout | None = None,
         rollout_speculation: rollout.Speculation | None = None,
+        rollout_precision: RolloutPrecision | None = None,
         score_head: bool = False,
         offload: Collection[str] = (),
     ) -> None:
         """tokens_per_pack: the most tokens of one micro-batch on a rank. rollout_rows: the most outputs
         that a replica samples at once, None for all. rollout_layout: of what samples, None for `layout`.
-        rollout_speculation: how tokens are drafted, None for not at all. score_head: for a MegatronScorer.
-        offload: of "optimizer", "reference" and "reward_models", what is in host memory outside its phase; on
-        the CPU nothing moves.
+        rollout_speculation: how tokens are drafted, None for not at all. rollout_precision: of the products
+        while sampling, None for the weights as they are stored. score_head: for a MegatronScorer. offload:
+        of "optimizer", "reference" and "reward_models", what is in host memory outside its phase; on the CPU
+        nothing moves.
 
-        Raises ConfigError where the model can't draft or the rollout engine can't follow."""
+        Raises ConfigError where the model can't draft or decode in FP8 or the rollout engine can't follow."""
         self.score_head, self.language_family = score_head, family
         if score_head:
             family = heads.without_language_head(family)
@@ -84,6 +89,7 @@ class MegatronPolicy:
         self.rollout_rows = rollout_rows
         self.rollout_layout = layout if rollout_layout is None else rollout_layout
         self.rollout_speculation: rollout.Speculation | None = rollout_speculation
+        self.rollout_precision: RolloutPrecision | None = rollout_precision
         self.version = 0
         self.sampler: RolloutModel | None = None  # once something is sampled in another layout
         self.fresh = False  # whether it has the weights as they are
@@ -97,6 +103,9 @@ class MegatronPolicy:
         routes.attach(self.chunks)
         if rollout_speculation is not None and not score_head:
             rollout.require_speculation(self.chunks, rollout_engine)
+        if rollout_precision is not None and not score_head:
+            lean = is_lean(self.chunks)
+            rollout_precisions.require(rollout_engine, family, self.rollout_layout, lean=lean)
         set_initial_weights(self.chunks, seed=seed, vocab_size=family.shape().vocab_size)
         self.models: Sequence[torch.nn.Module] = self.chunks  # with DDP around them once training starts
         self.optimizer: Any = None
@@ -128,6 +137,7 @@ class MegatronPolicy:
             "engine": self.rollout_engine,
             "rows": self.rollout_rows,
             "speculation": self.rollout_speculation,
+            "precision": self.rollout_precision,
             "begun": begun,
         }
         if self.rollout_layout.places_like(self.layout):

@@ -4,8 +4,9 @@ The outputs of a call run in a batch of bounded size (flight.py); LeanDecoder co
 model, ModuleDecoder everywhere else, or Megatron's dynamic engine does all of it, also through NeMo.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Literal
 
 import torch
@@ -18,6 +19,7 @@ from megatron_r1.backend.decode_mtp import DraftingDecoder
 from megatron_r1.backend.engine_sampling import engine_can_sample
 from megatron_r1.backend.flight import Decoder, Flight
 from megatron_r1.backend.layout import ENGINES_OF_MEGATRON
+from megatron_r1.backend.rollout_precision import RolloutPrecision
 from megatron_r1.errors import ConfigError
 from megatron_r1.types import Begun, OnEnd, Sampled, Sampling
 
@@ -84,6 +86,7 @@ def generate(
     engine: Engine = "megatron",
     rows: int | None = None,
     speculation: Speculation | None = None,
+    precision: RolloutPrecision | None = None,
     decoder: type[Decoder] | None = None,
     begun: Sequence[Begun] | None = None,
     on_end: OnEnd | None = None,
@@ -91,10 +94,13 @@ def generate(
     """One output a prompt; all ranks of a replica return the same.
 
     rows: the most outputs that run at once, None for all. speculation: by the layer of that name, for what
-    `require_speculation` lets through. decoder: instead of the fitting one. begun, on_end: as of
+    `require_speculation` lets through. precision: of the products, for what rollout_precision.require lets
+    through; None: as the weights are stored. decoder: instead of the fitting one. begun, on_end: as of
     Policy.generate, for the engines of our own.
     """
     with inference(chunks):
+        lean = engine == "megatron" and is_lean(chunks)
+        assert precision is None or (lean and decoder is None), "the others know no FP8"
         assert begun is None or engine not in ENGINES_OF_MEGATRON, "they begin every output anew"
         if engine == "dynamic":
             from megatron_r1.backend import dynamic_engine  # it imports a second of Megatron's servers
@@ -104,9 +110,8 @@ def generate(
             from megatron_r1.backend import nemo_engine  # and this NeMo, where it is installed
 
             return nemo_engine.generate(chunks, prompts, sampling, keys=keys, eos_id=eos_id, rows=rows)
-        lean = engine == "megatron" and is_lean(chunks)
-        own: type[Decoder] = DraftingDecoder if speculation == "mtp" else LeanDecoder
-        chosen: type[Decoder] = decoder or (own if lean else ModuleDecoder)
+        own = partial(DraftingDecoder if speculation == "mtp" else LeanDecoder, precision=precision)
+        chosen: Callable[..., Decoder] = decoder or (own if lean else ModuleDecoder)
         flight = Flight(
             chosen,
             chunks,

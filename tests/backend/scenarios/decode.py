@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from megatron_r1.backend import decode_mlp, rollout
+from megatron_r1.backend import decode_products, rollout
 from megatron_r1.backend.decode import LeanDecoder, is_lean
 from megatron_r1.backend.decode_modules import ModuleDecoder
 from megatron_r1.backend.expert_pool import expert_weights, stacked
@@ -99,11 +99,11 @@ def grouped(layout: Layout, shared: Path) -> dict[str, Any]:
 
 
 def _one_by_one(policy: MegatronPolicy, prompts: list[list[int]]) -> list[Sampled]:
-    decode_mlp.stacked = lambda weights: None
+    decode_products.stacked = lambda weights: None
     try:
         return _generate(policy, prompts, decoder=LeanDecoder)
     finally:
-        decode_mlp.stacked = stacked
+        decode_products.stacked = stacked
 
 
 def uneven_policy(family: FamilyConfig, layout: Layout) -> MegatronPolicy:

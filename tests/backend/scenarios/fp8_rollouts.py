@@ -1,0 +1,135 @@
+"""Rollouts in FP8 next to the training forward, and next to those of the weights as they are stored."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megatron_r1.backend import decode_products, rollout
+from megatron_r1.backend.decode import LeanDecoder
+from megatron_r1.backend.decode_mtp import DraftingDecoder
+from megatron_r1.backend.layout import Layout
+from megatron_r1.backend.model import ModelOptions
+from megatron_r1.backend.policy import MegatronPolicy
+from megatron_r1.backend.rollout_precision import rounded_weights
+from megatron_r1.errors import ConfigError
+from megatron_r1.models.deepseek_v3 import DeepseekV3
+from megatron_r1.models.shape import FamilyConfig
+from megatron_r1.types import Sampled, Sampling, TrainSequence
+from tests.backend.scenarios import models
+from tests.backend.scenarios.train import cross_entropy
+
+FITTING = {**models.V3, "qk_pos_emb_head_dim": 16}  # kv_lora_rank + 16 = 32
+FAMILIES: dict[str, FamilyConfig] = {
+    "v3": DeepseekV3(**FITTING),
+    "v3_plain": DeepseekV3(**{**FITTING, "q_lora_rank": None, "yarn": None, "mtp_layers": 0}),
+    "qwen2": models.FAMILIES["qwen2"],
+}
+SAMPLING = Sampling(max_new_tokens=16, temperature=0.9, seed=3)
+PROMPTS = 12
+
+
+def policy_of(family: FamilyConfig, layout: Layout, **rollouts: Any) -> MegatronPolicy:
+    return MegatronPolicy(
+        family, layout, ModelOptions(), seed=11, eos_id=models.EOS, tokens_per_pack=models.LENGTH, **rollouts
+    )
+
+
+def sample(
+    layout: Layout, shared: Path, *, family: str, own_layout: dict[str, int] | None = None
+) -> dict[str, Any]:
+    """By when: each prompt's output with the log-probs of sampling and of training's forward."""
+    own = None if own_layout is None else Layout(**own_layout)
+    policy = policy_of(FAMILIES[family], layout, rollout_precision="fp8", rollout_layout=own)
+    found = {"new": _sampled(policy)}
+    policy.rollout_rows = 5
+    found["few"] = _sampled(policy)
+    policy.rollout_rows = None
+    policy.rollout_precision = None
+    found["stored"] = _sampled(policy)
+    policy.start_training(models.OPTIMIZER)
+    policy.train_step(models.batch(0), cross_entropy, lr=1e-2)
+    policy.rollout_precision = "fp8"
+    found["updated"] = _sampled(policy)
+    return found
+
+
+def _sampled(policy: MegatronPolicy) -> list[dict[str, Any]]:
+    replicas = policy.replicas
+    keys = list(range(PROMPTS))[replicas.index :: replicas.count]
+    prompts = [[2 + (7 * key + i) % 60 for i in range(1 + key % 5)] for key in keys]
+    outputs = policy.generate(prompts, SAMPLING, keys=keys)
+    rows = [torch.tensor(prompt + o.token_ids) for prompt, o in zip(prompts, outputs, strict=True)]
+    trained = policy.logprobs(
+        [TrainSequence(row, torch.ones(len(row))) for row in rows], temperature=SAMPLING.temperature
+    )
+    found = [
+        {"key": key, "tokens": o.token_ids, "rollout": o.logprobs, "training": v[len(prompt) :].tolist()}
+        for key, prompt, o, v in zip(keys, prompts, outputs, trained, strict=True)
+    ]
+    return sorted(replicas.gather(found), key=lambda row: row["key"])
+
+
+def drafted(layout: Layout, shared: Path) -> dict[str, Any]:
+    """Outputs with and without drafts, and which weights either decoder rounds."""
+    policy = policy_of(FAMILIES["v3"], layout, rollout_precision="fp8")
+    plain = _outputs(policy)
+    policy.rollout_speculation = "mtp"
+    with_drafts = _outputs(policy)
+    (chunk,) = policy.chunks
+    named = dict(rounded_weights(chunk))
+    return {
+        "plain": [o.token_ids for o in plain],
+        "drafted": [o.token_ids for o in with_drafts],
+        "accepted": sum(o.accepted for o in with_drafts),
+        "gap": max(
+            abs(a - b)
+            for one, other in zip(plain, with_drafts, strict=True)
+            for a, b in zip(one.logprobs, other.logprobs, strict=True)
+        ),
+        "by_lean": _rounds(policy, LeanDecoder),
+        "by_drafting": _rounds(policy, DraftingDecoder),
+        "named": sorted(named),
+        "named_of_model": sorted(name for name in named if name.startswith("decoder.")),
+    }
+
+
+def _outputs(policy: MegatronPolicy) -> list[Sampled]:
+    return policy.generate([[5, 6, 7], [9], [4, 4, 30, 8]], SAMPLING, keys=[0, 1, 2])
+
+
+def _rounds(policy: MegatronPolicy, decoder: type[LeanDecoder]) -> list[str]:
+    """The names of the weights that a decoder rounds."""
+    (chunk,) = policy.chunks
+    names = {id(weight): name for name, weight in chunk.named_parameters()}
+    found: list[str] = []
+
+    class Recorded(decode_products.Fp8Product):
+        def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+            super().__init__(weight, bias)
+            found.append(names[id(weight)])
+
+    real, decode_products.Fp8Product = decode_products.Fp8Product, Recorded
+    try:
+        with rollout.inference(policy.chunks):
+            decoder(policy.chunks, rows=1, length=8, precision="fp8")
+    finally:
+        decode_products.Fp8Product = real
+    return sorted(found)
+
+
+def refused(layout: Layout, shared: Path) -> list[str]:
+    """What a policy says that can't decode in FP8: of an engine, of layers, of widths, of a layout."""
+    clamped = {**FITTING, "megatron": {"activation_func_clamp_value": 0.02}}
+    cases: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        (FITTING, {"rollout_engine": "modules"}),
+        (clamped, {}),
+        (models.V3, {}),
+    ]
+    found = []
+    for shape, rollouts in cases:
+        try:
+            policy_of(DeepseekV3(**shape), layout, rollout_precision="fp8", **rollouts)
+        except ConfigError as error:
+            found.append(str(error))
+    return found
