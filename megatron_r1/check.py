@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from megatron_r1 import registry
 from megatron_r1.backend import layout as layouts
+from megatron_r1.backend import rollout_precision
 from megatron_r1.backend.precision import pack_multiple
 from megatron_r1.config import Loaded, refuse
 from megatron_r1.config.explain import near
@@ -68,7 +69,7 @@ def findings(
         if model.megatron:
             for text in _refused_by_megatron(run, model):
                 yield _finding(loaded, owner, text)
-    for text in [*_speculation_problems(run), *(layouts.engine_missing(run.rollout_engine) if files else [])]:
+    for text in [*_speculation_problems(run), *(_missing_here(run) if files else [])]:
         yield _finding(loaded, (), text)
     for text in run.slurm.problems(ranks=run.layout.ranks, stages=list(run.stages)):
         yield _finding(loaded, ("slurm",), text)
@@ -92,6 +93,15 @@ def _rollout_problems(run: RunConfig, model: FamilyConfig) -> Iterator[str]:
             )
         yield from layouts.problems(run.sampling_layout, model.shape(), key="rollout_layout")
     yield from layouts.rollout_problems(run.rollout_engine, model, run.sampling_layout)
+    if run.rollout_precision is not None:
+        yield from rollout_precision.problems(run.rollout_engine, model, run.sampling_layout)
+
+
+def _missing_here(run: RunConfig) -> Iterator[str]:
+    """What the run asks for and this machine can't."""
+    yield from layouts.engine_missing(run.rollout_engine)
+    if run.rollout_precision is not None:
+        yield from rollout_precision.missing()
 
 
 def _models(run: RunConfig) -> Iterator[tuple[KeyPath, FamilyConfig]]:
@@ -267,7 +277,8 @@ def _layout_rows(run: RunConfig) -> Rows:
         rows.append(("experts a rank", _experts(layout, shape)))
     if not run.sampling_layout.places_like(layout):
         rows.append(("rollout", _degrees(run.sampling_layout)))
-    rows.append(("precision", run.precision))
+    sampled = "" if run.rollout_precision is None else f", rollouts {run.rollout_precision}"
+    rows.append(("precision", f"{run.precision}{sampled}"))
     return rows
 
 

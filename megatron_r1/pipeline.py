@@ -334,6 +334,7 @@ def _build(
         rollout_rows=run.rollout_rows,
         rollout_layout=run.sampling_layout,
         rollout_speculation=run.rollout_speculation if run.model.shape().num_mtp_layers else None,
+        rollout_precision=run.rollout_precision,
         tokens_per_pack=packing.tokens_per_pack if isinstance(packing, TrainingStage) else NO_PACKS,
         score_head=stage.trains_scores,
         offload=run.offload,
@@ -350,6 +351,7 @@ def _decisive(run: RunConfig, stage: StageConfig) -> dict[str, Any]:
         "template": run.template,
         "seed": run.seed,
         "precision": run.precision,
+        **({} if run.rollout_precision is None else {"rollout_precision": run.rollout_precision}),
         **({"plugins": plugins} if plugins else {}),
     }
 

@@ -108,6 +108,14 @@ class RunConfig(Section):
     For a GPU with few rows and many layers; on a CPU it is mostly slower. For rollout_engine megatron; of the
     run's models, those with MTP layers draft, and one must have some."""
 
+    rollout_precision: Literal["fp8"] | None = None
+    """Of the matrix products while sampling. fp8: each rollout rounds a copy of the layers' weights to 8 bits
+    (float8 e4m3, a scale a row) and every token's activations as they come; the head, the embedding, the
+    router and attention's inner products stay as they are stored. Half of the bytes of bf16 a decoding step,
+    and other probabilities than training's: grpo needs loss.rollout_correction with it, and rollout/drift
+    says how far apart they are. For rollout_engine megatron, on a GPU from compute capability 8.9; a CPU
+    rounds alike and gains nothing (docs/fp8_rollouts.md). null: the weights as they are stored."""
+
     recompute: Literal["none", "selective", "full"] = "none"
     """Activations that the backward pass computes again instead of keeping them: none, attention's inner part
     (selective), or whole layers (full). The result is the same to the bit."""

@@ -23,6 +23,7 @@ from megatron_r1.backend import parallel
 from megatron_r1.backend.layout import Layout, split_layers
 from megatron_r1.backend.model import ModelOptions, build_model
 from megatron_r1.backend.optimizer import wrap_for_training
+from megatron_r1.backend.rollout_precision import fp8_bytes, rounded_weights
 from megatron_r1.models.shape import FamilyConfig
 
 META = torch.device("meta")
@@ -37,6 +38,8 @@ class Shard:
     once; router biases included, copies of the embedding left out.
     parameter_bytes, gradient_bytes: of DDP's buffers, their padding included. other_bytes: of what is not
     trained (router biases, rotary frequencies).
+    rounded: elements that a rollout in FP8 rounds, without MTP's; fp8_bytes, mtp_fp8_bytes: of the rounded
+    copies and their scales, and of the first MTP layer's.
     optimizer_dense, optimizer_expert: trained elements whose state a replica keeps, by replica (of all
     parameters but the experts', and of the experts').
     """
@@ -50,6 +53,9 @@ class Shard:
     parameter_bytes: int
     gradient_bytes: int
     other_bytes: int
+    rounded: int
+    fp8_bytes: int
+    mtp_fp8_bytes: int
     optimizer_dense: tuple[int, ...]
     optimizer_expert: tuple[int, ...]
 
@@ -91,6 +97,7 @@ def _shard(family: FamilyConfig, layout: Layout, options: ModelOptions, stage: i
         chunks = build_model(family, layout, options)
         own = [_count(chunk, layout, first_stage=stage == 0) for chunk in chunks]
         other = sum(_bytes(buffer) for chunk in chunks for buffer in chunk.buffers())
+        of_model, of_mtp = _rounded(chunks)
         models = wrap_for_training(chunks, layout)
         dense = [buffer for model in models for buffer in model.buffers]
         expert = [buffer for model in models for buffer in model.expert_parallel_buffers]
@@ -100,6 +107,9 @@ def _shard(family: FamilyConfig, layout: Layout, options: ModelOptions, stage: i
             parameter_bytes=_parameter_bytes(models, [*dense, *expert]),
             gradient_bytes=sum(_bytes(buffer.grad_data) for buffer in [*dense, *expert]),
             other_bytes=other,
+            rounded=sum(weight.numel() for weight in of_model),
+            fp8_bytes=sum(map(fp8_bytes, of_model)),
+            mtp_fp8_bytes=sum(map(fp8_bytes, of_mtp)),
             optimizer_dense=_optimizer_elements(dense, layout, replicas=layout.data * layout.context),
             optimizer_expert=_optimizer_elements(expert, layout, replicas=layout.expert_data),
         )
@@ -136,6 +146,13 @@ def _count(chunk: GPTModel, layout: Layout, *, first_stage: bool) -> tuple[int, 
             whole += 0 if name.startswith("mtp.") else buffer.numel()
             whole_mtp += buffer.numel() if name.startswith("mtp.") else 0
     return held, mtp, expert, whole, whole_mtp
+
+
+def _rounded(chunks: Sequence[GPTModel]) -> tuple[list[Tensor], list[Tensor]]:
+    """The weights that decode in FP8: of the model's layers, and of the MTP layer that drafts."""
+    named = [pair for chunk in chunks for pair in rounded_weights(chunk)]
+    of_mtp = [weight for name, weight in named if name.startswith("mtp.")]
+    return [weight for name, weight in named if not name.startswith("mtp.")], of_mtp
 
 
 def _tensor_parts(parameter: Tensor, layout: Layout) -> int:

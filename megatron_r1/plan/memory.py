@@ -40,6 +40,7 @@ class RankMemory:
     largest_other: float  # of these
     other: float
     rollout_model: float  # weights in the rollout's layout
+    fp8_copy: float  # of the layers' weights, while a rollout in FP8 runs
     kv_cache: float
     activations: float
     logits: float
@@ -83,14 +84,15 @@ class RankMemory:
         resident = self.resident - self.scoring_only
         sampling = resident - self.update_only - self.pass_only
         found = {
-            "rollout": sampling + self.kv_cache,
+            "rollout": sampling + self.fp8_copy + self.kv_cache,
             "log-probs": resident - self.update_only + self.forward + self.logits,
             "training": resident - self.pass_only + self.activations + self.logits,
             "checkpoint": resident,
             "refit": sampling,
         }
         if self.scoring_only:  # one model at a time; a judge samples, a reward model takes a pass
-            found["scoring"] = sampling + self.largest_other + max(self.kv_cache, self.forward + self.logits)
+            passing = max(self.fp8_copy + self.kv_cache, self.forward + self.logits)
+            found["scoring"] = sampling + self.largest_other + passing
         return found
 
     @property
@@ -112,20 +114,41 @@ def rank_memory(
     if it has one; which of its stages a rank has is not told apart, so that each counts the largest.
     """
     copy = max((_weights(run, shard) for shard in sampling or []), default=0.0)
-    return [_one(run, demand, shard, [model[i] for model in others], copy) for i, shard in enumerate(shards)]
+    fp8 = max((_fp8_copy(run, demand, shard) for shard in sampling or []), default=0.0)
+    return [
+        _one(run, demand, shard, [model[i] for model in others], copy, fp8) for i, shard in enumerate(shards)
+    ]
+
+
+def _fp8_copy(run: RunConfig, demand: Demand, shard: "Shard") -> float:
+    """Of a model while it samples, as only one does at a time."""
+    if run.rollout_precision is None or not demand.outputs:
+        return 0.0
+    drafts = run.rollout_speculation and run.model.shape().num_mtp_layers
+    return shard.fp8_bytes + (shard.mtp_fp8_bytes if drafts else 0)
 
 
 def _weights(run: RunConfig, shard: "Shard") -> float:
     return parameter_dtype(run.precision).itemsize * shard.parameters + shard.other_bytes
 
 
-def _one(run: RunConfig, demand: Demand, shard: "Shard", others: "list[Shard]", copy: float) -> RankMemory:
+def _one(
+    run: RunConfig,
+    demand: Demand,
+    shard: "Shard",
+    others: "list[Shard]",
+    copy: float,
+    fp8_of_copy: float,
+) -> RankMemory:
+    """copy, fp8_of_copy: of the rollout's own layout, 0 without one."""
     width = parameter_dtype(run.precision).itemsize
     trains = demand.updates > 0
     copies = FP8_COPIES * shard.parameters if run.precision not in ("fp32", "bf16") else 0
     optimizer = shard.optimizer_elements * (MOMENTS + (MASTER if width < FP32 else 0))
     caches = kv_cache(run, demand)
     activations, logits, forward = _activations(run, demand, shard.pipeline_rank)
+    sampled = [*others, *([] if copy else [shard])]  # a judge is one of the others
+    fp8_copies = [fp8_of_copy, *(_fp8_copy(run, demand, one) for one in sampled)]
     return RankMemory(
         pipeline_rank=shard.pipeline_rank,
         parameters=shard.parameter_bytes + copies,
@@ -137,6 +160,7 @@ def _one(run: RunConfig, demand: Demand, shard: "Shard", others: "list[Shard]", 
         largest_other=max((_weights(run, other) for other in others), default=0.0),
         other=shard.other_bytes,
         rollout_model=copy,
+        fp8_copy=max(fp8_copies),
         kv_cache=max(caches) if copy or not demand.outputs else caches[shard.pipeline_rank],
         activations=activations if trains else 0.0,
         logits=logits if trains or demand.scored_passes else 0.0,

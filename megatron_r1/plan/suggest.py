@@ -98,6 +98,7 @@ def _guess(run: RunConfig, sizes: _Sizes) -> list[Shard]:
         tables = ("E" in letters) + ("L" in letters)
         dense = int((layers * sizes.layer + tables * sizes.embedding) / layout.tensor)
         experts = int(layers * sizes.experts / layout.expert)
+        layers_only = int(layers * sizes.layer / layout.tensor) + experts
         replicas = layout.data * layout.context if layout.distributed_optimizer else 1
         copies = layout.expert_data if layout.distributed_optimizer else 1
         found.append(
@@ -111,6 +112,9 @@ def _guess(run: RunConfig, sizes: _Sizes) -> list[Shard]:
                 parameter_bytes=width * (dense + experts),
                 gradient_bytes=4 * (dense + experts),
                 other_bytes=0,
+                rounded=layers_only,
+                fp8_bytes=layers_only,
+                mtp_fp8_bytes=0,
                 optimizer_dense=(dense // replicas,),
                 optimizer_expert=(experts // max(1, copies),),
             )

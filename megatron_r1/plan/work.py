@@ -107,6 +107,8 @@ def _rollout_seconds(
         return 0.0
     width = parameter_dtype(run.precision).itemsize
     read = sum(width * (shard.parameters - shard.mtp_parameters) for shard in shards)
+    if run.rollout_precision is not None:
+        read -= sum(width * shard.rounded - shard.fp8_bytes for shard in shards)
     read += sum(kv_cache(run, demand)) * run.plan.mean_length / 2
     a_token = read / (hardware.memory_gb_s * 1e9 * run.plan.bandwidth_share)
     a_token += run.model.shape().num_layers * run.plan.layer_latency_us * 1e-6

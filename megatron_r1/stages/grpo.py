@@ -127,6 +127,11 @@ class Grpo(TrainingStage):
             found.append("routing_replay: this model has no experts, so no routes; set it to false")
         if self.routing_replay and not run.samples_by_own_loop:
             found.append(f"routing_replay: the {run.rollout_engine} engine keeps no routes; set it to false")
+        if run.rollout_precision is not None and not self.loss.needs_rollout:
+            found.append(
+                f"loss.rollout_correction: none, but rollout_precision {run.rollout_precision} samples from "
+                "other probabilities than those that train; set it to truncate or mask"
+            )
         found += ahead_problems(self, run) if self.steps_ahead else []
         found += phase_problems(self, run)
         if not chosen(self.rewards):

@@ -72,6 +72,11 @@ class OnPolicyDistillation(TrainingStage):
             found.append(
                 f"questions: {self.questions} leave some of {run.layout.data} replicas without; raise it"
             )
+        if run.rollout_precision is not None:
+            found.append(
+                f"kind: on_policy_distillation learns from samples of the student's own probabilities, and "
+                f"rollout_precision {run.rollout_precision} draws them from others; leave it out in this run"
+            )
         if self.evaluate is not None:
             key = "evaluate.evaluation.max_new_tokens"
             found += too_long(key, self.evaluate.evaluation.max_new_tokens, run)
