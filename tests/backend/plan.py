@@ -3,7 +3,7 @@
 Order matters where one scenario reads what an earlier one wrote to the shared folder.
 """
 
-from tests.backend import offload_plan, refit_plan, replay_plan, score_plan
+from tests.backend import fp8_plan, offload_plan, refit_plan, replay_plan, score_plan
 from tests.backend.ranks import Scenario
 
 # Layouts by name, as they appear in the names of scenarios and tests.
@@ -129,6 +129,7 @@ ONE_RANK = [
     Scenario("speculated_counts", "speculation.counts"),
     Scenario("speculated_refused", "speculation.refused"),
     Scenario("exception_inside_one", "rollouts.exception_inside", {}, {"family": "v3"}),
+    *fp8_plan.ONE_RANK,
     *offload_plan.ONE_RANK,
     *replay_plan.ONE_RANK,
     *score_plan.ONE_RANK,
@@ -184,6 +185,7 @@ TWO_RANKS = [
     Scenario("damaged", "damage.damaged", TWO["ep2"]),
     Scenario("wrong_model", "damage.wrong_model", TWO["pp2"]),
     *refit_plan.TWO_RANKS,
+    *fp8_plan.TWO_RANKS,
     *offload_plan.TWO_RANKS,
     *replay_plan.TWO_RANKS,
     *score_plan.TWO_RANKS,

@@ -11,10 +11,11 @@ from megatron_r1.backend.decode_mtp import DraftingDecoder
 from megatron_r1.backend.layout import Layout
 from megatron_r1.backend.model import ModelOptions
 from megatron_r1.backend.policy import MegatronPolicy
-from megatron_r1.backend.rollout_precision import rounded_weights
+from megatron_r1.backend.rollout_precision import fp8_bytes, rounded_weights
 from megatron_r1.errors import ConfigError
 from megatron_r1.models.deepseek_v3 import DeepseekV3
 from megatron_r1.models.shape import FamilyConfig
+from megatron_r1.rl.loss import GrpoLoss
 from megatron_r1.types import Sampled, Sampling, TrainSequence
 from tests.backend.scenarios import models
 from tests.backend.scenarios.train import cross_entropy
@@ -25,8 +26,9 @@ FAMILIES: dict[str, FamilyConfig] = {
     "v3_plain": DeepseekV3(**{**FITTING, "q_lora_rank": None, "yarn": None, "mtp_layers": 0}),
     "qwen2": models.FAMILIES["qwen2"],
 }
-SAMPLING = Sampling(max_new_tokens=16, temperature=0.9, seed=3)
-PROMPTS = 12
+SAMPLING = Sampling(max_new_tokens=12, temperature=0.9, seed=3)
+PROMPTS = 8
+CAP = 1.02  # low enough that some weights are cut
 
 
 def policy_of(family: FamilyConfig, layout: Layout, **rollouts: Any) -> MegatronPolicy:
@@ -42,7 +44,7 @@ def sample(
     own = None if own_layout is None else Layout(**own_layout)
     policy = policy_of(FAMILIES[family], layout, rollout_precision="fp8", rollout_layout=own)
     found = {"new": _sampled(policy)}
-    policy.rollout_rows = 5
+    policy.rollout_rows = 3
     found["few"] = _sampled(policy)
     policy.rollout_rows = None
     policy.rollout_precision = None
@@ -64,7 +66,13 @@ def _sampled(policy: MegatronPolicy) -> list[dict[str, Any]]:
         [TrainSequence(row, torch.ones(len(row))) for row in rows], temperature=SAMPLING.temperature
     )
     found = [
-        {"key": key, "tokens": o.token_ids, "rollout": o.logprobs, "training": v[len(prompt) :].tolist()}
+        {
+            "key": key,
+            "prompt": prompt,
+            "tokens": o.token_ids,
+            "rollout": o.logprobs,
+            "training": v[len(prompt) :].tolist(),
+        }
         for key, prompt, o, v in zip(keys, prompts, outputs, trained, strict=True)
     ]
     return sorted(replicas.gather(found), key=lambda row: row["key"])
@@ -89,6 +97,7 @@ def drafted(layout: Layout, shared: Path) -> dict[str, Any]:
         ),
         "by_lean": _rounds(policy, LeanDecoder),
         "by_drafting": _rounds(policy, DraftingDecoder),
+        "bytes": sum(fp8_bytes(weight) for name, weight in named.items() if name.startswith("decoder.")),
         "named": sorted(named),
         "named_of_model": sorted(name for name in named if name.startswith("decoder.")),
     }
@@ -116,6 +125,37 @@ def _rounds(policy: MegatronPolicy, decoder: type[LeanDecoder]) -> list[str]:
     finally:
         decode_products.Fp8Product = real
     return sorted(found)
+
+
+def corrected(layout: Layout, shared: Path) -> dict[str, float]:
+    """Metrics of an update on FP8's samples with truncated importance weights, and what they are by hand."""
+    policy = policy_of(FAMILIES["qwen2"], layout, rollout_precision="fp8")
+    policy.start_training(models.OPTIMIZER)
+    rows = _sampled(policy)
+    gaps = torch.tensor([a - b for row in rows for a, b in zip(row["training"], row["rollout"], strict=True)])
+    options = GrpoLoss(kl="none", rollout_correction="truncate", rollout_cap=CAP)
+    stats = policy.train_step([_to_train(row) for row in rows], options.function(), lr=1e-3, temperature=0.9)
+    return {
+        "drift": stats.metrics["drift"],
+        "drift_by_hand": float(gaps.abs().mean()),
+        "correction": stats.metrics["correction"],
+        "correction_by_hand": float(gaps.exp().clamp(max=CAP).mean()),
+        "above_cap": float((gaps.exp() > CAP).float().mean()),
+        "ratio": stats.metrics["ratio"],
+    }
+
+
+def _to_train(row: dict[str, Any]) -> TrainSequence:
+    """With an advantage of 1."""
+    count = len(row["tokens"])
+    given = torch.tensor(row["prompt"])
+    zeros = torch.zeros(len(given))
+    fields = {"advantage": [1.0] * count, "old_logprobs": row["training"], "rollout_logprobs": row["rollout"]}
+    return TrainSequence(
+        torch.cat([given, torch.tensor(row["tokens"])]),
+        torch.cat([zeros, torch.ones(count)]),
+        fields={name: torch.cat([zeros, torch.tensor(values)]) for name, values in fields.items()},
+    )
 
 
 def refused(layout: Layout, shared: Path) -> list[str]:
