@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from megatron_r1.backend import rollout
+from megatron_r1.backend import decode_products, rollout
 from megatron_r1.backend.layout import Layout
 from megatron_r1.backend.model import default_options
 from megatron_r1.backend.parallel import device
@@ -73,6 +73,36 @@ def test_the_rollout_is_near_the_training_forward_in_bf16(family: str, engine: r
     policy = small.policy(family, precision="bf16", transformer_engine=_engine())
     policy.rollout_engine = engine
     assert _perplexity_of_the_gap(policy) < 1.05
+
+
+@pytest.mark.parametrize(("family", "mtp_layers"), [("v3", 0), ("v3", 1), ("qwen2", 0)])
+def test_a_rollout_in_fp8_is_near_it_too(family: str, mtp_layers: int):
+    policy = small.policy(family, precision="bf16", transformer_engine=_engine(), mtp_layers=mtp_layers)
+    policy.rollout_speculation = "mtp" if mtp_layers else None
+    stored = _perplexity_of_the_gap(policy)
+    policy.rollout_precision = "fp8"
+    assert stored < _perplexity_of_the_gap(policy) < 1.05
+
+
+@pytest.mark.gpu
+def test_one_product_of_all_experts_in_fp8_is_one_for_each():
+    """Groups of any size, an empty one, and rows behind the last, which belong to none."""
+    generator = torch.Generator(device()).manual_seed(0)
+
+    def numbers(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, device=device(), dtype=torch.bfloat16)
+
+    ups, downs = ([numbers(*shape) for _ in range(4)] for shape in ((256, 128), (128, 128)))
+    counts = [3, 0, 17, 1]
+    tokens = numbers(sum(counts) + 5, 128)
+    ends = torch.tensor(counts, device=device()).cumsum(0).int()
+    products = decode_products.expert_products(ups, downs, "fp8")
+    if not products.grouped:
+        pytest.skip("torch's grouped product of FP8 is for compute capability 9.0")
+    for times, weights in ((products.up, ups), (products.down, downs)):
+        parts = tokens[: sum(counts)].split(counts)
+        each = [decode_products.product(w, "fp8")(x) for x, w in zip(parts, weights, strict=True) if len(x)]
+        torch.testing.assert_close(times(tokens, ends)[: sum(counts)], torch.cat(each), rtol=2**-7, atol=1e-2)
 
 
 def test_with_drafts_too():

@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 
 from megatron_r1.backend.layout import Layout, even_split, problems
+from megatron_r1.backend.shards import Shard
 from megatron_r1.errors import ConfigError
 from megatron_r1.plan.hardware import load_hardware, names
 from megatron_r1.plan.plan import make_plan, plan
 from megatron_r1.run_config import load_run
 
 PAPER = Path(__file__).parents[2] / "conf" / "r1_zero_671b.yaml"
+MICRO = Path(__file__).parents[1] / "end_to_end" / "micro.yaml"
 # V3 4.2 and 3.2: 2,048 H800, PP16, EP64, ZeRO-1, no tensor parallelism, sequences of 4K, batches of 15,360
 PRETRAINING = (
     "layout.ranks=2048",
@@ -102,6 +104,30 @@ def test_the_report_tells_exact_from_modelled():
         "assumed: MFU 0.35",
     ):
         assert words in text
+
+
+def test_rollouts_in_fp8_cost_a_copy_of_the_layers_and_save_bytes_of_every_step():
+    run = load_run(MICRO, overrides=["precision=bf16"]).value
+    shard = Shard(
+        pipeline_rank=0, parameters=10**9, mtp_parameters=0, expert_parameters=0, whole=10**9, whole_mtp=0,
+        parameter_bytes=2 * 10**9, gradient_bytes=4 * 10**9, other_bytes=0, rounded=9 * 10**8,
+        fp8_bytes=905 * 10**6, mtp_fp8_bytes=7 * 10**6, optimizer_dense=(10**9,), optimizer_expert=(0,),
+    )  # fmt: skip
+
+    def planned(**update: str):
+        plan = make_plan(run.model_copy(update=update), "h100", built=[shard])
+        stage = next(stage for stage in plan.stages if stage.name == "zero")
+        return stage.fullest.phases(), stage.work.rollout_s
+
+    (before, stored_s), (after, fp8_s) = planned(), planned(rollout_precision="fp8")
+    assert {name: after[name] - size for name, size in before.items() if after[name] != size} == {
+        "rollout": 905 * 10**6
+    }
+    drafting, fp8 = {"rollout_speculation": "mtp"}, {"rollout_precision": "fp8"}
+    assert planned(**drafting, **fp8)[0]["rollout"] - planned(**drafting)[0]["rollout"] == 912 * 10**6
+    saved = 2 * 9 * 10**8 - 905 * 10**6  # bytes of each of the longest output's 16 steps
+    bandwidth = 3350e9 * run.plan.bandwidth_share
+    assert stored_s - fp8_s == pytest.approx(16 * saved / bandwidth)
 
 
 def test_hardware_is_known_by_its_file_and_names_its_source():

@@ -80,6 +80,18 @@ def test_what_the_stages_of_r1_find():
     assert found == "data: restyle takes what an earlier stage kept; name {source: stage, stage: ...}"
 
 
+def test_samples_in_fp8_are_corrected_or_refused():
+    fp8 = "rollout_precision=fp8"
+    (found,) = problems("zero", fp8)
+    assert found.startswith("loss.rollout_correction: none, but rollout_precision fp8 samples from other")
+    assert problems("zero", fp8, "stages.zero.loss.rollout_correction=mask") == []
+    assert problems("measure", fp8) == [], "nothing learns from an evaluation"
+    run = load_run(R1, overrides=[fp8]).value
+    assert run.stages["rejection"].problems(run.for_stage("rejection")) == [], "text, whatever drew it"
+    (found,) = run.stages["on_policy"].problems(run.for_stage("on_policy"))
+    assert found.endswith("rollout_precision fp8 draws them from others; leave it out in this run")
+
+
 def test_what_on_policy_distillation_finds():
     (found,) = r1_problems("on_policy", "teacher=one")
     assert found.startswith("teacher: 'one' is no earlier stage with a language model; there are base, zero")
