@@ -81,21 +81,18 @@ def test_speculation_needs_an_mtp_layer_and_our_own_loop():
         check(Path("moe.yaml"), overrides=["rollout_speculation=mtp", "rollout_engine=modules"])
 
 
-def test_rollouts_in_fp8_need_our_own_loop_whole_experts_and_widths_that_fit():
+def test_rollouts_in_fp8_need_our_own_loop_and_widths_that_fit():
     Path("moe.yaml").write_text(f"base: x.yaml\n{MOE}", encoding="utf-8")
     Path("x.yaml").write_text(TEXT, encoding="utf-8")
     fp8, fits = "rollout_precision=fp8", "model.qk_pos_emb_head_dim=16"
     assert "  precision       fp32, rollouts fp8\n" in check(Path("moe.yaml"), overrides=[fp8, fits])
     with pytest.raises(ConfigError) as error:
-        check(Path("moe.yaml"), overrides=[fp8, "rollout_engine=modules", "layout.expert=2"])
+        check(Path("moe.yaml"), overrides=[fp8, "rollout_engine=modules", "model.moe_ffn_hidden_size=24"])
     assert [line.partition("rollout_precision: fp8: ")[2] for line in str(error.value).splitlines()] == [
         "rollout_engine modules multiplies by the weights as they are; use megatron",
-        "experts that are spread over ranks are not rounded; sample where each rank has them whole "
-        "(rollout_layout with expert: 1), or leave it out",
+        "moe_ffn_hidden_size / expert_tensor = 24 is no multiple of 16, as FP8 products need; change it",
         "kv_lora_rank + qk_pos_emb_head_dim = 40 is no multiple of 16, as FP8 products need; change it",
     ]
-    own = [fp8, fits, "layout.expert=2", "rollout_layout={expert: 1}"]
-    assert "no problems found" in check(Path("moe.yaml"), overrides=own)
 
 
 def test_a_gpu_that_is_too_old_for_fp8_is_refused_where_it_is(monkeypatch):

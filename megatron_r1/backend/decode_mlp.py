@@ -26,8 +26,7 @@ def feed_forward(module: Any, precision: RolloutPrecision | None) -> FeedForward
     """A layer's network. Experts on several ranks keep Megatron's dispatcher."""
     if isinstance(module, MoELayer):
         if parallel_state.get_expert_tensor_and_model_parallel_world_size() > 1:
-            assert precision is None, "rollout_precision.py refuses it"
-            return _Dispatched(module)
+            return _Dispatched(module, precision)
         return _Experts(module, precision)
     assert isinstance(module, MLP)
     return _Dense(module, precision)
@@ -49,11 +48,25 @@ class _Dense:
 
 
 class _Dispatched:
-    def __init__(self, module: Any) -> None:
+    """Megatron's dispatcher brings the tokens to the experts, which are its own as they are stored."""
+
+    def __init__(self, module: Any, precision: RolloutPrecision | None) -> None:
         self.module = module
+        self.rounded = None if precision is None else _Experts(module, precision)
 
     def __call__(self, stream: Tensor, x: Tensor) -> Tensor:
-        return stream + self.module(x[:, None])[0][:, 0]  # [T, 1, h] for Megatron
+        hidden = x[:, None]  # [T, 1, h] for Megatron
+        if self.rounded is None:
+            return stream + self.module(hidden)[0][:, 0]
+        layer, dispatcher = self.module, self.module.token_dispatcher
+        sent = layer.dispatch(*layer.preprocess(hidden, *layer.route(hidden)))
+        tokens, counts, weights = dispatcher.dispatch_postprocess(*sent)
+        ends = counts.cumsum(0).to(device=tokens.device, dtype=torch.int32)
+        out = self.rounded.apply(tokens, weights[:, None], ends)
+        out = layer.postprocess(layer.combine(dispatcher.combine_preprocess(out)), None)
+        if self.rounded.shared is not None:
+            stream = self.rounded.shared(stream, x)
+        return stream + out[:, 0]
 
 
 class _Experts:
@@ -75,14 +88,16 @@ class _Experts:
         ends = torch.searchsorted(ordered, self.upto, out_int32=True)  # [E] tokens up to each expert's last
         token = order.div(experts.shape[1], rounding_mode="floor")
         weights = probs.flatten().index_select(0, order)[:, None]
-        out = self._apply(x.index_select(0, token), weights, ends)
+        out = self.apply(x.index_select(0, token), weights, ends)
         if self.shared is not None:
             stream = self.shared(stream, x)
         back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
         return stream + out.index_select(0, back).view(*experts.shape, -1).sum(1)
 
-    def _apply(self, tokens: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
+    def apply(self, tokens: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
         """tokens: [T * k, h] sorted by expert, with the weight of each, [T * k, 1]."""
+        if not len(tokens):
+            return tokens
         products = self.products
         bounds = ends if products.grouped else ends.diff(prepend=ends.new_zeros(1)).tolist()
         inner = _swiglu(products.up(tokens, bounds))

@@ -42,11 +42,6 @@ def problems(engine: str, family: FamilyConfig, layout: Layout) -> list[str]:
     found = []
     if engine != "megatron":
         found.append(f"rollout_engine {engine} multiplies by the weights as they are; use megatron")
-    if family.shape().num_experts and layout.expert * layout.expert_tensor > 1:
-        found.append(
-            "experts that are spread over ranks are not rounded; sample where each rank has them whole "
-            "(rollout_layout with expert: 1), or leave it out"
-        )
     for what, width in _widths(family, layout).items():
         if width % MULTIPLE:
             found.append(f"{what} = {width} is no multiple of {MULTIPLE}, as FP8 products need; change it")
@@ -91,7 +86,7 @@ def _widths(family: FamilyConfig, layout: Layout) -> dict[str, int]:
     if not shape.num_experts or shape.num_dense_layers:
         found["ffn_hidden_size / tensor"] = config["ffn_hidden_size"] // layout.tensor
     if shape.num_experts:
-        found["moe_ffn_hidden_size"] = config["moe_ffn_hidden_size"]
+        found["moe_ffn_hidden_size / expert_tensor"] = config["moe_ffn_hidden_size"] // layout.expert_tensor
     if config.get("moe_shared_expert_intermediate_size"):
         shared = config["moe_shared_expert_intermediate_size"] // layout.tensor
         found["the shared experts' width / tensor"] = shared

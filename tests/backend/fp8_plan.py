@@ -6,6 +6,8 @@ SAMPLED = ("v3", "v3_plain", "qwen2")
 # name -> family, layout, and the rollout's own
 TWO = {
     "tp2": ("qwen2", {"tensor": 2}, None),
+    "ep2": ("v3", {"expert": 2}, None),
+    "tp2_etp2": ("v3", {"tensor": 2, "expert_tensor": 2}, None),
     "ep2_to_dp2": ("v3", {"expert": 2}, {"ranks": 2}),
 }
 
@@ -16,6 +18,8 @@ ONE_RANK = [
     Scenario("fp8_refused", "fp8_rollouts.refused"),
 ]
 TWO_RANKS = [
-    Scenario(f"fp8_{name}", "fp8_rollouts.sample", layout, {"family": family, "own_layout": own})
+    Scenario(
+        f"fp8_{name}", "fp8_rollouts.sample", layout, {"family": family, "own_layout": own, "whole": False}
+    )
     for name, (family, layout, own) in TWO.items()
 ]

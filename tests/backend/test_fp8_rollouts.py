@@ -7,11 +7,11 @@ import pytest
 from tests.backend import fp8_plan
 from tests.backend.ranks import Results
 
-# mean gap of a log-prob: FP8 moves it, by less than the 5 % of gates.drift; random weights of 3 and 4 layers
-# are the worst case, since nothing has taught them to tell tokens apart
-LEAST, MOST = 1e-3, 0.05
+# mean gap of a log-prob: FP8 moves it. Random weights are the worst case, since nothing has taught them to
+# tell tokens apart, nor the router experts; a trained model's is a fifth (docs/fp8_rollouts.md)
+LEAST, MOST = 1e-3, 0.06
 STORED = 1e-5  # fp32 rollouts of the weights as they are stored
-ALL = [("one", family) for family in fp8_plan.SAMPLED] + [("two", name) for name in fp8_plan.TWO]
+ALL = [("one", name) for name in fp8_plan.SAMPLED] + [("two", name) for name in fp8_plan.TWO]
 
 
 def mean_gap(rows: list[dict[str, Any]]) -> float:
@@ -23,6 +23,11 @@ def mean_gap(rows: list[dict[str, Any]]) -> float:
 def test_fp8_is_near_the_training_forward(request: pytest.FixtureRequest, ranks: str, name: str):
     found = request.getfixturevalue(ranks)[f"fp8_{name}"]
     assert LEAST < mean_gap(found["new"]) < MOST
+
+
+@pytest.mark.parametrize("name", fp8_plan.SAMPLED)
+def test_every_rollout_rounds_anew_and_only_where_it_is_asked(one: Results, name: str):
+    found = one[f"fp8_{name}"]
     assert LEAST < mean_gap(found["updated"]) < MOST, "an update is seen: the old weights would be far off"
     assert mean_gap(found["stored"]) < STORED, "and without it, all is as it was"
     tokens = {when: [row["tokens"] for row in rows] for when, rows in found.items()}
@@ -49,8 +54,9 @@ def test_tensor_ranks_round_finer_than_one_and_stay_as_near(one: Results, two: R
     assert 1e-5 < sum(gaps) / len(gaps) < MOST
 
 
-def test_the_rollouts_own_layout_samples_what_one_rank_does(one: Results, two: Results):
-    found, alone = two["fp8_ep2_to_dp2"], one["fp8_v3"]
+@pytest.mark.parametrize("name", ["ep2", "ep2_to_dp2"])
+def test_where_no_matrix_is_cut_all_samples_are_those_of_one_rank(one: Results, two: Results, name: str):
+    found, alone = two[f"fp8_{name}"], one["fp8_v3"]
     assert [row["tokens"] for row in found["new"]] == [row["tokens"] for row in alone["new"]]
 
 

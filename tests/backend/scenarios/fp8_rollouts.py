@@ -38,12 +38,15 @@ def policy_of(family: FamilyConfig, layout: Layout, **rollouts: Any) -> Megatron
 
 
 def sample(
-    layout: Layout, shared: Path, *, family: str, own_layout: dict[str, int] | None = None
+    layout: Layout, shared: Path, *, family: str, own_layout: dict[str, int] | None = None, whole: bool = True
 ) -> dict[str, Any]:
-    """By when: each prompt's output with the log-probs of sampling and of training's forward."""
+    """By when: each prompt's output with the log-probs of sampling and of training's forward. whole: also a
+    few at a time, from the weights as they are stored, and after an update."""
     own = None if own_layout is None else Layout(**own_layout)
     policy = policy_of(FAMILIES[family], layout, rollout_precision="fp8", rollout_layout=own)
     found = {"new": _sampled(policy)}
+    if not whole:
+        return found
     policy.rollout_rows = 3
     found["few"] = _sampled(policy)
     policy.rollout_rows = None
