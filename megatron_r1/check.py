@@ -69,7 +69,7 @@ def findings(
         if model.megatron:
             for text in _refused_by_megatron(run, model):
                 yield _finding(loaded, owner, text)
-    for text in [*_speculation_problems(run), *(_missing_here(run) if files else [])]:
+    for text in [*_speculation_problems(run), *_graph_problems(run), *(_missing_here(run) if files else [])]:
         yield _finding(loaded, (), text)
     for text in run.slurm.problems(ranks=run.layout.ranks, stages=list(run.stages)):
         yield _finding(loaded, ("slurm",), text)
@@ -119,6 +119,13 @@ def _speculation_problems(run: RunConfig) -> Iterator[str]:
         yield f"{key}: no model has an MTP layer to draft with; set model.mtp_layers: 1 or leave it out"
     if run.rollout_engine != "megatron":
         yield f"{key}: rollout_engine {run.rollout_engine} checks no drafts; use megatron or leave it out"
+
+
+def _graph_problems(run: RunConfig) -> Iterator[str]:
+    if run.rollout_cuda_graphs:
+        yield from layouts.graph_problems(
+            run.rollout_engine, run.sampling_layout, speculation=run.rollout_speculation
+        )
 
 
 def report(run: RunConfig, planned: Planner) -> str:

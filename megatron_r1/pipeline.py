@@ -337,6 +337,7 @@ def _build(
         rollout_layout=run.sampling_layout,
         rollout_speculation=run.rollout_speculation if run.model.shape().num_mtp_layers else None,
         rollout_precision=run.rollout_precision,
+        rollout_cuda_graphs=run.rollout_cuda_graphs,
         tokens_per_pack=packing.tokens_per_pack if isinstance(packing, TrainingStage) else NO_PACKS,
         score_head=stage.trains_scores,
         offload=run.offload,

@@ -116,6 +116,12 @@ class RunConfig(Section):
     says how far apart they are. For rollout_engine megatron, on a GPU from compute capability 8.9; a CPU
     rounds alike and gains nothing (docs/fp8_rollouts.md). null: the weights as they are stored."""
 
+    rollout_cuda_graphs: bool = False
+    """A decoding step as one CUDA graph: launching its operators one by one takes longer than they do where
+    rows are few. For rollout_engine megatron, with one pipeline stage and whole experts on the ranks that
+    sample, without rollout_speculation and routing_replay. A CPU takes the same steps without a graph. The
+    tokens are the same, but for rounding where two nearly tie."""
+
     recompute: Literal["none", "selective", "full"] = "none"
     """Activations that the backward pass computes again instead of keeping them: none, attention's inner part
     (selective), or whole layers (full). The result is the same to the bit."""

@@ -104,6 +104,18 @@ def test_a_gpu_that_is_too_old_for_fp8_is_refused_where_it_is(monkeypatch):
     assert "no problems found" in check(Path("x.yaml"), overrides=["rollout_precision=fp8"], files=False)
 
 
+def test_decoding_steps_as_graphs_are_for_our_loop_on_whole_models():
+    graphs = "rollout_cuda_graphs=true"
+    assert "no problems found" in checked(graphs, "layout={ranks: 2, tensor: 2}")
+    assert errors(graphs, "layout={ranks: 4, pipeline: 2}", "rollout_engine=dynamic") == [
+        f"x.yaml: rollout_cuda_graphs: {text}, or set it to false"
+        for text in (
+            "rollout_engine dynamic decodes otherwise; use megatron",
+            "between the stages of pipeline=2 it is the host that sends; use 1",
+        )
+    ]
+
+
 def test_layers_and_experts_are_counted_by_rank():
     Path("moe.yaml").write_text(f"base: x.yaml\n{MOE}", encoding="utf-8")
     Path("x.yaml").write_text(TEXT, encoding="utf-8")

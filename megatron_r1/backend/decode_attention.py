@@ -53,6 +53,13 @@ class Position:
         mask = torch.zeros(behind.shape, device=device).masked_fill_(behind, -torch.inf)
         return cls(slice(first, end) if alike else columns, end, prompts=False, mask=mask)
 
+    @classmethod
+    def of_places(cls, places: Tensor, *, end: int) -> "Position":
+        """places: [B] of one token a row, read on the device: for a step whose shapes don't depend on it."""
+        behind = torch.arange(end, device=places.device) > places[:, None, None]
+        mask = torch.zeros(behind.shape, device=places.device).masked_fill_(behind, -torch.inf)
+        return cls(places[None], end, prompts=False, mask=mask)
+
     def of(self, table: Tensor, x: Tensor) -> Tensor:
         """table: [length, p] -> its entries for x, [W, B, heads.., p], ready to be multiplied."""
         return table[self.columns].view(x.shape[0], -1, *[1] * (x.dim() - 3), table.shape[1])

@@ -27,7 +27,7 @@ def feed_forward(module: Any, precision: RolloutPrecision | None) -> FeedForward
     if isinstance(module, MoELayer):
         if parallel_state.get_expert_tensor_and_model_parallel_world_size() > 1:
             return _Dispatched(module, precision)
-        return _Experts(module, precision)
+        return Experts(module, precision)
     assert isinstance(module, MLP)
     return _Dense(module, precision)
 
@@ -52,7 +52,7 @@ class _Dispatched:
 
     def __init__(self, module: Any, precision: RolloutPrecision | None) -> None:
         self.module = module
-        self.rounded = None if precision is None else _Experts(module, precision)
+        self.rounded = None if precision is None else Experts(module, precision)
 
     def __call__(self, stream: Tensor, x: Tensor) -> Tensor:
         hidden = x[:, None]  # [T, 1, h] for Megatron
@@ -69,7 +69,7 @@ class _Dispatched:
         return stream + out[:, 0]
 
 
-class _Experts:
+class Experts:
     """All experts on this rank: one grouped product a linear layer, or one of each with tokens."""
 
     def __init__(self, module: Any, precision: RolloutPrecision | None) -> None:

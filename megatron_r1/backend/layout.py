@@ -136,6 +136,23 @@ def rollout_problems(engine: str, family: FamilyConfig, layout: Layout) -> list[
     return [f"rollout_engine: {text}; use megatron" for text in found]
 
 
+def graph_problems(engine: str, layout: Layout, *, speculation: str | None) -> list[str]:
+    """Why no CUDA graph can hold a decoding step of what samples in this layout."""
+    found = []
+    if engine != "megatron":
+        found.append(f"rollout_engine {engine} decodes otherwise; use megatron")
+    if layout.pipeline > 1:
+        found.append(f"between the stages of pipeline={layout.pipeline} it is the host that sends; use 1")
+    if layout.expert > 1 or layout.expert_tensor > 1:
+        found.append(
+            f"with expert={layout.expert} and expert_tensor={layout.expert_tensor} a step's shapes depend on "
+            "the other ranks' outputs; use 1"
+        )
+    if speculation is not None:
+        found.append(f"rollout_speculation {speculation} feeds two tokens a step; use one of the two")
+    return [f"rollout_cuda_graphs: {text}, or set it to false" for text in found]
+
+
 def engine_missing(engine: str) -> list[str]:
     """What this engine needs and this environment lacks."""
     if engine != "nemo":

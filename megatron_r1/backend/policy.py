@@ -74,13 +74,15 @@ class MegatronPolicy:
         rollout_layout: Layout | None = None,
         rollout_speculation: rollout.Speculation | None = None,
         rollout_precision: RolloutPrecision | None = None,
+        rollout_cuda_graphs: bool = False,
         score_head: bool = False,
         offload: Collection[str] = (),
     ) -> None:
         """tokens_per_pack: the most tokens of one micro-batch on a rank. rollout_rows: the most outputs
         that a replica samples at once, None for all. rollout_layout: of what samples, None for `layout`.
         rollout_speculation: how tokens are drafted, None for not at all. rollout_precision: of the products
-        while sampling, None for the weights as they are stored. score_head: for a MegatronScorer. offload:
+        while sampling, None for the weights as they are stored. rollout_cuda_graphs: a decoding step is one
+        launch (decode_graphs.py). score_head: for a MegatronScorer. offload:
         of "optimizer", "reference" and "reward_models", what is in host memory outside its phase; on the CPU
         nothing moves.
 
@@ -95,6 +97,7 @@ class MegatronPolicy:
         self.rollout_layout = layout if rollout_layout is None else rollout_layout
         self.rollout_speculation: rollout.Speculation | None = rollout_speculation
         self.rollout_precision: RolloutPrecision | None = rollout_precision
+        self.rollout_cuda_graphs = rollout_cuda_graphs
         self.version = 0
         self.sampler: RolloutModel | None = None  # once something is sampled in another layout
         self.fresh = False  # whether it has the weights as they are
@@ -111,6 +114,10 @@ class MegatronPolicy:
         if rollout_precision is not None and not score_head:
             lean = is_lean(self.chunks)
             rollout_precisions.require(rollout_engine, family, self.rollout_layout, lean=lean)
+        if rollout_cuda_graphs and not score_head:
+            rollout.require_cuda_graphs(
+                self.chunks, rollout_engine, self.rollout_layout, speculation=rollout_speculation
+            )
         set_initial_weights(self.chunks, seed=seed, vocab_size=family.shape().vocab_size)
         self.models: Sequence[torch.nn.Module] = self.chunks  # with DDP around them once training starts
         self.optimizer: Any = None
@@ -143,6 +150,7 @@ class MegatronPolicy:
             "rows": self.rollout_rows,
             "speculation": self.rollout_speculation,
             "precision": self.rollout_precision,
+            "cuda_graphs": self.rollout_cuda_graphs,
             "begun": begun,
         }
         if self.rollout_layout.places_like(self.layout):

@@ -14,11 +14,12 @@ from megatron.core.inference.utils import InferenceMode
 from megatron.core.models.gpt.gpt_model import GPTModel
 
 from megatron_r1.backend.decode import LeanDecoder, is_lean
+from megatron_r1.backend.decode_graphs import GraphedDecoder
 from megatron_r1.backend.decode_modules import ModuleDecoder
 from megatron_r1.backend.decode_mtp import DraftingDecoder
 from megatron_r1.backend.engine_sampling import engine_can_sample
 from megatron_r1.backend.flight import Decoder, Flight
-from megatron_r1.backend.layout import ENGINES_OF_MEGATRON
+from megatron_r1.backend.layout import ENGINES_OF_MEGATRON, Layout, graph_problems
 from megatron_r1.backend.rollout_precision import RolloutPrecision
 from megatron_r1.errors import ConfigError
 from megatron_r1.types import Begun, OnEnd, Sampled, Sampling
@@ -76,6 +77,19 @@ def require_speculation(chunks: Sequence[GPTModel], engine: Engine) -> None:
         )
 
 
+def require_cuda_graphs(
+    chunks: Sequence[GPTModel], engine: Engine, layout: Layout, *, speculation: Speculation | None
+) -> None:
+    """Raises ConfigError where no graph can hold a decoding step."""
+    for text in graph_problems(engine, layout, speculation=speculation):
+        raise ConfigError(text)
+    if not is_lean(chunks):
+        raise ConfigError(
+            "rollout_cuda_graphs: with what model.megatron sets, the model samples through Megatron's "
+            "modules; leave one of the two out"
+        )
+
+
 def generate(
     chunks: Sequence[GPTModel],
     prompts: Sequence[Sequence[int]],
@@ -87,6 +101,7 @@ def generate(
     rows: int | None = None,
     speculation: Speculation | None = None,
     precision: RolloutPrecision | None = None,
+    cuda_graphs: bool = False,
     decoder: type[Decoder] | None = None,
     begun: Sequence[Begun] | None = None,
     on_end: OnEnd | None = None,
@@ -95,12 +110,13 @@ def generate(
 
     rows: the most outputs that run at once, None for all. speculation: by the layer of that name, for what
     `require_speculation` lets through. precision: of the products, for what rollout_precision.require lets
-    through; None: as the weights are stored. decoder: instead of the fitting one. begun, on_end: as of
-    Policy.generate, for the engines of our own.
+    through; None: as the weights are stored. cuda_graphs: for what `require_cuda_graphs` lets through.
+    decoder: instead of the fitting one. begun, on_end: as of Policy.generate, for the engines of our own.
     """
     with inference(chunks):
         lean = engine == "megatron" and is_lean(chunks)
         assert precision is None or (lean and decoder is None), "the others know no FP8"
+        assert not (cuda_graphs and sampling.keep_routes), "a graph notes no routes"
         assert begun is None or engine not in ENGINES_OF_MEGATRON, "they begin every output anew"
         if engine == "dynamic":
             from megatron_r1.backend import dynamic_engine  # it imports a second of Megatron's servers
@@ -110,7 +126,8 @@ def generate(
             from megatron_r1.backend import nemo_engine  # and this NeMo, where it is installed
 
             return nemo_engine.generate(chunks, prompts, sampling, keys=keys, eos_id=eos_id, rows=rows)
-        own = partial(DraftingDecoder if speculation == "mtp" else LeanDecoder, precision=precision)
+        one_by_one = GraphedDecoder if cuda_graphs else LeanDecoder
+        own = partial(DraftingDecoder if speculation == "mtp" else one_by_one, precision=precision)
         chosen: Callable[..., Decoder] = decoder or (own if lean else ModuleDecoder)
         flight = Flight(
             chosen,

@@ -127,6 +127,8 @@ class Grpo(TrainingStage):
             found.append("routing_replay: this model has no experts, so no routes; set it to false")
         if self.routing_replay and not run.samples_by_own_loop:
             found.append(f"routing_replay: the {run.rollout_engine} engine keeps no routes; set it to false")
+        if self.routing_replay and run.rollout_cuda_graphs:
+            found.append("routing_replay: a step of rollout_cuda_graphs notes no routes; set one to false")
         if run.rollout_precision is not None and not self.loss.needs_rollout:
             found.append(
                 f"loss.rollout_correction: none, but rollout_precision {run.rollout_precision} samples from "

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from megatron_r1.backend.decode_graphs import rounded_columns, rounded_rows
 from tests.backend.ranks import Results, Scenario, run_scenarios
 
 FAMILIES = ("v3", "v3_plain", "v3_one_group", "qwen2", "qwen3", "llama")
@@ -30,9 +31,25 @@ def test_lean_and_modules_sample_the_same_tokens(alone: Results, family: str):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("decoder", ["LeanDecoder", "ModuleDecoder"])
+@pytest.mark.parametrize("decoder", ["LeanDecoder", "ModuleDecoder", "GraphedDecoder"])
 def test_three_places_sample_what_twelve_do(alone: Results, family: str, decoder: str):
     assert alone[family]["few"][decoder] == alone[family]["lean"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_steps_of_rounded_size_sample_the_same_tokens(alone: Results, family: str):
+    assert alone[family]["graphed"] == alone[family]["lean"]
+    assert alone[family]["graphed_to_lean"] < TOLERANCE
+
+
+def test_sizes_of_steps_are_few_and_never_too_small():
+    assert [rounded_rows(n, 300) for n in (1, 8, 9, 200, 257, 300)] == [8, 8, 16, 256, 300, 300]
+    assert [rounded_columns(n, 4000) for n in (1, 128, 129, 1000, 1025, 2049, 3900)] == [
+        128, 128, 256, 1024, 1280, 2560, 4000,
+    ]  # fmt: skip
+    ends = range(1, 32769)
+    assert all(end <= rounded_columns(end, 32768) <= max(end + 127, 1.25 * end) for end in ends)
+    assert len({rounded_columns(end, 32768) for end in ends}) < 40
 
 
 @pytest.mark.parametrize("family", FAMILIES)

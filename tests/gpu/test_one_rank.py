@@ -10,6 +10,7 @@ from megatron_r1.backend.layout import Layout
 from megatron_r1.backend.model import default_options
 from megatron_r1.backend.parallel import device
 from megatron_r1.backend.policy import MegatronPolicy
+from megatron_r1.backend.rollout_precision import RolloutPrecision
 from tests.gpu import small
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("rank")]
@@ -103,6 +104,14 @@ def test_one_product_of_all_experts_in_fp8_is_one_for_each():
         parts = tokens[: sum(counts)].split(counts)
         each = [decode_products.product(w, "fp8")(x) for x, w in zip(parts, weights, strict=True) if len(x)]
         torch.testing.assert_close(times(tokens, ends)[: sum(counts)], torch.cat(each), rtol=2**-7, atol=1e-2)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("precision", [None, "fp8"])
+def test_steps_as_graphs_are_near_it_too(family: str, precision: RolloutPrecision | None):
+    policy = small.policy(family, precision="bf16", transformer_engine=_engine())
+    policy.rollout_cuda_graphs, policy.rollout_precision = True, precision
+    assert _perplexity_of_the_gap(policy) < 1.05
 
 
 def test_with_drafts_too():

@@ -40,6 +40,11 @@ def test_megatron_s_own_engine_keeps_no_routes(engine):
     assert f"routing_replay: the {engine} engine keeps no routes; set it to false" in found
 
 
+def test_a_graph_notes_no_routes():
+    (found,) = problems("zero", "stages.zero.routing_replay=true", "rollout_cuda_graphs=true")
+    assert found == "routing_replay: a step of rollout_cuda_graphs notes no routes; set one to false"
+
+
 @pytest.mark.parametrize(
     ("stage", "key"),
     [

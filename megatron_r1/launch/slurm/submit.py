@@ -33,6 +33,7 @@ _UNDECISIVE = {
     "recompute",
     "offload",
     "rollout_engine",
+    "rollout_cuda_graphs",
     "rollout_rows",
     "rollout_speculation",
     "timeout_s",

@@ -7,9 +7,10 @@ import torch
 
 from megatron_r1.backend import decode_products, rollout
 from megatron_r1.backend.decode import LeanDecoder, is_lean
+from megatron_r1.backend.decode_graphs import GraphedDecoder
 from megatron_r1.backend.decode_modules import ModuleDecoder
 from megatron_r1.backend.expert_pool import expert_weights, stacked
-from megatron_r1.backend.layout import Layout
+from megatron_r1.backend.layout import Layout, graph_problems
 from megatron_r1.backend.model import ModelOptions
 from megatron_r1.backend.policy import MegatronPolicy
 from megatron_r1.models.deepseek_v3 import DeepseekV3
@@ -47,19 +48,21 @@ def compare(layout: Layout, shared: Path, *, family: str) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(policy.replicas.index)
     unique = [torch.randint(2, models.VOCABULARY, (n,), generator=generator).tolist() for n in PROMPT_LENGTHS]
     prompts = [unique[place] for place in PLACES[: 5 if policy.replicas.index else None]]
-    outputs = {
-        decoder.__name__: _generate(policy, prompts, decoder=decoder)
-        for decoder in (ModuleDecoder, LeanDecoder)
-    }
+    decoders = [ModuleDecoder, LeanDecoder]
+    if not graph_problems("megatron", layout, speculation=None):
+        decoders.append(GraphedDecoder)
+    outputs = {decoder.__name__: _generate(policy, prompts, decoder=decoder) for decoder in decoders}
     modules, lean = outputs["ModuleDecoder"], outputs["LeanDecoder"]
     few = {
-        decoder.__name__: _generate(policy, prompts, decoder=decoder, rows=3)
-        for decoder in (ModuleDecoder, LeanDecoder)
+        decoder.__name__: _generate(policy, prompts, decoder=decoder, rows=3) for decoder in decoders
     }
+    graphed = outputs.get("GraphedDecoder", lean)
     return {
         "is_lean": is_lean(policy.chunks),
         "modules": [output.token_ids for output in modules],
         "lean": [output.token_ids for output in lean],
+        "graphed": [output.token_ids for output in graphed],
+        "graphed_to_lean": _largest([o.logprobs for o in graphed], [o.logprobs for o in lean]),
         "few": {name: [output.token_ids for output in found] for name, found in few.items()},
         "to_modules": _largest([o.logprobs for o in lean], [o.logprobs for o in modules]),
         "to_training": _largest([o.logprobs for o in lean], _training_logprobs(policy, prompts, lean)),
