@@ -87,10 +87,10 @@ def test_rollouts_in_fp8_need_our_own_loop_and_widths_that_fit():
     fp8, fits = "rollout_precision=fp8", "model.qk_pos_emb_head_dim=16"
     assert "  precision       fp32, rollouts fp8\n" in check(Path("moe.yaml"), overrides=[fp8, fits])
     with pytest.raises(ConfigError) as error:
-        check(Path("moe.yaml"), overrides=[fp8, "rollout_engine=modules", "model.moe_ffn_hidden_size=24"])
+        check(Path("moe.yaml"), overrides=[fp8, "rollout_engine=modules", "model.hidden_size=40"])
     assert [line.partition("rollout_precision: fp8: ")[2] for line in str(error.value).splitlines()] == [
         "rollout_engine modules multiplies by the weights as they are; use megatron",
-        "moe_ffn_hidden_size / expert_tensor = 24 is no multiple of 16, as FP8 products need; change it",
+        "hidden_size = 40 is no multiple of 16, as FP8 products need; change it",
         "kv_lora_rank + qk_pos_emb_head_dim = 40 is no multiple of 16, as FP8 products need; change it",
     ]
 
