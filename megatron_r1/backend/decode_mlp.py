@@ -80,10 +80,10 @@ class _Experts:
     def __call__(self, stream: Tensor, x: Tensor, most: int) -> Tensor:
         if not self.exchange.gathers(x, self.router.topk, most):
             return stream + self.module(x[:, None])[0][:, 0]  # [T, 1, h] for Megatron's dispatcher
-        tokens = self.exchange.gather(x, *self._route(x), most)
+        all_tokens = self.exchange.gather(x, *self._route(x), most=most)
         if self.shared is not None:
             stream = self.shared(stream, x, most)
-        return stream + self.exchange.sum(self._routed(*tokens), len(x))
+        return stream + self.exchange.sum(self._routed(*all_tokens()), len(x))
 
     def _routed(self, x: Tensor, probs: Tensor, experts: Tensor) -> Tensor:
         """[T, h] what this rank's experts make of x, weights and experts [T, k], -1 for none."""

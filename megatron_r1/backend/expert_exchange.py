@@ -12,6 +12,9 @@ is never more; beyond, it costs bytes and saves the dispatcher's own work (`gath
 # G ranks that share the experts, N tokens of the one that feeds most, T of this one, k experts a token,
 # h hidden
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -19,6 +22,9 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from megatron_r1.backend.parallel import device
+
+# tokens [n, h], with the weights and numbers [n, k] of their experts, -1 for none
+Routed = tuple[Tensor, Tensor, Tensor]
 
 # What a rank may receive beyond k copies of a token, each way, by device: about what the link moves while the
 # dispatcher counts, sorts and loops. CPU: measured on gloo (benchmarks/results/README.md). CUDA: 1 ms at
@@ -56,20 +62,24 @@ class Exchange:
         extra = (self.size // self.alike - top_k) * most * x.shape[1] * x.element_size()
         return not self.with_others or extra <= EXTRA_BYTES[x.device.type]
 
-    def gather(self, x: Tensor, probs: Tensor, experts: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
-        """x [T, h], probs and experts [T, k] -> those of all ranks, padded; -1 is no expert. most: N."""
+    def gather(self, x: Tensor, probs: Tensor, experts: Tensor, *, most: int) -> Callable[[], Routed]:
+        """x [T, h], probs and experts [T, k] leave; the result waits for those of all ranks. most: N."""
         if not self.with_others:
-            return x, probs, experts
+            return lambda: (x, probs, experts)
         rows = -(-most // self.alike)  # ranks with the same tokens send a part of them each
         first = self.rank % self.alike * rows
         # one message: whatever the type of x, the routes' bits travel beside it
         routes = (probs.float().view(x.dtype), (experts + 1).int().view(x.dtype))
         mine = torch.cat([x, *routes], dim=1)[first : first + rows]
-        padded = F.pad(mine, (0, 0, 0, rows - len(mine)))
-        theirs = self._exchanged(padded.repeat(self.size, 1)).split(
-            [x.shape[1], *(r.shape[1] for r in routes)], 1
-        )
-        return theirs[0], theirs[1].view(torch.float32), theirs[2].view(torch.int32) - 1
+        arrived, work = self._exchange(F.pad(mine, (0, 0, 0, rows - len(mine))).repeat(self.size, 1))
+        widths = [x.shape[1], *(bits.shape[1] for bits in routes)]
+
+        def all_tokens() -> Routed:
+            work.wait()
+            tokens, weights, numbers = arrived.split(widths, dim=1)
+            return tokens, weights.view(torch.float32), numbers.view(torch.int32) - 1
+
+        return all_tokens
 
     def sum(self, found: Tensor, count: int) -> Tensor:
         """found: of all tokens, in the order of `gather` -> [count, h] sums of this rank's over the ranks."""
@@ -84,10 +94,14 @@ class Exchange:
         return self._exchanged(parts).sum(0)[:count]
 
     def _exchanged(self, parts: Tensor) -> Tensor:
-        """parts: a G-th of them for each rank -> those that the ranks have for this one.
+        arrived, work = self._exchange(parts)
+        work.wait()
+        return arrived
+
+    def _exchange(self, parts: Tensor) -> tuple[Tensor, Any]:
+        """parts: a G-th of them for each rank -> what the ranks have for this one, once the work is done.
 
         From each to each, which gloo does in half the time of its all_gather or all_reduce.
         """
-        theirs = torch.empty_like(parts)
-        dist.all_to_all_single(theirs, parts, group=self.group)
-        return theirs
+        arrived = torch.empty_like(parts)
+        return arrived, dist.all_to_all_single(arrived, parts, group=self.group, async_op=True)
