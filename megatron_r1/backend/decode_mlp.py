@@ -94,9 +94,12 @@ class _Experts:
         token = order.div(experts.shape[1], rounding_mode="floor")
         weights = probs.flatten().index_select(0, order)[:, None]
         out = self._apply(x.index_select(0, token), weights, ends)
-        if not self.has_all and x.is_cuda:  # the product leaves what is behind all as the memory was
+        if not x.is_cuda:
+            return out.new_zeros(x.shape).index_add_(0, token, out)
+        # a device would add in any order; and what is behind all experts' is left as the memory was
+        if not self.has_all:
             out = out.masked_fill(torch.arange(len(order), device=x.device)[:, None] >= ends[-1], 0)
-        placed = out.new_zeros(experts.numel(), x.shape[1]).index_copy_(0, order, out)
+        placed = torch.empty_like(out).index_copy_(0, order, out)
         return placed.view(*experts.shape, -1).sum(1)
 
     def _apply(self, tokens: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
