@@ -30,9 +30,9 @@ def gap(found: dict, other: dict) -> float:
 @pytest.mark.parametrize("layout", BY_ALL_WAYS)
 def test_all_ways_sample_what_megatrons_modules_sample(ranks, layout: str):
     for found in ranks(layout):
-        ways = [found[name] for name in found if name not in ("modules", "bits")]
-        assert len(ways) > 1
-        assert all(gap(way, found["modules"]) < TOLERANCE for way in ways)
+        gaps = {name: gap(found[name], found["modules"]) for name in found if name != "bits"}
+        assert "exchanged" in gaps
+        assert max(gaps.values()) < TOLERANCE
 
 
 @pytest.mark.slow
@@ -50,7 +50,6 @@ def test_ranks_meet_twice_a_layer_and_once_a_step(ranks, layout: str):
         assert way["feeds"] > 10
         assert way["all_to_all_single"] == 2 * MOE_LAYERS * way["feeds"] + way["agreements"]
         assert way["agreements"] <= way["feeds"] + 2  # each feed's size, and the end
-        assert found["dispatched"]["all_to_all_single"] > way["all_to_all_single"]
 
 
 @pytest.mark.slow
@@ -61,10 +60,9 @@ def test_ranks_with_the_same_tokens_only_add_up(ranks):
 
 @pytest.mark.slow
 def test_large_prompts_take_the_dispatcher_and_tokens_the_exchange(ranks):
+    ways = ("exchanged", "prompts dispatched", "dispatched")  # each meets more often than the one before
     for found in ranks("four ep4"):
-        counts = [
-            found[way]["all_to_all_single"] for way in ("exchanged", "prompts dispatched", "dispatched")
-        ]
+        counts = [found[way]["all_to_all_single"] for way in ways]
         assert counts == sorted(set(counts))
 
 

@@ -18,7 +18,7 @@ from tests.backend.scenarios import decode
 
 PROMPTS = ([5, 6, 7, 8, 9, 10, 11, 12, 13], [8], [9, 3, 4, 4], [20, 21])
 MOE_LAYERS, TOP_K = 3, 2  # of models.V3
-# way -> bytes beyond the dispatcher's that the exchange may take; the last: on four ranks less than the prompts'
+# way -> bytes beyond the dispatcher's that the exchange may take; 2^14: on four ranks less than the prompts'
 LIMITS = {"exchanged": 2**40, "dispatched": -(2**40), "prompts dispatched": 2**14}
 
 
