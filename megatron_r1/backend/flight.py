@@ -6,8 +6,8 @@ moving into their places, and waiting prompts enter as soon as enough places are
 on none of this: draws are keyed (sampling.py).
 
 Ranks that share experts take every step together until the slowest is done, or the others would wait for
-ever: one that has nothing to feed feeds a dummy row. Once a step they tell each other how many rows they have,
-which fixes the sizes of what they exchange in every layer (expert_exchange.py).
+ever: one that has nothing to feed feeds a dummy row. Once a step they tell each other how many rows they
+have, which fixes the sizes of what they exchange in every layer (expert_exchange.py).
 
 Outputs may go on from tokens drawn before, by older weights: these are read again with the prompt, since
 their cache is that of those weights. Such a call may end before all outputs have: see types.Begun.
