@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.transformer.moe.moe_layer import MoELayer
 from torch import Tensor
 
 from megatron_r1.backend.attention import Pack, describe_pack
@@ -98,11 +99,23 @@ def train_on_packs(
         return total * scale, _tokens_of_this_rank(batch), report
 
     reports = run_packs(chunks, packs, collect, options=options, forward_only=False)
+    _forget_graphs(chunks)
     sums = {}
     for report in reports:
         for name, pair in report.items():
             sums[name] = sums.get(name, 0) + pair.double()
     return _share_over_pipeline(sums)
+
+
+def _forget_graphs(chunks: Sequence[torch.nn.Module]) -> None:
+    """Megatron's dispatchers keep what the last pack was weighed with, and its graph, whose hooks hold the
+    model, its gradients and the optimizer in a cycle through C++: they would outlive their stage."""
+    for chunk in chunks:
+        for module in chunk.modules():
+            if isinstance(module, MoELayer):
+                kept = vars(module.token_dispatcher)
+                graphs = [n for n, v in kept.items() if isinstance(v, Tensor) and v.grad_fn is not None]
+                kept.update(dict.fromkeys(graphs))
 
 
 class _WholePack(torch.autograd.Function):
