@@ -47,7 +47,7 @@ def test_experts_cut_over_tensor_ranks_too_sample_the_same(ranks):
 def test_ranks_meet_twice_a_layer_and_once_a_step(ranks, layout: str):
     for found in ranks(layout):
         way = found["exchanged"]
-        assert way["feeds"] > 10
+        assert way["feeds"] > 5
         assert way["all_to_all_single"] == 2 * MOE_LAYERS * way["feeds"] + way["agreements"]
         assert way["agreements"] <= way["feeds"] + 2  # each feed's size, and the end
 

@@ -8,15 +8,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from megatron_r1.backend import expert_exchange
+from megatron_r1.backend import expert_exchange, rollout
 from megatron_r1.backend.decode import LeanDecoder
 from megatron_r1.backend.decode_modules import ModuleDecoder
 from megatron_r1.backend.expert_exchange import Exchange
 from megatron_r1.backend.layout import Layout
-from megatron_r1.types import Sampled
-from tests.backend.scenarios import decode
+from megatron_r1.types import Sampled, Sampling
+from tests.backend.scenarios import decode, models
 
 PROMPTS = ([5, 6, 7, 8, 9, 10, 11, 12, 13], [8], [9, 3, 4, 4], [20, 21])
+SAMPLING = Sampling(max_new_tokens=10, temperature=0.9, seed=3)
 MOE_LAYERS, TOP_K = 3, 2  # of models.V3
 # way -> bytes beyond the dispatcher's that the exchange may take; 2^14: on four ranks less than the prompts'
 LIMITS = {"exchanged": 2**40, "dispatched": -(2**40), "prompts dispatched": 2**14}
@@ -27,11 +28,14 @@ def ways(layout: Layout, shared: Path, *, names: Sequence[str]) -> dict[str, Any
     policy = decode.uneven_policy(decode.FAMILIES["v3"], layout)
     count = max(1, len(PROMPTS) - policy.replicas.index)  # the replicas' batches differ
     prompts = [list(prompt) for prompt in PROMPTS[:count]]
+    keys = [100 * policy.replicas.index + i for i in range(count)]
     found: dict[str, Any] = {}
     for name in names:
         decoder = ModuleDecoder if name == "modules" else Counting
         with _limit(LIMITS.get(name, 0)), _counted() as counts:
-            outputs = decode._generate(policy, prompts, decoder=decoder)
+            outputs = rollout.generate(
+                policy.chunks, prompts, SAMPLING, keys=keys, eos_id=models.EOS, decoder=decoder
+            )
         found[name] = {"outputs": _plain(outputs), **counts}
     return found | {"bits": _bits()}
 
