@@ -4,7 +4,8 @@ Through Megatron's modules a token costs 1,600 operators on a toy MoE: the atten
 experts go through the dispatcher of training, and the arithmetic drowns in dispatch. Here every layer reads
 the parameters of the very modules that train (nothing is copied, so nothing can be stale) and does only what
 inference needs: prompts through SDPA, single tokens as batched matrix products against a cache that holds
-keys after RoPE, or MLA's latents (decode_attention.py); tokens sorted by expert (decode_mlp.py).
+keys after RoPE, or MLA's latents (decode_attention.py); tokens sorted by expert (decode_mlp.py), also by
+experts that lie on several ranks (expert_exchange.py).
 
 A tensor rank has its heads and its part of each network, and sums what it adds to the stream with the others;
 pipeline ranks pass the stream on. Transformer Engine's modules are read like the local ones; products are of

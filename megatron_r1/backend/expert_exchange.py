@@ -22,6 +22,7 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from megatron_r1.backend.parallel import device
+from megatron_r1.errors import ConfigError
 
 # tokens [n, h], with the weights and numbers [n, k] of their experts, -1 for none
 Routed = tuple[Tensor, Tensor, Tensor]
@@ -36,13 +37,17 @@ class Exchange:
     """Between the ranks that share this rank's experts."""
 
     def __init__(self) -> None:
+        """Raises ConfigError where a replica shares experts with several others that don't share all of them:
+        some ranks of a replica would go on with steps that the others don't know of."""
         self.group = parallel_state.get_expert_tensor_and_model_parallel_group()
         self.size, self.rank = self.group.size(), self.group.rank()
         # ranks that hold the same tokens follow each other: the replica's, or as many of them as are here
         replica = parallel_state.get_tensor_and_context_parallel_group().size()
-        assert replica % self.size == 0 or self.size % replica == 0, (
-            f"{self.size} ranks, replicas of {replica}"
-        )
+        if replica % self.size and self.size % replica:
+            raise ConfigError(
+                f"layout: {self.size} ranks share experts (expert x expert_tensor) and {replica} a sequence "
+                "(tensor x context), which can't sample; make one a multiple of the other"
+            )
         self.alike = min(replica, self.size)
 
     @property

@@ -1,7 +1,13 @@
 """Experts on several ranks: two exchanges a layer sample what the dispatcher of training samples."""
 
 import pytest
+import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from megatron_r1.backend import parallel
+from megatron_r1.backend.expert_exchange import Exchange
+from megatron_r1.backend.layout import Layout
+from megatron_r1.errors import ConfigError
 from tests.backend.ranks import Results
 from tests.backend.scenarios.exchange import MOE_LAYERS
 
@@ -70,3 +76,32 @@ def test_large_prompts_take_the_dispatcher_and_tokens_the_exchange(ranks):
 @pytest.mark.parametrize("layout", ["two ep2", "four ep4", "four tp2_ep4"])
 def test_bf16_tokens_and_their_routes_arrive_to_the_bit(ranks, layout: str):
     assert all(found["bits"] for found in ranks(layout))
+
+
+def exchange_of(layout: Layout) -> Exchange:
+    """Of the first rank, the others being torch's fake ones."""
+    dist.init_process_group("fake", rank=0, world_size=layout.ranks, store=FakeStore())
+    try:
+        parallel.build_groups(layout, gloo=False)
+        return Exchange()
+    finally:
+        parallel.stop()
+
+
+@pytest.mark.parametrize(
+    ("degrees", "size", "alike"),
+    [
+        ({"tensor": 2, "expert": 6}, 6, 2),
+        ({"tensor": 2, "context": 3, "expert": 2}, 2, 2),
+        ({"tensor": 2, "expert": 2, "expert_tensor": 3}, 6, 2),
+        ({"tensor": 6}, 1, 1),
+    ],
+)
+def test_ranks_that_share_experts_and_those_with_the_same_tokens(degrees: dict, size: int, alike: int):
+    exchange = exchange_of(Layout(ranks=6, **degrees))
+    assert (exchange.size, exchange.alike) == (size, alike)
+
+
+def test_replicas_that_share_only_some_experts_are_refused_in_words():
+    with pytest.raises(ConfigError, match=r"2 ranks share experts .* and 3 a sequence .* a multiple"):
+        exchange_of(Layout(ranks=6, tensor=3, expert=2))
