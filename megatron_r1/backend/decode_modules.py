@@ -29,7 +29,7 @@ class ModuleDecoder:
     def __init__(self, chunks: Sequence[GPTModel], *, rows: int, length: int) -> None:
         self.chunks, self.length = chunks, length
 
-    def prefill(self, tokens: Tensor, places: Tensor) -> Tensor:
+    def prefill(self, tokens: Tensor, places: Tensor, *, most: int) -> Tensor:
         context = StaticInferenceContext(tokens.shape[0], self.length)
         # [U, length]: what a query may look at
         ahead = places.new_zeros(places.shape[0], self.length - places.shape[1])
@@ -42,7 +42,7 @@ class ModuleDecoder:
         self.batch = self.newest
         self.batch.keep(prompts)
 
-    def decode(self, tokens: Tensor, places: Sequence[int]) -> Tensor:
+    def decode(self, tokens: Tensor, places: Sequence[int], *, most: int) -> Tensor:
         return self._feed(self.batch, tokens)[:, None]
 
     def keep(self, rows: Tensor) -> None:
