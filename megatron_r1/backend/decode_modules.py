@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
+from megatron.core import parallel_state
 from megatron.core.inference.contexts import StaticInferenceContext
 from megatron.core.models.gpt.gpt_model import GPTModel
 from torch import Tensor
 
 from megatron_r1.backend.decode_pipeline import Stage, through_pipeline
+from megatron_r1.errors import ConfigError
 
 
 class ModuleDecoder:
@@ -27,6 +29,11 @@ class ModuleDecoder:
     width: ClassVar = 1
 
     def __init__(self, chunks: Sequence[GPTModel], *, rows: int, length: int) -> None:
+        if parallel_state.get_context_parallel_world_size() > 1:
+            raise ConfigError(
+                "rollout_layout: Megatron's modules, through which this model samples, cut RoPE's tables for "
+                "context ranks; set rollout_layout.context: 1"
+            )
         self.chunks, self.length = chunks, length
 
     def prefill(self, tokens: Tensor, places: Tensor, *, most: int) -> Tensor:
