@@ -36,7 +36,7 @@ CASES = (ALONE, STRANGERS, *LAYOUTS)
 
 
 def main() -> None:
-    ports = [[_free_port() for _ in range(2)] for _ in range(ROUNDS * len(CASES))]
+    ports = [[free_port() for _ in range(2)] for _ in range(ROUNDS * len(CASES))]
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(_rank, (ports, folder), nprocs=2)  # type: ignore[attr-defined]
         found = [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in range(2)]
@@ -102,7 +102,7 @@ def _steps(rank: int, ranks: int, port: int, given: dict[str, int]) -> list[Timi
     return found
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Below those that the system deals out: gloo's own sockets can't take it meanwhile."""
     while True:
         port = random.randrange(10_000, 32_000)

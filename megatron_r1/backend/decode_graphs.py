@@ -57,7 +57,7 @@ class GraphedDecoder(LeanDecoder):
             require_grouped_experts(self)
             self._pool = torch.cuda.graph_pool_handle()
 
-    def decode(self, tokens: Tensor, places: Sequence[int]) -> Tensor:
+    def decode(self, tokens: Tensor, places: Sequence[int], *, most: int) -> Tensor:
         size = (
             rounded_rows(self.count, self.capacity),
             rounded_columns(max(places) + self.width, self.length),

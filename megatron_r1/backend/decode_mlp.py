@@ -7,26 +7,25 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from megatron.core import parallel_state
 from megatron.core.transformer.mlp import MLP
 from megatron.core.transformer.moe.moe_layer import MoELayer
 from megatron.core.transformer.moe.moe_utils import topk_routing_with_score_function
 from torch import Tensor
 
 from megatron_r1.backend.decode_products import addition, expert_products, product
+from megatron_r1.backend.expert_exchange import Exchange
 from megatron_r1.backend.expert_pool import expert_weights
 from megatron_r1.backend.rollout_precision import RolloutPrecision
 
-FeedForward = Callable[[Tensor, Tensor], Tensor]  # (stream [T, h], x [T, h]) -> stream + mlp(x)
+# (stream [T, h], x [T, h], tokens of the rank that feeds most: Position.most) -> stream + mlp(x)
+FeedForward = Callable[[Tensor, Tensor, int], Tensor]
 
 ROUTER_DTYPES = {"fp32": torch.float32, "fp64": torch.float64}
 
 
 def feed_forward(module: Any, precision: RolloutPrecision | None) -> FeedForward:
-    """A layer's network. Experts on several ranks keep Megatron's dispatcher."""
+    """A layer's network."""
     if isinstance(module, MoELayer):
-        if parallel_state.get_expert_tensor_and_model_parallel_world_size() > 1:
-            return _Dispatched(module, precision)
         return Experts(module, precision)
     assert isinstance(module, MLP)
     return _Dense(module, precision)
@@ -43,59 +42,71 @@ class _Dense:
         self.up = product(module.linear_fc1.weight, precision)
         self.add_down = addition(module.linear_fc2.weight, precision)
 
-    def __call__(self, stream: Tensor, x: Tensor) -> Tensor:
+    def __call__(self, stream: Tensor, x: Tensor, most: int) -> Tensor:
         return self.add_down(stream, _swiglu(self.up(x)))
 
 
-class _Dispatched:
-    """Megatron's dispatcher brings the tokens to the experts, which are its own as they are stored."""
+class Experts:
+    """The experts on this rank: one grouped product a linear layer, or one of each with tokens."""
 
     def __init__(self, module: Any, precision: RolloutPrecision | None) -> None:
-        self.module = module
-        self.rounded = None if precision is None else Experts(module, precision)
+        self.module, self.exchange = module, Exchange()
+        self.config, self.router, self.rounded = module.config, module.router, precision is not None
+        ups = expert_weights(module.experts, "linear_fc1")
+        self.products = expert_products(ups, expert_weights(module.experts, "linear_fc2"), precision)
+        self.upto = torch.arange(1, len(ups) + 1, device=self.router.weight.device)
+        # [E of the whole layer + 1]: where each expert stands in the product; those of other ranks, and none
+        # (the last), behind all
+        self.places = torch.full((self.config.num_moe_experts + 1,), len(ups), device=self.upto.device)
+        places = self.upto - 1
+        self.places[module.local_expert_indices] = places.flip(0) if self.products.reversed else places
+        self.has_all = len(ups) == self.config.num_moe_experts
+        shared = module.shared_experts
+        self.shared = None if shared is None else _Dense(shared, precision)
 
-    def __call__(self, stream: Tensor, x: Tensor) -> Tensor:
-        hidden = x[:, None]  # [T, 1, h] for Megatron
-        if self.rounded is None:
+    def __call__(self, stream: Tensor, x: Tensor, most: int) -> Tensor:
+        if not self.exchange.gathers(x, self.router.topk, most):
+            return self._dispatched(stream, x, most)
+        all_tokens = self.exchange.gather(x, *self._route(x), most=most)
+        if self.shared is not None:
+            stream = self.shared(stream, x, most)
+        return stream + self.exchange.sum(self._routed(*all_tokens()), len(x))
+
+    def _dispatched(self, stream: Tensor, x: Tensor, most: int) -> Tensor:
+        """By Megatron's dispatcher: to its own experts, or where these are rounded, to those here."""
+        hidden = x[:, None]  # [T, 1, h]
+        if not self.rounded:
             return stream + self.module(hidden)[0][:, 0]
         layer, dispatcher = self.module, self.module.token_dispatcher
         sent = layer.dispatch(*layer.preprocess(hidden, *layer.route(hidden)))
         tokens, counts, weights = dispatcher.dispatch_postprocess(*sent)
         ends = counts.cumsum(0).to(device=tokens.device, dtype=torch.int32)
-        out = self.rounded.apply(tokens, weights[:, None], ends)
+        out = self._apply(tokens, weights[:, None], ends)
         out = layer.postprocess(layer.combine(dispatcher.combine_preprocess(out)), None)
-        if self.rounded.shared is not None:
-            stream = self.rounded.shared(stream, x)
+        if self.shared is not None:
+            stream = self.shared(stream, x, most)
         return stream + out[:, 0]
 
-
-class Experts:
-    """All experts on this rank: one grouped product a linear layer, or one of each with tokens."""
-
-    def __init__(self, module: Any, precision: RolloutPrecision | None) -> None:
-        self.config, self.router = module.config, module.router
-        ups = expert_weights(module.experts, "linear_fc1")
-        self.products = expert_products(ups, expert_weights(module.experts, "linear_fc2"), precision)
-        self.last = len(ups) - 1
-        self.upto = torch.arange(1, len(ups) + 1, device=self.router.weight.device)
-        shared = module.shared_experts
-        self.shared = None if shared is None else _Dense(shared, precision)
-
-    def __call__(self, stream: Tensor, x: Tensor) -> Tensor:
-        probs, experts = self._route(x)
-        places = self.last - experts if self.products.reversed else experts
-        ordered, order = places.flatten().sort()
+    def _routed(self, x: Tensor, probs: Tensor, experts: Tensor) -> Tensor:
+        """[T, h] what this rank's experts make of x, weights and experts [T, k], -1 for none."""
+        ordered, order = self.places[experts.flatten()].sort()
         ends = torch.searchsorted(ordered, self.upto, out_int32=True)  # [E] tokens up to each expert's last
+        uncounted = x.is_cuda and self.products.grouped  # a device would have to be waited for
+        if not self.has_all and not uncounted:
+            order = order[: int(ends[-1])]
         token = order.div(experts.shape[1], rounding_mode="floor")
         weights = probs.flatten().index_select(0, order)[:, None]
-        out = self.apply(x.index_select(0, token), weights, ends)
-        if self.shared is not None:
-            stream = self.shared(stream, x)
-        back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-        return stream + out.index_select(0, back).view(*experts.shape, -1).sum(1)
+        out = self._apply(x.index_select(0, token), weights, ends)
+        if not x.is_cuda:
+            return out.new_zeros(x.shape).index_add_(0, token, out)
+        # a device would add in any order; and what is behind all experts' is left as the memory was
+        if not self.has_all and uncounted:
+            out = out.masked_fill(torch.arange(len(order), device=x.device)[:, None] >= ends[-1], 0)
+        placed = out.new_zeros(experts.numel(), x.shape[1]).index_copy_(0, order, out)
+        return placed.view(*experts.shape, -1).sum(1)
 
-    def apply(self, tokens: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
-        """tokens: [T * k, h] sorted by expert, with the weight of each, [T * k, 1]."""
+    def _apply(self, tokens: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
+        """tokens: [n, h] sorted by expert, with the weight of each, [n, 1]."""
         if not len(tokens):
             return tokens
         products = self.products

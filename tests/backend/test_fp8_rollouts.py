@@ -60,6 +60,12 @@ def test_where_no_matrix_is_cut_all_samples_are_those_of_one_rank(one: Results, 
     assert [row["tokens"] for row in found["new"]] == [row["tokens"] for row in alone["new"]]
 
 
+def test_long_prompts_that_take_the_dispatcher_are_in_fp8_too(two: Results):
+    found = two["fp8_ep2"]
+    assert [row["tokens"] for row in found["dispatched"]] == [row["tokens"] for row in found["new"]]
+    assert LEAST < mean_gap(found["dispatched"]) < MOST
+
+
 def test_drafts_change_no_token(one: Results):
     found = one["fp8_drafted"]
     assert found["drafted"] == found["plain"]

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from megatron_r1.backend import decode_products, rollout
+from megatron_r1.backend import decode_products, expert_exchange, rollout
 from megatron_r1.backend.decode import LeanDecoder
 from megatron_r1.backend.decode_mtp import DraftingDecoder
 from megatron_r1.backend.layout import Layout
@@ -45,6 +45,8 @@ def sample(
     own = None if own_layout is None else Layout(**own_layout)
     policy = policy_of(FAMILIES[family], layout, rollout_precision="fp8", rollout_layout=own)
     found = {"new": _sampled(policy)}
+    if layout.expert > 1 and own is None:
+        found["dispatched"] = _dispatched(policy)
     if not whole:
         return found
     policy.rollout_rows = 3
@@ -57,6 +59,16 @@ def sample(
     policy.rollout_precision = "fp8"
     found["updated"] = _sampled(policy)
     return found
+
+
+def _dispatched(policy: MegatronPolicy) -> list[dict[str, Any]]:
+    """Where the exchange may cost no bytes, Megatron's dispatcher brings tokens to the experts."""
+    before = expert_exchange.EXTRA_BYTES["cpu"]
+    expert_exchange.EXTRA_BYTES["cpu"] = -(2**40)
+    try:
+        return _sampled(policy)
+    finally:
+        expert_exchange.EXTRA_BYTES["cpu"] = before
 
 
 def _sampled(policy: MegatronPolicy) -> list[dict[str, Any]]:
