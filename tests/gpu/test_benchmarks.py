@@ -1,8 +1,12 @@
 """The GPU benchmarks on a tiny model: that they run and count right; the speeds mean nothing here."""
 
+import json
+from pathlib import Path
+
 import pytest
 
-from benchmarks.gpu import _setting, rollout, train
+from benchmarks.gpu import _setting, decode, peaks, proxy, rollout, rows, train
+from megatron_r1.backend.parallel import device
 from megatron_r1.models.flops import token_cost
 from tests.gpu import small
 
@@ -10,8 +14,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("rank")]
 
 
 @pytest.fixture(autouse=True)
-def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+def _tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(_setting, "SIZES", small.FAMILIES)
+    monkeypatch.setattr(_setting, "RESULTS", tmp_path)
     monkeypatch.setitem(_setting.PEAK, _setting.device_name(), {"bf16": 1e12})
 
 
@@ -27,3 +32,30 @@ def test_training_is_measured(size: str):
 def test_sampling_is_measured(size: str):
     found = rollout.measure(size, prompts=2, group_size=2, prompt_length=8, new_tokens=4)
     assert found.tokens_per_s > 0
+
+
+def test_the_devices_peaks_are_measured():
+    assert peaks.best_product(((64, 64, 64), (64, 128, 32)), times=2) > 0
+    assert peaks.bandwidth(4096, times=2) > 0
+
+
+def test_the_rows_of_the_proxy_are_kept_as_they_are_measured(monkeypatch: pytest.MonkeyPatch):
+    tiny = {"SIZE": "v3", "LENGTH": 64, "SEQUENCES": 2, "TOKENS_PER_PACK": 128, "STEPS": 1}
+    for name, value in tiny.items():
+        monkeypatch.setattr(proxy, name, value)
+    few = decode.measure
+    monkeypatch.setattr(
+        decode, "measure", lambda policy: few(policy, rows=4, prompt_length=8, new_tokens=(1, 9), times=1)
+    )
+    speed = proxy.bf16_rows(product=1e12, memory=1e9)
+    proxy.fp8_row(beside=speed, product=1e12)
+    kept = [json.loads(line) for line in (_setting.RESULTS / rows.FILE).read_text().splitlines()]
+    assert [row["name"] for row in kept] == ["bf16_training", "decode", "fp8_training"]
+    flops = token_cost(small.FAMILIES["v3"]).training_flops(64)
+    assert kept[0]["found"] == pytest.approx(speed * flops / 1e12)
+    step = kept[1]["detail"]
+    read = decode.bytes_a_step(small.FAMILIES["v3"], rows=4, length=8 + 5)
+    assert kept[1]["found"] == pytest.approx(read / 1e9 / step["seconds_a_step"])
+    if device().type == "cpu":
+        assert kept[2]["found"] is None
+        assert "needs a CUDA device" in kept[2]["why"]
