@@ -29,9 +29,21 @@ def one_thread() -> None:
 
 
 def timed(run: Callable[[], object]) -> Timing:
-    cpu, wall = time.process_time(), time.perf_counter()
+    began = now()
     run()
-    return Timing(time.process_time() - cpu, time.perf_counter() - wall)
+    return since(began)
+
+
+def now() -> Timing:
+    """Both clocks, once a GPU has done what it was asked."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return Timing(time.process_time(), time.perf_counter())
+
+
+def since(began: Timing) -> Timing:
+    ended = now()
+    return Timing(ended.cpu_s - began.cpu_s, ended.wall_s - began.wall_s)
 
 
 def in_turn(contenders: Mapping[str, Callable[[], object]], *, rounds: int = 3) -> dict[str, list[Timing]]:
@@ -54,10 +66,12 @@ def rates(timings: Mapping[str, list[Timing]], *, tokens: int) -> dict[str, dict
     }
 
 
-def median_ratio(timings: Mapping[str, list[Timing]], *, ours: str, theirs: str) -> float:
+def median_ratio(
+    timings: Mapping[str, list[Timing]], *, ours: str, theirs: str, clock: str = "cpu_s"
+) -> float:
     """How many times faster: the median over rounds, so that each quotient is of one round."""
     pairs = zip(timings[ours], timings[theirs], strict=True)
-    return round(statistics.median(other.cpu_s / own.cpu_s for own, other in pairs), 2)
+    return round(statistics.median(getattr(b, clock) / getattr(a, clock) for a, b in pairs), 2)
 
 
 def machine() -> dict[str, object]:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu import _setting, decode, peaks, proxy, rollout, rows, train
+from benchmarks.gpu import _setting, decode, grpo_step, peaks, proxy, rollout, rows, train
+from benchmarks.grpo_step import Work
 from megatron_r1.backend.parallel import device
 from megatron_r1.models.flops import token_cost
 from tests.gpu import small
@@ -59,3 +60,32 @@ def test_the_rows_of_the_proxy_are_kept_as_they_are_measured(monkeypatch: pytest
     if device().type == "cpu":
         assert kept[2]["found"] is None
         assert "needs a CUDA device" in kept[2]["why"]
+
+
+TINY_STEP = Work(
+    questions=2, group=2, prompt=6, limit=8, mean=4.0, vocabulary=small.VOCABULARY, their_rows=4, rounds=1
+)
+
+
+@pytest.fixture
+def tiny_step(monkeypatch: pytest.MonkeyPatch) -> Work:
+    monkeypatch.setattr(grpo_step, "SIZE", "qwen2")
+    monkeypatch.setitem(
+        small.FAMILIES, "qwen2", small.FAMILIES["qwen2"].model_copy(update={"tie_embeddings": True})
+    )
+    return TINY_STEP
+
+
+def test_a_grpo_step_is_measured_beside_trls(tiny_step: Work):
+    pytest.importorskip("trl", reason="TRL is not on every GPU machine; the row says so there")
+    row = grpo_step.measure(tiny_step)
+    assert row.found == pytest.approx(row.detail["trl_s"] / row.detail["ours_s"], abs=0.01)
+    assert row.detail["log_probs_apart"] < 0.05
+
+
+def test_without_trl_our_side_alone_is_kept_with_the_reason(tiny_step: Work, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(grpo_step, "NEEDED", ("trl", "no_such_library"))
+    row = grpo_step.measure(tiny_step)
+    assert row.found is None
+    assert row.why == "no_such_library not installed here, so that only our side was measured"
+    assert row.detail["ours_s"] > 0
