@@ -54,6 +54,13 @@ SIZES: dict[str, FamilyConfig] = {
         moe_ffn_hidden_size=1408, num_expert_groups=8, groups_per_token=4, init_std=0.02,
         max_position_embeddings=32768,
     ),
+    # of the comparison of losses: 163M weights, all sizes multiples of FP8's blocks
+    "v3_small": DeepseekV3(
+        family="deepseek_v3", vocab_size=1024, num_layers=6, hidden_size=1024, num_attention_heads=8,
+        q_lora_rank=512, kv_lora_rank=512, qk_head_dim=128, qk_pos_emb_head_dim=128, v_head_dim=128,
+        num_dense_layers=1, ffn_hidden_size=4096, num_experts=16, experts_per_token=4,
+        moe_ffn_hidden_size=512, num_expert_groups=4, groups_per_token=2, init_std=0.02,
+    ),
 }  # fmt: skip
 
 
@@ -71,10 +78,13 @@ class Measurement:
     torch: str = torch.__version__
 
 
-def policy(size: str, precision: Precision, *, tokens_per_pack: int, eos_id: int = EOS) -> MegatronPolicy:
-    """Of one rank, with random weights."""
+def policy(
+    size: str, precision: Precision, *, tokens_per_pack: int, eos_id: int = EOS, seeded: bool = False
+) -> MegatronPolicy:
+    """Of one rank, with random weights. seeded: the seed's own, which are the same in every precision."""
     options = default_options(precision)
-    with patch.object(policy_module, "set_initial_weights", _draw_weights):
+    draw = policy_module.set_initial_weights if seeded else _draw_weights
+    with patch.object(policy_module, "set_initial_weights", draw):
         return MegatronPolicy(
             SIZES[size], Layout(), options, seed=0, eos_id=eos_id, tokens_per_pack=tokens_per_pack
         )

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu import _setting, decode, grpo_step, peaks, proxy, rollout, rows, train
+from benchmarks.gpu import _setting, decode, fp8_loss, grpo_step, peaks, proxy, rollout, rows, train
 from benchmarks.grpo_step import Work
 from megatron_r1.backend.parallel import device
+from megatron_r1.backend.precision import Precision, precision_options
 from megatron_r1.models.flops import token_cost
 from tests.gpu import small
 
@@ -89,3 +90,32 @@ def test_without_trl_our_side_alone_is_kept_with_the_reason(tiny_step: Work, mon
     assert row.found is None
     assert row.why == "no_such_library not installed here, so that only our side was measured"
     assert row.detail["ours_s"] > 0
+
+
+def test_losses_of_two_formats_are_compared_over_the_same_text(monkeypatch: pytest.MonkeyPatch):
+    for name, value in {"SIZE": "v3", "LR": 3e-3, "WARMUP": 2, "STATES": 32, "SUCCESSORS": 2}.items():
+        monkeypatch.setattr(fp8_loss, name, value)
+    text = fp8_loss.markov_text(12, 2, 32)
+    exact = fp8_loss.losses("fp32", text)
+    apart = fp8_loss.keep("bf16", fp8_loss.losses("bf16", text), exact)
+    assert exact[-1] < exact[0] - 0.5  # it learns, so that a small difference says something
+    assert 0 < apart.largest < 0.01
+    (kept,) = map(json.loads, (_setting.RESULTS / "gpu_fp8_loss.jsonl").read_text().splitlines())
+    assert kept["recipe"] == "bf16"
+    assert kept["largest"] == apart.largest
+
+
+@pytest.mark.skipif(device().type == "cuda", reason="a GPU may have it")
+def test_without_fp8_the_row_says_what_is_missing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fp8_loss, "losses", _losses_in_bf16_only)
+    monkeypatch.setattr(fp8_loss, "markov_text", lambda *_: None)
+    monkeypatch.setattr(_setting, "start", lambda: None)
+    fp8_loss.main()
+    (kept,) = map(json.loads, (_setting.RESULTS / rows.FILE).read_text().splitlines())
+    assert kept["found"] is None
+    assert "needs a CUDA device" in kept["why"]
+
+
+def _losses_in_bf16_only(precision: Precision, _: object) -> list[float]:
+    precision_options(precision)
+    return [1.0]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.gpu import _setting, decode, rows
+from benchmarks.gpu import _setting, decode, fp8_loss, rows
 from megatron_r1.backend.layout import Layout
 from megatron_r1.backend.model import ModelOptions
 from megatron_r1.backend.shards import shards
@@ -85,3 +85,20 @@ def test_the_table_says_of_every_row_what_was_found_or_why_not():
         ["at least 3.00x", "3.25x |"],
         ["at most 0.250%", "not measured |"],
     ]
+
+
+def test_curves_are_compared_smoothed_and_relative():
+    # smoothed: 4, 3.9 (0.9 * 4 + 0.1 * 3), 3.71; beside it 4, 3.8, 3.62
+    apart = fp8_loss.difference([4.0, 3.0, 2.0], [4.0, 2.0, 2.0])
+    assert apart.largest == pytest.approx(0.1 / 3.8)
+    assert apart.at_end == pytest.approx(0.09 / 3.62)
+
+
+def test_the_text_is_a_chain_and_its_floor_the_entropy(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fp8_loss, "STATES", 16)
+    monkeypatch.setattr(fp8_loss, "SUCCESSORS", 2)
+    text = fp8_loss.markov_text(5, 4, 50)
+    assert text.shape == (5, 4, 51)
+    followers = {int(s): set(text[..., 1:][text[..., :-1] == s].tolist()) for s in text.unique()}
+    assert max(map(len, followers.values())) == 2
+    assert fp8_loss.entropy() == pytest.approx(0.6365, abs=1e-4)  # of 2/3 and 1/3
