@@ -4,8 +4,11 @@ The clock is the process's CPU time: with one thread it is what a quiet machine 
 count the time that other jobs hold the core. Wall time stands next to it.
 """
 
+import contextlib
 import os
 import platform
+import random
+import socket
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -72,6 +75,15 @@ def median_ratio(
     """How many times faster: the median over rounds, so that each quotient is of one round."""
     pairs = zip(timings[ours], timings[theirs], strict=True)
     return round(statistics.median(getattr(b, clock) / getattr(a, clock) for a, b in pairs), 2)
+
+
+def free_port() -> int:
+    """Below those that the system deals out: gloo's own sockets can't take it meanwhile."""
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def machine() -> dict[str, object]:
