@@ -31,7 +31,7 @@ from megatron.core.transformer.transformer_block import (
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
 
-from megatron_r1.backend import patches
+from megatron_r1.backend import escape_hatch, patches
 from megatron_r1.backend.attention import (
     LocalCoreAttention,
     LocalMLASelfAttention,
@@ -80,9 +80,11 @@ def default_options(
 
 def transformer_config(family: FamilyConfig, layout: Layout, options: ModelOptions) -> TransformerConfig:
     """Megatron's configuration of this family in this layout."""
+    by_layout = _layout_options(layout)
+    escape_hatch.refuse(family.megatron, by_layout)
     wanted: dict[str, Any] = {
         **_common_options(options),
-        **_layout_options(layout),
+        **by_layout,
         **precision_options(options.precision),
         **_recompute_options(options.recompute),
         **family.transformer_config(),  # type: ignore[attr-defined]
