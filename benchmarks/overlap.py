@@ -45,6 +45,7 @@ def cases(ranks: int) -> list[Case]:
     return [
         Case("gradients reduced and parameters gathered beside the passes", {"overlap": True}, {}),
         Case("interleaved pipeline", {"pipeline": 2, "virtual_pipeline": 2}, {"pipeline": 2}),
+        Case("exchange beside another micro-batch", {**shared, "overlap_experts": True}, shared),
         Case("shared expert beside the exchange", shared, shared, {"moe_shared_expert_overlap": True}),
     ]
 
@@ -138,7 +139,7 @@ def _steps(ranks: int, given: dict[str, Any], megatron: dict[str, Any], steps: i
 
     layout, work = Layout(ranks=ranks, **given), Work.here()
     parallel.start(layout)
-    options = default_options("bf16" if torch.cuda.is_available() else "fp32")
+    options = default_options("bf16")
     family = _family().model_copy(update={"megatron": megatron})
     policy = MegatronPolicy(family, layout, options, seed=0, eos_id=1, tokens_per_pack=work.tokens_per_pack)
     policy.start_training(OptimizerOptions())

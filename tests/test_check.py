@@ -162,7 +162,7 @@ def test_the_escape_hatch_does_not_open_what_would_compute_wrongly():
     assert "batch_p2p_comm: layout.virtual_pipeline decides it: an interleaved pipeline" in line
     assert "context_parallel_size: layout decides it; leave it out" in line
     (line,) = errors("model.megatron.overlap_moe_expert_parallel_comm=true")
-    assert "moe_shared_expert_overlap hides a part of the exchange" in line
+    assert "overlap_moe_expert_parallel_comm: layout decides it" in line
 
 
 def test_more_ranks_than_cores_is_a_warning_with_its_cost():

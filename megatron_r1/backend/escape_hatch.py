@@ -1,6 +1,6 @@
 """What `model.megatron` may not set: Megatron would take it, and compute wrongly or break far from the cause.
 
-Read in megatron-core 0.19.2's sources, but for batched p2p, whose wrong gradients were seen.
+Read in megatron-core 0.19.2's sources; batched p2p's wrong gradients were seen.
 """
 
 from collections.abc import Collection, Mapping
@@ -13,14 +13,10 @@ _P2P = "layout.virtual_pipeline decides it: an interleaved pipeline over batched
 _BY_TRAINER = "only Megatron's own training script sets up what it needs"
 
 REFUSED = {
+    "delay_wgrad_compute": f"{_BY_TRAINER}, a DistributedDataParallel that waits for late gradients",
     "batch_p2p_comm": _P2P,
     "overlap_p2p_comm": _P2P,
     "tp_comm_overlap": f"{_BY_TRAINER}, Transformer Engine's user buffers",
-    "overlap_moe_expert_parallel_comm": (
-        "its schedule cuts every layer into pieces that know neither packed sequences' routes nor our loss; "
-        "moe_shared_expert_overlap hides a part of the exchange"
-    ),
-    "delay_wgrad_compute": "it needs overlap_moe_expert_parallel_comm, which can't be used here",
     "overlap_dispatch_backward_with_experts_wgrad": "it is for Megatron's FSDP, which is not used here",
     "defer_embedding_wgrad_compute": "it needs gradient_accumulation_fusion, which needs kernels of apex",
 }

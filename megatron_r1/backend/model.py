@@ -38,7 +38,7 @@ from megatron_r1.backend.attention import (
     LocalSelfAttention,
     PackRotary,
 )
-from megatron_r1.backend.layout import Layout
+from megatron_r1.backend.layout import Layout, precision_problems
 from megatron_r1.backend.norms import LatentRMSNorm, LocalRMSNorm
 from megatron_r1.backend.parallel import device
 from megatron_r1.backend.precision import Precision, precision_options, transformer_engine_available
@@ -82,6 +82,8 @@ def transformer_config(family: FamilyConfig, layout: Layout, options: ModelOptio
     """Megatron's configuration of this family in this layout."""
     by_layout = _layout_options(layout)
     escape_hatch.refuse(family.megatron, by_layout)
+    for text in precision_problems(layout, precision=options.precision, recompute=options.recompute):
+        raise ConfigError(text)
     wanted: dict[str, Any] = {
         **_common_options(options),
         **by_layout,
@@ -145,6 +147,7 @@ def _layout_options(layout: Layout) -> dict[str, Any]:
         # interleaved pipelines over batched p2p compute wrong gradients, silently
         "overlap_p2p_comm": virtual is not None,
         "batch_p2p_comm": virtual is None,
+        "overlap_moe_expert_parallel_comm": layout.overlap_experts,
     }
 
 

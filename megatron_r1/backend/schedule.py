@@ -14,10 +14,12 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.utils import unwrap_model
 from torch import Tensor
 
 from megatron_r1.backend.attention import Pack, describe_pack
-from megatron_r1.backend.forward import ForwardOptions, Output, forward
+from megatron_r1.backend.forward import ForwardOptions, Output, forward, plan, unstacked
+from megatron_r1.backend.router import show_pack
 from megatron_r1.types import LossFunction, PackedBatch
 
 Sums = dict[str, Tensor]  # name -> [2] (sum, count)
@@ -37,18 +39,19 @@ def run_packs(
     """
 
     def forward_step(
-        batches: Iterator[PackedBatch], model: torch.nn.Module
+        batches: Iterator[PackedBatch], model: Any, return_schedule_plan: bool = False
     ) -> tuple[Any, Callable[..., Any]]:
         batch = next(batches)
-        output = forward(model, batch, options)
+        run = plan if return_schedule_plan else forward
+        output = run(model, batch, options)
 
-        def finish(output: Output, non_loss_data: bool = False) -> Any:
-            return collect(batch, output)
+        def finish(output: Output | Tensor, non_loss_data: bool = False) -> Any:
+            return collect(batch, unstacked(output, model, options) if isinstance(output, Tensor) else output)
 
         return output, finish
 
     iterators = [iter(packs) for _ in chunks]
-    return get_forward_backward_func()(
+    found = get_forward_backward_func()(
         forward_step_func=forward_step,
         data_iterator=iterators if len(chunks) > 1 else iterators[0],
         model=list(chunks) if len(chunks) > 1 else chunks[0],
@@ -58,6 +61,9 @@ def run_packs(
         forward_only=forward_only,
         collect_non_loss_data=forward_only,
     )
+    for chunk in map(unwrap_model, chunks):
+        show_pack(chunk, None)  # of the last plan: the decoder asks routers without running their layers
+    return found
 
 
 def pack_logprobs(
