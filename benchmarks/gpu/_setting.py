@@ -54,7 +54,7 @@ SIZES: dict[str, FamilyConfig] = {
         moe_ffn_hidden_size=1408, num_expert_groups=8, groups_per_token=4, init_std=0.02,
         max_position_embeddings=32768,
     ),
-    # of the comparison of losses: 163M weights, all sizes multiples of FP8's blocks
+    # of the comparison of losses: 174M weights, all sizes multiples of FP8's blocks
     "v3_small": DeepseekV3(
         family="deepseek_v3", vocab_size=1024, num_layers=6, hidden_size=1024, num_attention_heads=8,
         q_lora_rank=512, kv_lora_rank=512, qk_head_dim=128, qk_pos_emb_head_dim=128, v_head_dim=128,

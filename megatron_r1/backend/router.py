@@ -106,10 +106,18 @@ def attach(chunks: Sequence[GPTModel]) -> None:
         layer.register_forward_hook(router.after_layer, always_call=True)
 
 
-def show_pack(chunk: GPTModel, pack: Pack | None) -> None:
-    """What the hooks do, where a schedule runs the layers in pieces: until the next pack, or None."""
+def show_pack(chunk: GPTModel, pack: Pack) -> None:
+    """What the hooks do, where a schedule runs the layers in pieces: until the next pack, or `forget`."""
     for layer in _layers_with_experts([chunk]):
         layer.mlp.router.pack = pack
+
+
+def forget(chunk: GPTModel) -> None:
+    """What a pass leaves in the layers with experts: the pack, which the decoder would follow, and in the
+    dispatcher a tensor of the graph, through which the gradients' hooks keep model and optimizer alive."""
+    for layer in _layers_with_experts([chunk]):
+        layer.mlp.router.pack = None
+        layer.mlp.token_dispatcher.probs = None
 
 
 def _layers_with_experts(chunks: Sequence[GPTModel]) -> Iterator[Any]:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from megatron_r1.backend.attention import Pack, describe_pack
 from megatron_r1.backend.forward import ForwardOptions, Output, forward, plan, unstacked
-from megatron_r1.backend.router import show_pack
+from megatron_r1.backend.router import forget
 from megatron_r1.types import LossFunction, PackedBatch
 
 Sums = dict[str, Tensor]  # name -> [2] (sum, count)
@@ -62,7 +62,7 @@ def run_packs(
         collect_non_loss_data=forward_only,
     )
     for chunk in map(unwrap_model, chunks):
-        show_pack(chunk, None)  # of the last plan: the decoder asks routers without running their layers
+        forget(chunk)
     return found
 
 
