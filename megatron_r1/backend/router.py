@@ -113,11 +113,9 @@ def show_pack(chunk: GPTModel, pack: Pack) -> None:
 
 
 def forget(chunk: GPTModel) -> None:
-    """What a pass leaves in the layers with experts: the pack, which the decoder would follow, and in the
-    dispatcher a tensor of the graph, through which the gradients' hooks keep model and optimizer alive."""
+    """The pack of `show_pack`: the decoder, which asks routers without running their layers, would follow it."""
     for layer in _layers_with_experts([chunk]):
         layer.mlp.router.pack = None
-        layer.mlp.token_dispatcher.probs = None
 
 
 def _layers_with_experts(chunks: Sequence[GPTModel]) -> Iterator[Any]:
