@@ -136,6 +136,7 @@ class Chain:
             directory.mkdir(parents=True, exist_ok=True)
             (directory / RESOLVED).write_bytes((self.run_dir / RESOLVED).read_bytes())
         heartbeat.beat(name, 0)
+        memory.release()
         memory.reset_peak()
         weights = self._weights(stage.init) if stage.init is not None else None
         policy, state = self._policy(name, run, tokenizer, weights)
@@ -159,6 +160,7 @@ class Chain:
             # nothing is left to run where a kill came between the last checkpoint and the artifact
             metrics = stage.run(context) or journal.last_metrics
         checkpoint = journal.finish() if isinstance(stage, TrainingStage) else None
+        policy.close()
         metrics = {**metrics, "time/stage_s": journal.seconds(), "memory/peak_gib": memory.peak_gib()}
         if self.replicas.is_main:
             write_artifact(

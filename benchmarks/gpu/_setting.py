@@ -1,6 +1,5 @@
 """The sizes that the benchmarks measure, and where their results go."""
 
-import gc
 import json
 import os
 import platform
@@ -15,6 +14,7 @@ import torch
 from megatron_r1.backend import parallel
 from megatron_r1.backend import policy as policy_module
 from megatron_r1.backend.layout import Layout
+from megatron_r1.backend.memory import release
 from megatron_r1.backend.model import default_options
 from megatron_r1.backend.policy import MegatronPolicy
 from megatron_r1.backend.precision import Precision
@@ -119,9 +119,8 @@ def peak_flops(precision: str) -> float | None:
 
 def forget() -> None:
     """Free what the measurement before has left, and count memory anew."""
-    gc.collect()
+    release()
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
 
 

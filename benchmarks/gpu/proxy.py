@@ -17,6 +17,7 @@ STEPS = 8
 def main() -> None:
     setting.start()
     product, memory = peaks.best_product(), peaks.bandwidth()
+    setting.forget()
     speed = bf16_rows(product=product, memory=memory)
     setting.forget()
     fp8_row(beside=speed, product=product)

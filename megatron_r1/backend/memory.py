@@ -1,6 +1,7 @@
-"""The most memory that a rank held: on its GPU, or resident where it computes on the CPU."""
+"""A rank's memory, of its GPU or resident where it computes on the CPU: freed, and the most that it held."""
 
 import contextlib
+import gc
 import re
 from pathlib import Path
 
@@ -12,6 +13,13 @@ from megatron_r1.backend.parallel import device
 GIB = 1024**3
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 FORGET_PEAK = "5"  # proc(5): the peak becomes what is resident now
+
+
+def release() -> None:
+    """Free what earlier stages left: models are cycles, which only a collection finds."""
+    gc.collect()
+    if device().type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def reset_peak() -> None:

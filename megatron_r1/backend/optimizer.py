@@ -34,6 +34,8 @@ def wrap_for_training(chunks: Sequence[GPTModel], layout: Layout) -> list[Distri
     return wrapped
 
 
+# in fp32 its shards are views of the parameters: with a graph behind them, its hooks would hold all of it
+@torch.no_grad()
 def build_optimizer(
     models: Sequence[DistributedDataParallel], layout: Layout, options: OptimizerOptions
 ) -> MegatronOptimizer:
@@ -78,6 +80,13 @@ def finish_parameter_gather(models: Sequence[Any]) -> None:
         if isinstance(model, DistributedDataParallel) and model.ddp_config.overlap_param_gather:
             with torch.no_grad():
                 model.start_param_sync(force_sync=True)
+
+
+def unwrap(models: Sequence[Any]) -> None:
+    """After the last update: the hooks that gather parameters hold all of it beyond a collection's reach."""
+    for model in models:
+        if isinstance(model, DistributedDataParallel) and model.use_forward_hook:
+            model.disable_forward_pre_hook(param_sync=False)
 
 
 def parts(optimizer: MegatronOptimizer) -> list[MegatronOptimizer]:

@@ -1,5 +1,6 @@
 """Process groups of a layout, and the communication between replicas that stages use."""
 
+import gc
 import io
 import os
 import pickle
@@ -117,10 +118,11 @@ def _leave_groups() -> None:
 
 
 def stop() -> None:
-    """Leave the groups."""
+    """Leave the groups. Models hold theirs in cycles: uncollected, gloo's threads would go on waking."""
     _leave_groups()
     if dist.is_initialized():
         dist.destroy_process_group()
+    gc.collect()
 
 
 class MegatronReplicas:

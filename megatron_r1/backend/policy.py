@@ -22,7 +22,12 @@ from megatron_r1.backend.initial_weights import set_initial_weights
 from megatron_r1.backend.layout import Layout
 from megatron_r1.backend.model import ModelOptions, build_model
 from megatron_r1.backend.offload import HostCopy, OffloadedOptimizer
-from megatron_r1.backend.optimizer import build_optimizer, finish_parameter_gather, wrap_for_training
+from megatron_r1.backend.optimizer import (
+    build_optimizer,
+    finish_parameter_gather,
+    unwrap,
+    wrap_for_training,
+)
 from megatron_r1.backend.parallel import MegatronReplicas, device
 from megatron_r1.backend.precision import pack_multiple
 from megatron_r1.backend.reference import ReferenceWeights
@@ -251,6 +256,10 @@ class MegatronPolicy:
         if self.expert_load.counted:
             metrics["expert_load"] = self.expert_load.measure()
         return StepStats(loss=mean_loss, grad_norm=grad_norm, metrics=metrics, num_tokens=num_tokens)
+
+    def close(self) -> None:
+        """Before the last reference goes: else the memory would not come back."""
+        unwrap(self.models)
 
     def save(self, directory: Path, state: Mapping[str, Any]) -> None:
         checkpoint.save(directory, self, state)

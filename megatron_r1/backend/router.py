@@ -107,15 +107,9 @@ def attach(chunks: Sequence[GPTModel]) -> None:
 
 
 def show_pack(chunk: GPTModel, pack: Pack) -> None:
-    """What the hooks do, where a schedule runs the layers in pieces: until the next pack, or `forget`."""
+    """What the hooks do, where a schedule runs layers in pieces: until the next pack; it forgets the last."""
     for layer in _layers_with_experts([chunk]):
         layer.mlp.router.pack = pack
-
-
-def forget(chunk: GPTModel) -> None:
-    """The pack of `show_pack`: the decoder, which asks routers without running their layers, would follow it."""
-    for layer in _layers_with_experts([chunk]):
-        layer.mlp.router.pack = None
 
 
 def _layers_with_experts(chunks: Sequence[GPTModel]) -> Iterator[Any]:

@@ -14,12 +14,11 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.pipeline_parallel import get_forward_backward_func
-from megatron.core.utils import unwrap_model
+from megatron.core.transformer.moe.moe_layer import MoELayer
 from torch import Tensor
 
 from megatron_r1.backend.attention import Pack, describe_pack
 from megatron_r1.backend.forward import ForwardOptions, Output, forward, plan, unstacked
-from megatron_r1.backend.router import forget
 from megatron_r1.types import LossFunction, PackedBatch
 
 Sums = dict[str, Tensor]  # name -> [2] (sum, count)
@@ -51,7 +50,7 @@ def run_packs(
         return output, finish
 
     iterators = [iter(packs) for _ in chunks]
-    found = get_forward_backward_func()(
+    return get_forward_backward_func()(
         forward_step_func=forward_step,
         data_iterator=iterators if len(chunks) > 1 else iterators[0],
         model=list(chunks) if len(chunks) > 1 else chunks[0],
@@ -61,9 +60,6 @@ def run_packs(
         forward_only=forward_only,
         collect_non_loss_data=forward_only,
     )
-    for chunk in map(unwrap_model, chunks):
-        forget(chunk)
-    return found
 
 
 def pack_logprobs(
@@ -104,11 +100,26 @@ def train_on_packs(
         return total * scale, _tokens_of_this_rank(batch), report
 
     reports = run_packs(chunks, packs, collect, options=options, forward_only=False)
+    _forget_pack(chunks)
     sums = {}
     for report in reports:
         for name, pair in report.items():
             sums[name] = sums.get(name, 0) + pair.double()
     return _share_over_pipeline(sums)
+
+
+def _forget_pack(chunks: Sequence[torch.nn.Module]) -> None:
+    """Megatron's dispatchers keep what the last pack was weighed with, and its graph, whose hooks hold the
+    model, its gradients and the optimizer in a cycle through C++: they would outlive their stage. The pack
+    that a plan showed to the routers would be followed by the next rollout."""
+    module: Any
+    for chunk in chunks:
+        for module in chunk.modules():
+            if isinstance(module, MoELayer):
+                module.router.pack = None
+                kept = vars(module.token_dispatcher)
+                graphs = [n for n, v in kept.items() if isinstance(v, Tensor) and v.grad_fn is not None]
+                kept.update(dict.fromkeys(graphs))
 
 
 class _WholePack(torch.autograd.Function):

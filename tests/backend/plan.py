@@ -48,6 +48,7 @@ SAMPLED_TWO = (
     *(("qwen2", name) for name in ("tp2", "pp2", "pp2_vpp2")),
 )
 CARRIED_TWO = (("v3", "ep2"), ("v3", "pp2_vpp2"), ("v3", "dp2"), ("qwen2", "tp2"))  # in two calls too
+FORGOTTEN_TWO = ("dp2", "dp2_overlap", "tp2")
 UNEVEN_TWO = ("dp2", "ep2", "tp2", "cp2")  # all layers on every rank: it has the whole bias
 # the engine takes no MLA
 DYNAMIC = ("qwen2", "qwen3_moe")
@@ -111,6 +112,7 @@ ONE_RANK = [
     _train("optimizer_first", {}, family="v3", precision="bf16", optimizer_first=True, num_steps=2),
     _resumed("one", "one", {}),
     *(Scenario(f"uneven_one_{n}", "train.uneven", {}, {"tokens_per_pack": n}) for n in (64, 256)),
+    *(Scenario(f"forgotten_{f}_one", "train.forgotten", {}, {"family": f}) for f in ("v3", "qwen2")),
     Scenario("reference_of_start", "train.reference_of_start", {}, {"family": "v3"}),
     *(Scenario(f"initial_{f}", "weights.initial_digests", {}, {"family": f}) for f in ("v3", "qwen2")),
     *_numbers("one", {}),
@@ -147,6 +149,7 @@ TWO_RANKS = [
     _train("bf16_beside_ep2", BESIDE_TWO, family="v3", precision="bf16", num_steps=2),
     _train("recompute_full_tp2", TWO["tp2"], family="v3", recompute="full", num_steps=2),
     _train("rollout_first_tp2", TWO["tp2"], family="v3", rollout_first=True, num_steps=2),
+    *(Scenario(f"forgotten_{n}", "train.forgotten", TWO[n], {"family": "v3"}) for n in FORGOTTEN_TWO),
     *(Scenario(f"uneven_{n}", "train.uneven", TWO[n], {"tokens_per_pack": 128}) for n in UNEVEN_TWO),
     *(_resumed(source, name, TWO[name]) for source, names in RESUMED_TWO.items() for name in names),
     *(

@@ -6,6 +6,7 @@ ended, their logs are kept for the tests that ask for that scenario, and new ran
 """
 
 import contextlib
+import faulthandler
 import importlib
 import json
 import os
@@ -24,6 +25,8 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 START_TIMEOUT_S = 180.0  # importing torch and megatron on a busy machine
 LOG_LINES = 40
+EXIT_CODES = "exit_codes"
+STACKS_BEFORE_S = 15.0  # into the log, so long before a scenario is overdue
 GIVE_UP_AFTER = 3  # starts in a row that gave no result
 # the ranks never met: a port was taken between the choice and the start. Not a result: started again
 NOT_CONNECTED = "connectFullMesh failed"
@@ -80,6 +83,7 @@ def _run_until_failure(num_ranks: int, scenarios: Sequence[Scenario], folder: Pa
     ports = _free_ports(len(scenarios))
     work = [{**asdict(s), "port": port} for s, port in zip(scenarios, ports, strict=True)]
     (folder / "scenarios.json").write_text(json.dumps(work))
+    (folder / EXIT_CODES).unlink(missing_ok=True)
     with contextlib.ExitStack() as stack:
         ranks = []
         for rank in range(num_ranks):
@@ -116,7 +120,9 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]], scenarios: Sequence[Scenario
             waiting.pop(0)
             limit_s, began = 0.0, time.monotonic()
             continue
-        if any(process.poll() for process in ranks):
+        codes = [process.poll() for process in ranks]
+        if any(codes):
+            (folder / EXIT_CODES).write_text(f"\nthe ranks' exit codes: {codes}")
             time.sleep(0.5)  # the others' logs
             return
         time.sleep(0.02)
@@ -134,7 +140,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _logs(folder: Path, num_ranks: int) -> str:
-    text = ""
+    text = (folder / EXIT_CODES).read_text() if (folder / EXIT_CODES).exists() else "\nno rank had ended"
     for rank in range(num_ranks):
         lines = (folder / f"rank{rank}.log").read_text(errors="replace").splitlines()
         # torch's excepthook adds the prefix once for every process group that was ever started
@@ -152,9 +158,11 @@ def main(folder: Path, shared: Path) -> None:
     from megatron_r1.backend.layout import Layout
 
     torch.set_num_threads(1)
+    faulthandler.enable()
     for scenario in json.loads((folder / "scenarios.json").read_text()):
         print(f"=== {scenario['name']}", flush=True)
         began = time.monotonic()
+        faulthandler.dump_traceback_later(scenario["timeout_s"] - STACKS_BEFORE_S)
         os.environ["MASTER_PORT"] = str(scenario["port"])
         module, name = scenario["function"].split(".")
         function = getattr(importlib.import_module(f"tests.backend.scenarios.{module}"), name)

@@ -1,5 +1,7 @@
 """Training: the same steps in any layout, from a checkpoint, and on from another."""
 
+import gc
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -197,6 +199,23 @@ def offloaded(layout: Layout, shared: Path, *, family: str, precision: str, move
     found["resumed"] = steps(resumed, 2, 4)["loss"]
     found["resumed_reference"] = logprob_values(resumed, reference=True)
     return found
+
+
+def forgotten(layout: Layout, shared: Path, *, family: str) -> list[str]:
+    """What of a policy that did all that a stage does is still there once nothing refers to it."""
+    policy = models.policy(family, layout, seed=99)
+    policy.refresh_reference()
+    policy.start_training(models.OPTIMIZER)
+    policy.generate([[5, 6, 7], [8]], Sampling(max_new_tokens=4), keys=[1, 2])
+    logprob_values(policy, reference=True)
+    steps(policy, 0, 1)
+    policy.save(shared / f"forgotten_{family}", {"step": 1})
+    policy.close()
+    parts = {"weights": policy.chunks[0], "gradients": policy.models[0], "optimizer": policy.optimizer}
+    left = {name: weakref.ref(part) for name, part in parts.items()}
+    del policy, parts
+    gc.collect()
+    return [name for name, part in left.items() if part() is not None]
 
 
 def _freed(policy: MegatronPolicy) -> list[int]:
