@@ -8,7 +8,7 @@ import pytest
 from benchmarks.gpu import _setting, decode, fp8_loss, grpo_step, peaks, proxy, rollout, rows, train
 from benchmarks.grpo_step import Work
 from megatron_r1.backend.parallel import device
-from megatron_r1.backend.precision import Precision, precision_options
+from megatron_r1.backend.precision import Precision, precision_options, transformer_engine_available
 from megatron_r1.models.flops import token_cost
 from tests.gpu import small
 
@@ -96,12 +96,14 @@ def test_losses_of_two_formats_are_compared_over_the_same_text(monkeypatch: pyte
     for name, value in {"SIZE": "v3", "LR": 3e-3, "WARMUP": 2, "STATES": 32, "SUCCESSORS": 2}.items():
         monkeypatch.setattr(fp8_loss, name, value)
     text = fp8_loss.markov_text(12, 2, 32)
-    exact = fp8_loss.losses("fp32", text)
-    apart = fp8_loss.keep("bf16", fp8_loss.losses("bf16", text), exact)
+    engine = transformer_engine_available()  # whose attention takes no packs in fp32
+    beside, other = ("bf16", "fp8_current") if engine else ("fp32", "bf16")
+    exact = fp8_loss.losses(beside, text)
+    apart = fp8_loss.keep(other, fp8_loss.losses(other, text), exact)
     assert exact[-1] < exact[0] - 0.5  # it learns, so that a small difference says something
-    assert 0 < apart.largest < 0.01
+    assert 0 < apart.largest < (0.03 if engine else 0.01)
     (kept,) = map(json.loads, (_setting.RESULTS / "gpu_fp8_loss.jsonl").read_text().splitlines())
-    assert kept["recipe"] == "bf16"
+    assert kept["recipe"] == other
     assert kept["largest"] == apart.largest
 
 
