@@ -41,10 +41,12 @@ class Case:
 
 
 def cases(ranks: int) -> list[Case]:
-    shared = {"expert": ranks}
+    shared, chunks = {"expert": ranks}, {"pipeline": 2, "virtual_pipeline": 2}
+    ends = {"overlap_p2p_comm_warmup_flush": True}
     return [
         Case("gradients reduced and parameters gathered beside the passes", {"overlap": True}, {}),
-        Case("interleaved pipeline", {"pipeline": 2, "virtual_pipeline": 2}, {"pipeline": 2}),
+        Case("interleaved pipeline", chunks, {"pipeline": 2}),
+        Case("interleaved pipeline, filling and draining too", chunks, chunks, ends),
         Case("exchange beside another micro-batch", {**shared, "overlap_experts": True}, shared),
         Case("shared expert beside the exchange", shared, shared, {"moe_shared_expert_overlap": True}),
     ]

@@ -46,6 +46,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=430.0, help="for all of them (default: 430)")
     limit = parser.parse_args().seconds
     gpus = torch.cuda.device_count()
+    if not gpus:
+        print("gpu: torch sees no CUDA device here, so nothing was run", file=sys.stderr)
+        return 1
     return run([one for one in BENCHMARKS if one.gpus <= gpus], limit)
 
 

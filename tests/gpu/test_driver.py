@@ -44,5 +44,12 @@ def test_without_time_nothing_is_started():
     assert _reasons() == {"fp8_loss": "no time was left for it"}
 
 
+def test_without_a_gpu_nothing_is_run_and_nothing_kept(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(driver.torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr("sys.argv", ["benchmarks.gpu"])
+    assert driver.main() == 1
+    assert rows.size() == 0
+
+
 def test_all_rows_belong_to_a_benchmark():
     assert {name for one in driver.BENCHMARKS for name in one.rows} == set(rows.ASKED)
