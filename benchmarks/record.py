@@ -10,12 +10,17 @@ from benchmarks.measure import machine
 RESULTS = Path(__file__).parent / "results"
 
 
-def record(benchmark: str, rows: list[dict[str, Any]]) -> None:
-    """Put this benchmark's rows into today's file, and print them."""
+def record(benchmark: str, rows: list[dict[str, Any]], *, part: str = "") -> None:
+    """Put this benchmark's rows into today's file, and print them. part: the name of its second table."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{date.today().isoformat()}-cpu.json"
     found = json.loads(path.read_text()) if path.exists() else {}
-    found[benchmark] = {"command": f"python -m benchmarks.{benchmark}", "machine": machine(), "rows": rows}
+    command = f"python -m benchmarks.{benchmark}"
+    found[", ".join(filter(None, (benchmark, part)))] = {
+        "command": command,
+        "machine": machine(),
+        "rows": rows,
+    }
     path.write_text(json.dumps(found, indent=2) + "\n")
     print(as_table(rows))
 

@@ -108,6 +108,8 @@ def test_a_rollout_layout_is_held_to_the_same_rules():
         assert any(words in line for line in lines), lines
     (line,) = errors("rollout_layout={context: 2}", "rollout_engine=dynamic")
     assert "rollout_engine: the dynamic engine can't run with layout.context=2" in line
+    (line,) = errors("rollout_engine=modules", "layout.context=2")
+    assert "rollout_engine: modules can't run with layout.context=2; use megatron" in line
 
 
 def test_what_nemo_can_t_sample_is_said_before_it_is_asked_to():

@@ -4,7 +4,8 @@ Through Megatron's modules a token costs 1,600 operators on a toy MoE: the atten
 experts go through the dispatcher of training, and the arithmetic drowns in dispatch. Here every layer reads
 the parameters of the very modules that train (nothing is copied, so nothing can be stale) and does only what
 inference needs: prompts through SDPA, single tokens as batched matrix products against a cache that holds
-keys after RoPE, or MLA's latents (decode_attention.py); tokens sorted by expert (decode_mlp.py).
+keys after RoPE, or MLA's latents (decode_attention.py); tokens sorted by expert (decode_mlp.py), also by
+experts that lie on several ranks (expert_exchange.py).
 
 A tensor rank has its heads and its part of each network, and sums what it adds to the stream with the others;
 pipeline ranks pass the stream on. Transformer Engine's modules are read like the local ones; products are of
@@ -95,11 +96,11 @@ class LeanDecoder:
         self.caches: list[Tensor] = []
         self.newest: list[Tensor] = []
 
-    def prefill(self, tokens: Tensor, places: Tensor) -> Tensor:
+    def prefill(self, tokens: Tensor, places: Tensor, *, most: int) -> Tensor:
         count, width = tokens.shape
         self.newest = [attention.new_cache(count, width) for attention in self.attentions]
         ends = places.argmax(1) * count + torch.arange(count, device=places.device)
-        return self._feed(tokens, self.newest, Position.of_prompts(width), ends)
+        return self._feed(tokens, self.newest, Position.of_prompts(width, most=most), ends)
 
     def enter(self, prompts: Tensor) -> None:
         if not self.caches:
@@ -108,9 +109,9 @@ class LeanDecoder:
         for cache, new in zip(self.caches, self.newest, strict=True):
             cache[first : self.count, ..., : new.shape[-2], :] = new.index_select(0, prompts)
 
-    def decode(self, tokens: Tensor, places: Sequence[int]) -> Tensor:
+    def decode(self, tokens: Tensor, places: Sequence[int], *, most: int) -> Tensor:
         caches = [cache[: self.count] for cache in self.caches]
-        position = Position.of_tokens(places, width=self.width, device=tokens.device)
+        position = Position.of_tokens(places, width=self.width, most=most, device=tokens.device)
         logits = self._feed(tokens, caches, position)
         return logits.view(self.width, self.count, -1).transpose(0, 1)
 
@@ -198,4 +199,4 @@ class Layer:
 
     def __call__(self, hidden: Tensor, cache: Tensor, position: Position) -> Tensor:
         hidden = self.attention(hidden, self.attention_norm(hidden), cache, position)
-        return self.mlp(hidden, self.mlp_norm(hidden))
+        return self.mlp(hidden, self.mlp_norm(hidden), position.most)

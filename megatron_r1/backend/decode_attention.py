@@ -27,30 +27,32 @@ class Position:
     """Where the fed tokens stand in their rows, for all layers.
 
     columns: a slice of W columns for all rows, or [W, B], a column for each token. end: columns of the cache
-    in use. mask: [B, W, end] (B is 1 where all rows are alike) to add to scores, None where all see all.
+    in use. most: tokens of the rank that feeds most, of those that share experts with this one. mask:
+    [B, W, end] (B is 1 where all rows are alike) to add to scores, None where all see all.
     """
 
     columns: slice | Tensor
     end: int
     prompts: bool
+    most: int
     mask: Tensor | None = None
 
     @classmethod
-    def of_prompts(cls, width: int) -> "Position":
-        return cls(slice(0, width), width, prompts=True)
+    def of_prompts(cls, width: int, *, most: int) -> "Position":
+        return cls(slice(0, width), width, prompts=True, most=most)
 
     @classmethod
-    def of_tokens(cls, places: Sequence[int], *, width: int, device: torch.device) -> "Position":
+    def of_tokens(cls, places: Sequence[int], *, width: int, most: int, device: torch.device) -> "Position":
         """places: [B], where the first of each row's `width` tokens stands."""
         first, end = places[0], max(places) + width
         alike = all(place == first for place in places)
         if alike and width == 1:
-            return cls(slice(first, end), end, prompts=False)
+            return cls(slice(first, end), end, prompts=False, most=most)
         starts = torch.tensor(places[:1] if alike else places, device=device)
         columns = starts + torch.arange(width, device=device)[:, None]
         behind = torch.arange(end, device=device) > columns.t()[..., None]
         mask = torch.zeros(behind.shape, device=device).masked_fill_(behind, -torch.inf)
-        return cls(slice(first, end) if alike else columns, end, prompts=False, mask=mask)
+        return cls(slice(first, end) if alike else columns, end, prompts=False, most=most, mask=mask)
 
     def of(self, table: Tensor, x: Tensor) -> Tensor:
         """table: [length, p] -> its entries for x, [W, B, heads.., p], ready to be multiplied."""

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
+from megatron.core import parallel_state
 from megatron.core.inference.contexts import StaticInferenceContext
 from megatron.core.models.gpt.gpt_model import GPTModel
 from torch import Tensor
 
 from megatron_r1.backend.decode_pipeline import Stage, through_pipeline
+from megatron_r1.errors import ConfigError
 
 
 class ModuleDecoder:
@@ -27,9 +29,14 @@ class ModuleDecoder:
     width: ClassVar = 1
 
     def __init__(self, chunks: Sequence[GPTModel], *, rows: int, length: int) -> None:
+        if parallel_state.get_context_parallel_world_size() > 1:
+            raise ConfigError(
+                "rollout_layout: Megatron's modules, through which this model samples, cut RoPE's tables for "
+                "context ranks; set rollout_layout.context: 1"
+            )
         self.chunks, self.length = chunks, length
 
-    def prefill(self, tokens: Tensor, places: Tensor) -> Tensor:
+    def prefill(self, tokens: Tensor, places: Tensor, *, most: int) -> Tensor:
         context = StaticInferenceContext(tokens.shape[0], self.length)
         # [U, length]: what a query may look at
         ahead = places.new_zeros(places.shape[0], self.length - places.shape[1])
@@ -42,7 +49,7 @@ class ModuleDecoder:
         self.batch = self.newest
         self.batch.keep(prompts)
 
-    def decode(self, tokens: Tensor, places: Sequence[int]) -> Tensor:
+    def decode(self, tokens: Tensor, places: Sequence[int], *, most: int) -> Tensor:
         return self._feed(self.batch, tokens)[:, None]
 
     def keep(self, rows: Tensor) -> None:

@@ -43,13 +43,13 @@ class DraftingDecoder(LeanDecoder):
             self.mtp = MtpLayer(chunks[-1], self.length)
             self.attentions.append(self.mtp.layer.attention)
 
-    def prefill(self, tokens: Tensor, places: Tensor) -> Tensor:
-        logits = super().prefill(tokens, places)
+    def prefill(self, tokens: Tensor, places: Tensor, *, most: int) -> Tensor:
+        logits = super().prefill(tokens, places, most=most)
         if self.mtp is not None:
             count, width = tokens.shape
             # the last place of each prompt still lacks the token after it; the first draft fills it in
             following = tokens.roll(-1, dims=1).t().flatten()
-            self.mtp(self._states(), following, self.newest[-1], Position.of_prompts(width))
+            self.mtp(self._states(), following, self.newest[-1], Position.of_prompts(width, most=most))
             ends = places.argmax(1), torch.arange(count, device=places.device)
             self.hidden_of_newest = self._states().view(width, count, -1)[ends]
         return logits
@@ -60,8 +60,8 @@ class DraftingDecoder(LeanDecoder):
             new = self.hidden_of_newest[prompts].expand(self.width, -1, -1)
             self.hidden = torch.cat([self.hidden, new], dim=1) if self.count > len(prompts) else new
 
-    def decode(self, tokens: Tensor, places: Sequence[int]) -> Tensor:
-        logits = super().decode(tokens, places)
+    def decode(self, tokens: Tensor, places: Sequence[int], *, most: int) -> Tensor:
+        logits = super().decode(tokens, places, most=most)
         if self.mtp is not None:
             self.hidden = self._states().view(self.width, self.count, -1)
         return logits
@@ -71,11 +71,11 @@ class DraftingDecoder(LeanDecoder):
         if self.mtp is not None:
             self.hidden = self.hidden[:, rows]
 
-    def draft(self, tokens: Tensor, places: Sequence[int], newest: Tensor) -> Tensor:
+    def draft(self, tokens: Tensor, places: Sequence[int], newest: Tensor, *, most: int) -> Tensor:
         """flight.Drafter.draft."""
         logits = None
         if self.mtp is not None:
-            position = Position.of_tokens(places, width=self.width, device=tokens.device)
+            position = Position.of_tokens(places, width=self.width, most=most, device=tokens.device)
             cache = self.caches[-1][: self.count]
             states = self.mtp(self.hidden.flatten(0, 1), tokens.t().flatten(), cache, position)
             rows = torch.arange(self.count, device=tokens.device)

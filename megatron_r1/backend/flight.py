@@ -6,7 +6,8 @@ moving into their places, and waiting prompts enter as soon as enough places are
 on none of this: draws are keyed (sampling.py).
 
 Ranks that share experts take every step together until the slowest is done, or the others would wait for
-ever: one that has nothing to feed feeds a dummy row.
+ever: one that has nothing to feed feeds a dummy row. Once a step they tell each other how many rows they
+have, which fixes the sizes of what they exchange in every layer (expert_exchange.py).
 
 Outputs may go on from tokens drawn before, by older weights: these are read again with the prompt, since
 their cache is that of those weights. Such a call may end before all outputs have: see types.Begun.
@@ -21,10 +22,10 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
-from megatron.core import parallel_state
 from megatron.core.models.gpt.gpt_model import GPTModel
 from torch import Tensor
 
+from megatron_r1.backend.expert_exchange import Exchange
 from megatron_r1.backend.nucleus import NucleusRecorder
 from megatron_r1.backend.parallel import device
 from megatron_r1.backend.routes import RouteRecorder
@@ -53,8 +54,9 @@ class Decoder(Protocol):
         """At most so many rows at once, each of at most `length` tokens."""
         ...
 
-    def prefill(self, tokens: Tensor, places: Tensor) -> Tensor:
-        """tokens, places: [U, W] of prompts and where each token stands in its own. Returns [U, V] logits of
+    def prefill(self, tokens: Tensor, places: Tensor, *, most: int) -> Tensor:
+        """tokens, places: [U, W] of prompts and where each token stands in its own. most: tokens, padding and
+        all, of the rank that feeds most, of those that share experts with this one. Returns [U, V] logits of
         the last tokens. The batch is as before."""
         ...
 
@@ -62,7 +64,7 @@ class Decoder(Protocol):
         """Behind the batch's rows come copies of these of the newest prefill's prompts."""
         ...
 
-    def decode(self, tokens: Tensor, places: Sequence[int]) -> Tensor:
+    def decode(self, tokens: Tensor, places: Sequence[int], *, most: int) -> Tensor:
         """tokens: [B, F], the next of each row, and where the first stands. Returns [B, F, V] logits."""
         ...
 
@@ -75,7 +77,7 @@ class Decoder(Protocol):
 class Drafter(Decoder, Protocol):
     """One that guesses tokens (decode_mtp.py)."""
 
-    def draft(self, tokens: Tensor, places: Sequence[int], newest: Tensor) -> Tensor:
+    def draft(self, tokens: Tensor, places: Sequence[int], newest: Tensor, *, most: int) -> Tensor:
         """[B, V] logits of a guess at the token after the newest.
 
         tokens: [B, F], sampled after the tokens fed last. places: of the first of those. newest: [B], which
@@ -133,6 +135,7 @@ class Flight:
         self.places = max(1, min(len(prompts), rows or len(prompts)))
         self.entered = 0  # prompts so far, in their order
         self.rows: list[_Row] = []
+        self.exchange = Exchange()
         self.dummy = len(prompts)  # the output of a row that only keeps other ranks company
         self.logits = torch.zeros(0, device=device())  # [B, F, V] that the next tokens are drawn from
         self.tokens = torch.zeros(0, device=device())  # [B, F] drawn from them
@@ -147,15 +150,17 @@ class Flight:
         self.nuclei = NucleusRecorder(count) if sampling.keep_nucleus and sampling.top_p < 1 else None
 
     def run(self) -> list[Sampled]:
-        running, entering = False, True
-        while self._goes_on(running or entering):
+        running, entering, most = 0, 1, 0
+        while self._goes_on(bool(running or entering)):
             if running:
-                self._decode()
+                self._decode(most * self.decoder.width)
             if entering:
                 self._enter()
             if running or entering:
                 self._sample()
-            running, entering = self._agree(self._is_running(), self._can_enter())
+            running, entering, most = self.exchange.most(
+                self._is_running(), self._can_enter(), len(self.rows)
+            )
         return self._with_kept()
 
     def _goes_on(self, busy: bool) -> bool:
@@ -180,15 +185,6 @@ class Flight:
             return not running
         free, waiting = self.places - running, len(self.prompts) - self.entered
         return free * ENTER_SHARE >= self.places or free >= waiting
-
-    def _agree(self, *mine: bool) -> list[bool]:
-        """Whether each holds on this rank or on one that shares its experts."""
-        if parallel_state.get_expert_model_parallel_world_size() == 1:
-            return list(mine)
-        found = torch.tensor(mine, dtype=torch.int32, device=device())
-        group = parallel_state.get_expert_tensor_and_model_parallel_group()
-        dist.all_reduce(found, op=dist.ReduceOp.MAX, group=group)
-        return found.bool().tolist()
 
     def _enter(self) -> None:
         """Waiting prompts come behind the batch, each different one through the model once."""
@@ -237,8 +233,9 @@ class Flight:
             tokens.append([PAD_TOKEN] * left + list(prompt) + [PAD_TOKEN] * right)
             places.append([NO_PLACE] * left + list(range(len(prompt))) + [NO_PLACE] * right)
         where = _on_device(places)
+        (most,) = self.exchange.most(where.numel())
         with self._recording(outputs, where):
-            return self.decoder.prefill(_on_device(tokens), where)
+            return self.decoder.prefill(_on_device(tokens), where, most=most)
 
     def _take(self, rows: list[_Row], prompts: list[int], logits: Tensor) -> None:
         """New rows, copies of these of the newest prefill's prompts."""
@@ -251,17 +248,17 @@ class Flight:
         self.drafts = torch.cat([self.drafts, drafts]) if self.rows else drafts
         self.rows += rows
 
-    def _decode(self) -> None:
+    def _decode(self, most: int) -> None:
         """The newest tokens through the model, each with a draft of the one behind it."""
         fed, self.drafts = self.tokens, self.tokens[:, :0]
         if isinstance(self.decoder, Drafter):
             fresh = _on_device([row.fresh for row in self.rows]) - 1
             places = [row.at - row.fresh for row in self.rows]
-            self.drafts = self._draw(self.decoder.draft(self.tokens, places, fresh)[:, None])[0]
+            self.drafts = self._draw(self.decoder.draft(self.tokens, places, fresh, most=most)[:, None])[0]
             fed = torch.cat([self.tokens.gather(1, fresh[:, None]), self.drafts], dim=1)
         outputs, places = [row.output for row in self.rows], [row.at for row in self.rows]
         with self._recording(outputs, self._places(places) if self.routes else None):
-            self.logits = self.decoder.decode(fed, places)
+            self.logits = self.decoder.decode(fed, places, most=most)
 
     def _places(self, first: list[int]) -> Tensor:
         """[B, F]."""

@@ -126,7 +126,9 @@ def problems(layout: Layout, shape: ModelShape, *, key: str = "layout") -> list[
 def rollout_problems(engine: str, family: FamilyConfig, layout: Layout) -> list[str]:
     """Why this engine can't sample from the model in this layout."""
     if engine not in ENGINES_OF_MEGATRON:
-        return []
+        # the modules' tables of RoPE are those of a context rank's share of a sequence
+        cut = engine == "modules" and layout.context > 1
+        return [f"rollout_engine: modules can't run with layout.context={layout.context}; use megatron"] * cut
     found = []
     if family.transformer_config().get("multi_latent_attention"):
         behind = ", which NeMo runs," if engine == "nemo" else ""

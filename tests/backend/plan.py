@@ -63,6 +63,13 @@ SPECULATED_TWO = {
     "pp2": ("nucleus",),
     "pp2_vpp2": ("sampled",),
 }
+# layout -> the ways that its experts are reached by while sampling
+EXCHANGED_TWO = {"ep2": ("modules", "exchanged", "dispatched"), "tp2_ep2": ("modules", "exchanged")}
+EXCHANGED_FOUR = {
+    "ep4": ({"expert": 4}, ("modules", "exchanged", "dispatched", "prompts dispatched")),
+    "tp2_ep4": ({"tensor": 2, "expert": 4}, ("modules", "exchanged")),
+    "tp2_etp2_ep2": ({"tensor": 2, "expert_tensor": 2, "expert": 2}, ("exchanged",)),
+}
 SAVED_TWO = tuple(source for source in RESUMED_TWO if source != "one")
 
 
@@ -181,6 +188,10 @@ TWO_RANKS = [
         Scenario(f"speculated_{name}", "speculation.compare", TWO[name], {"samplings": chosen})
         for name, chosen in SPECULATED_TWO.items()
     ),
+    *(
+        Scenario(f"exchange_{name}", "exchange.ways", TWO[name], {"names": names})
+        for name, names in EXCHANGED_TWO.items()
+    ),
     Scenario("exception_inside_tp2", "rollouts.exception_inside", TWO["tp2"], {"family": "v3"}),
     *(
         Scenario(f"rank_{rank}_cannot_write", "damage.rank_that_cannot_write", TWO["pp2"], {"rank": rank})
@@ -198,6 +209,10 @@ TWO_RANKS = [
 FOUR_RANKS = [
     *(_train(f"v3_{name}", layout, family="v3") for name, layout in FOUR.items()),
     _train("beside_ep2_pp2_vpp2", FOUR["ep2_pp2_vpp2"], family="v3", beside=True),
+    *(
+        Scenario(f"exchange_{name}", "exchange.ways", layout, {"names": names})
+        for name, (layout, names) in EXCHANGED_FOUR.items()
+    ),
     *refit_plan.FOUR_RANKS,
     *replay_plan.FOUR_RANKS,
 ]
