@@ -21,8 +21,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 
-from benchmarks.growth_ranks import free_port
-from benchmarks.measure import Timing, one_thread, timed
+from benchmarks.measure import Timing, free_port, one_thread, timed
 from benchmarks.record import record
 from benchmarks.steps_ahead import configuration
 

@@ -9,11 +9,8 @@ The clock counts, so that nothing else should run; CPU seconds (of the rank that
 out.
 """
 
-import contextlib
 import json
 import os
-import random
-import socket
 import statistics
 import tempfile
 import warnings
@@ -25,7 +22,7 @@ import torch
 import torch.multiprocessing
 
 from benchmarks import moe_step
-from benchmarks.measure import Timing, one_thread, timed
+from benchmarks.measure import Timing, free_port, one_thread, timed
 from benchmarks.record import record
 
 SEQUENCES, LENGTH = 16, 128  # of a rank
@@ -100,15 +97,6 @@ def _steps(rank: int, ranks: int, port: int, given: dict[str, int]) -> list[Timi
     found = [timed(step) for _ in range(STEPS)]
     parallel.stop()
     return found
-
-
-def free_port() -> int:
-    """Below those that the system deals out: gloo's own sockets can't take it meanwhile."""
-    while True:
-        port = random.randrange(10_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 if __name__ == "__main__":

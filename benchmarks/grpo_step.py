@@ -2,10 +2,11 @@
 
 Same Qwen2 weights, prompts, group size, output lengths, loss (k3 at R1's coefficient, one update a rollout)
 and optimizer; fp32, one thread. Our step runs between two of TRL's, from a callback of its trainer.
+benchmarks/gpu/grpo_step.py does the same on a GPU, with its own Work.
 """
 
 import tempfile
-import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +14,51 @@ import torch
 
 from benchmarks import twins
 from benchmarks.lengths import ForcedInTransformers, drawn_lengths, forced_in_ours
-from benchmarks.measure import Timing, median_ratio, one_thread, rates, timed
+from benchmarks.measure import Timing, median_ratio, now, one_thread, rates, since, timed
 from benchmarks.record import record
 
-QUESTIONS, GROUP, PROMPT, LIMIT = 8, 16, 32, 128
 CASES = {"equal": None, "ragged": 42.0}
-LR, KL_COEF, ROUNDS = 1e-4, 0.001, 3
+LR, KL_COEF = 1e-4, 0.001
 OURS, TRL = "megatron_r1", "trl"
-OUR_PACK, THEIR_ROWS = 4096, 64  # of a micro-batch: tokens, sequences; each the fastest of several
+OUR_PACK = 4096  # tokens of a micro-batch, the fastest of several
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """A step's questions and outputs."""
+
+    questions: int = 8
+    group: int = 16
+    prompt: int = 32  # tokens
+    limit: int = 128  # tokens of an output
+    mean: float | None = None  # of outputs before the limit; None: all reach it
+    vocabulary: int = twins.VOCABULARY
+    their_rows: int = 64  # sequences of TRL's micro-batch, the fastest of several
+    rounds: int = 3  # that are timed
+
+    @property
+    def outputs(self) -> int:
+        return self.questions * self.group
 
 
 def main() -> None:
     one_thread()
     layout = twins.start_alone()
-    record("grpo_step", [_row(size, case, layout) for size in twins.SHAPES for case in CASES])
+    works = {case: Work(mean=mean) for case, mean in CASES.items()}
+    record(
+        "grpo_step", [_row(size, case, work, layout) for size in twins.SHAPES for case, work in works.items()]
+    )
 
 
-def _row(size: str, case: str, layout: Any) -> dict[str, Any]:
+def _row(size: str, case: str, work: Work, layout: Any) -> dict[str, Any]:
     policy = twins.our_policy(twins.SHAPES[size], layout, tokens_per_pack=OUR_PACK)
-    step = _OurStep(policy, mean=CASES[case])
-    timings = _beside_trl(twins.transformers_twin(twins.SHAPES[size], policy), step)
+    step = Step(policy, work)
+    timings = beside_trl(twins.transformers_twin(twins.SHAPES[size], policy), step, work)
     tokens = sum(step.lengths)
     found = rates(timings, tokens=tokens)
     return {
         "parameters": size,
-        "lengths": f"{case}: {QUESTIONS} x {GROUP} x {tokens / len(step.lengths):.0f} of at most {LIMIT}",
+        "lengths": lengths_in_words(case, work, tokens),
         "ours, tokens/CPU s": found[OURS]["tokens_per_cpu_s"],
         "TRL, tokens/CPU s": found[TRL]["tokens_per_cpu_s"],
         "times faster": median_ratio(timings, ours=OURS, theirs=TRL),
@@ -46,22 +67,28 @@ def _row(size: str, case: str, layout: Any) -> dict[str, Any]:
     }
 
 
+def lengths_in_words(case: str, work: Work, tokens: int) -> str:
+    return f"{case}: {work.questions} x {work.group} x {tokens / work.outputs:.0f} of at most {work.limit}"
+
+
 def _reward(token_ids: list[int]) -> float:
     """Anything that differs within a group."""
     return sum(token % 7 == 0 for token in token_ids) / len(token_ids)
 
 
-class _OurStep:
+class Step:
     """What the grpo stage does in a step, through the Policy."""
 
-    def __init__(self, policy: Any, *, mean: float | None) -> None:
+    def __init__(self, policy: Any, work: Work) -> None:
         from megatron_r1.types import OptimizerOptions
 
-        self.policy, self.mean = policy, mean
-        self.keys = list(range(QUESTIONS * GROUP))
-        self.lengths = drawn_lengths(self.keys, seed=0, mean=mean, limit=LIMIT)
+        self.policy, self.work = policy, work
+        self.keys = list(range(work.outputs))
+        self.lengths = drawn_lengths(self.keys, seed=0, mean=work.mean, limit=work.limit)
         generator = torch.Generator().manual_seed(0)
-        self.questions = torch.randint(2, twins.EOS, (QUESTIONS, PROMPT), generator=generator).tolist()
+        self.questions = torch.randint(
+            2, twins.EOS, (work.questions, work.prompt), generator=generator
+        ).tolist()
         policy.refresh_reference()
         policy.start_training(OptimizerOptions())
 
@@ -71,20 +98,21 @@ class _OurStep:
         from megatron_r1.rl.loss import GrpoLoss
         from megatron_r1.types import Sampling, TrainSequence
 
-        prompts = [question for question in self.questions for _ in range(GROUP)]
-        with forced_in_ours(self.mean):
-            outputs = self.policy.generate(prompts, Sampling(LIMIT), keys=self.keys)
+        work = self.work
+        prompts = [question for question in self.questions for _ in range(work.group)]
+        with forced_in_ours(work.mean):
+            outputs = self.policy.generate(prompts, Sampling(work.limit), keys=self.keys)
         assert [len(output.token_ids) for output in outputs] == self.lengths
         rewards = torch.tensor([_reward(output.token_ids) for output in outputs])
-        advantages = group_advantage(rewards.view(QUESTIONS, GROUP)).flatten().tolist()
+        advantages = group_advantage(rewards.view(work.questions, work.group)).flatten().tolist()
         shares = token_weights(
             self.lengths, aggregation="sequence_mean", num_outputs=len(outputs),
-            num_tokens=sum(self.lengths), max_length=LIMIT,
+            num_tokens=sum(self.lengths), max_length=work.limit,
         )  # fmt: skip
         sequences = []
         for prompt, output, advantage, share in zip(prompts, outputs, advantages, shares, strict=True):
-            weights = torch.cat([torch.zeros(PROMPT), torch.full((len(output.token_ids),), float(share))])
-            given = torch.zeros(PROMPT)
+            given = torch.zeros(work.prompt)
+            weights = torch.cat([given, torch.full((len(output.token_ids),), float(share))])
             fields = {
                 "advantage": torch.full_like(weights, advantage),
                 "rollout_logprobs": torch.cat([given, torch.tensor(output.logprobs)]),
@@ -96,8 +124,8 @@ class _OurStep:
         self.policy.train_step(sequences, loss, lr=LR, entropy=True)
 
 
-def _beside_trl(twin: Any, step: _OurStep) -> dict[str, list[Timing]]:
-    """Both by turns; the first step of each only warms up."""
+def beside_trl(twin: Any, step: Step, work: Work) -> dict[str, list[Timing]]:
+    """Both by turns, in the twin's format; the first step of each only warms up."""
     from datasets import Dataset
     from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
@@ -106,62 +134,69 @@ def _beside_trl(twin: Any, step: _OurStep) -> dict[str, list[Timing]]:
 
     class Turns(TrainerCallback):
         def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-            self.began = Timing(time.process_time(), time.perf_counter())
+            self.began = now()
 
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            cpu, wall = time.process_time(), time.perf_counter()
-            timings[TRL].append(Timing(cpu - self.began.cpu_s, wall - self.began.wall_s))
+            timings[TRL].append(since(self.began))
             timings[OURS].append(timed(step))
 
     with tempfile.TemporaryDirectory() as folder:
         twin.save_pretrained(folder)  # the trainer reads its reference from there
-        model = type(twin).from_pretrained(folder)
-        _force_lengths(model, step.lengths)
+        model = type(twin).from_pretrained(folder, dtype=twin.dtype).to(twin.device)
+        _force_lengths(model, step.lengths, work)
         prompts = [" ".join(f"w{token}" for token in question) for question in step.questions]
+        steps = work.rounds + 1
         config = GRPOConfig(
-            output_dir=str(Path(folder) / "run"), max_steps=ROUNDS + 1, learning_rate=LR, beta=KL_COEF,
-            per_device_train_batch_size=THEIR_ROWS, num_generations=GROUP,
-            gradient_accumulation_steps=QUESTIONS * GROUP // THEIR_ROWS,
-            max_completion_length=LIMIT, loss_type="grpo", use_bias_correction_kl=False, top_k=0,
+            output_dir=str(Path(folder) / "run"), max_steps=steps, learning_rate=LR, beta=KL_COEF,
+            per_device_train_batch_size=work.their_rows, num_generations=work.group,
+            gradient_accumulation_steps=work.outputs // work.their_rows,
+            max_completion_length=work.limit, loss_type="grpo", use_bias_correction_kl=False, top_k=0,
             shuffle_dataset=False, gradient_checkpointing=False, lr_scheduler_type="constant",
-            bf16=False, use_cpu=True, save_strategy="no", report_to=[], disable_tqdm=True, logging_steps=100,
+            bf16=False,  # the weights are in the format that computes: no casts on the way
+            use_cpu=twin.device.type == "cpu",
+            save_strategy="no", report_to=[], disable_tqdm=True, logging_steps=100,
         )  # fmt: skip
         trainer = GRPOTrainer(
             model=model,
             reward_funcs=lambda completion_ids, **kwargs: [_reward(ids) for ids in completion_ids],
             args=config,
-            train_dataset=Dataset.from_dict({"prompt": prompts * (ROUNDS + 1)}),
-            processing_class=_tokenizer(),
+            train_dataset=Dataset.from_dict({"prompt": prompts * steps}),
+            processing_class=_tokenizer(work.vocabulary),
             callbacks=[Turns()],
         )
         trainer.train()
     return {name: found[1:] for name, found in timings.items()}
 
 
-def _force_lengths(model: Any, lengths: list[int]) -> None:
+def _force_lengths(model: Any, lengths: list[int], work: Work) -> None:
     plain = model.generate
+    ends = ForcedInTransformers(lengths, prompt=work.prompt, limit=work.limit)
 
     def generate(**inputs: Any) -> Any:
-        assert inputs["input_ids"].shape == (len(lengths), PROMPT)
-        found = plain(**inputs, logits_processor=[ForcedInTransformers(lengths, prompt=PROMPT, limit=LIMIT)])
-        assert found.shape[1] == PROMPT + max(lengths)
+        assert inputs["input_ids"].shape == (len(lengths), work.prompt)
+        found = plain(**inputs, logits_processor=[ends])
+        assert found.shape[1] == work.prompt + max(lengths)
         return found
 
     model.generate = generate
 
 
-def _tokenizer() -> Any:
+def _tokenizer(vocabulary: int) -> Any:
     """One word a token."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     # special tokens are found inside of words, too: their names must not begin another's
     special = {"<pad>": 0, "<unk>": 1, "<eos>": twins.EOS}
-    vocabulary = special | {f"w{i}": i for i in range(2, twins.EOS)}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words = {f"w{i}": i for i in range(2, vocabulary) if i != twins.EOS}
+    tokenizer = Tokenizer(models.WordLevel(special | words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
-        tokenizer_object=words, eos_token="<eos>", pad_token="<pad>", unk_token="<unk>", padding_side="left"
+        tokenizer_object=tokenizer,
+        eos_token="<eos>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        padding_side="left",
     )
 
 

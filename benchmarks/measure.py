@@ -4,8 +4,11 @@ The clock is the process's CPU time: with one thread it is what a quiet machine 
 count the time that other jobs hold the core. Wall time stands next to it.
 """
 
+import contextlib
 import os
 import platform
+import random
+import socket
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -29,9 +32,21 @@ def one_thread() -> None:
 
 
 def timed(run: Callable[[], object]) -> Timing:
-    cpu, wall = time.process_time(), time.perf_counter()
+    began = now()
     run()
-    return Timing(time.process_time() - cpu, time.perf_counter() - wall)
+    return since(began)
+
+
+def now() -> Timing:
+    """Both clocks, once a GPU has done what it was asked."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return Timing(time.process_time(), time.perf_counter())
+
+
+def since(began: Timing) -> Timing:
+    ended = now()
+    return Timing(ended.cpu_s - began.cpu_s, ended.wall_s - began.wall_s)
 
 
 def in_turn(contenders: Mapping[str, Callable[[], object]], *, rounds: int = 3) -> dict[str, list[Timing]]:
@@ -54,10 +69,21 @@ def rates(timings: Mapping[str, list[Timing]], *, tokens: int) -> dict[str, dict
     }
 
 
-def median_ratio(timings: Mapping[str, list[Timing]], *, ours: str, theirs: str) -> float:
+def median_ratio(
+    timings: Mapping[str, list[Timing]], *, ours: str, theirs: str, clock: str = "cpu_s"
+) -> float:
     """How many times faster: the median over rounds, so that each quotient is of one round."""
     pairs = zip(timings[ours], timings[theirs], strict=True)
-    return round(statistics.median(other.cpu_s / own.cpu_s for own, other in pairs), 2)
+    return round(statistics.median(getattr(b, clock) / getattr(a, clock) for a, b in pairs), 2)
+
+
+def free_port() -> int:
+    """Below those that the system deals out: gloo's own sockets can't take it meanwhile."""
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def machine() -> dict[str, object]:

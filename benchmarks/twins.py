@@ -50,12 +50,26 @@ def our_policy(shape: dict[str, Any], layout: Any, *, tokens_per_pack: int = 819
     return MegatronPolicy(family, layout, ModelOptions(), seed=0, eos_id=EOS, tokens_per_pack=tokens_per_pack)
 
 
+def shape_of(family: Any) -> dict[str, Any]:
+    """Of a Qwen2 of the package's."""
+    return {
+        "hidden_size": family.hidden_size,
+        "num_layers": family.num_layers,
+        "heads": family.num_attention_heads,
+        "groups": family.num_query_groups,
+        "ffn": family.ffn_hidden_size,
+        "vocabulary": family.vocab_size,
+        "tied": family.tie_embeddings,
+    }
+
+
 def transformers_twin(shape: dict[str, Any], policy: Any) -> Any:
-    """transformers' Qwen2ForCausalLM with the policy's weights."""
+    """transformers' Qwen2ForCausalLM with the policy's weights, on its device and in its format."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
+    some = next(policy.chunks[0].parameters())
     config = Qwen2Config(
-        vocab_size=VOCABULARY,
+        vocab_size=shape.get("vocabulary", VOCABULARY),
         hidden_size=shape["hidden_size"],
         num_hidden_layers=shape["num_layers"],
         num_attention_heads=shape["heads"],
@@ -64,22 +78,24 @@ def transformers_twin(shape: dict[str, Any], policy: Any) -> Any:
         max_position_embeddings=4096,
         rope_theta=1e6,
         rms_norm_eps=1e-6,
-        tie_word_embeddings=False,
+        tie_word_embeddings=shape.get("tied", False),
         eos_token_id=EOS,
         pad_token_id=0,
         bos_token_id=None,
     )
-    twin = Qwen2ForCausalLM(config).eval()
+    with some.device:
+        twin = Qwen2ForCausalLM._from_config(config, dtype=some.dtype).eval()
     weights = renamed(policy.chunks[0].state_dict(), shape)
     twin.load_state_dict(weights)
     return twin
 
 
 def renamed(ours: dict[str, torch.Tensor], shape: dict[str, Any]) -> dict[str, torch.Tensor]:
+    embedding = ours["embedding.word_embeddings.weight"]
     found = {
-        "model.embed_tokens.weight": ours["embedding.word_embeddings.weight"],
+        "model.embed_tokens.weight": embedding,
         "model.norm.weight": ours["decoder.final_layernorm.weight"],
-        "lm_head.weight": ours["output_layer.weight"],
+        "lm_head.weight": embedding if shape.get("tied") else ours["output_layer.weight"],
     }
     for i in range(shape["num_layers"]):
         own, other = f"decoder.layers.{i}.", f"model.layers.{i}."
@@ -92,10 +108,20 @@ def renamed(ours: dict[str, torch.Tensor], shape: dict[str, Any]) -> dict[str, t
             f"{other}mlp.gate_proj.weight": gate,
             f"{other}mlp.up_proj.weight": up,
             f"{other}mlp.down_proj.weight": ours[f"{own}mlp.linear_fc2.weight"],
-            f"{other}input_layernorm.weight": ours[f"{own}input_layernorm.weight"],
-            f"{other}post_attention_layernorm.weight": ours[f"{own}pre_mlp_layernorm.weight"],
+            f"{other}input_layernorm.weight": _norm(
+                ours, own, "input_layernorm", "self_attention.linear_qkv"
+            ),
+            f"{other}post_attention_layernorm.weight": _norm(
+                ours, own, "pre_mlp_layernorm", "mlp.linear_fc1"
+            ),
         }
     return found
+
+
+def _norm(ours: dict[str, torch.Tensor], layer: str, name: str, linear: str) -> torch.Tensor:
+    """A module of its own, or with Transformer Engine a part of the linear that follows it."""
+    inside = ours.get(f"{layer}{linear}.layer_norm_weight")
+    return ours[f"{layer}{name}.weight"] if inside is None else inside
 
 
 def _split_qkv(joined: torch.Tensor, shape: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -117,6 +143,8 @@ def largest_difference(policy: Any, twin: Any) -> float:
 
     ids = torch.randint(0, EOS, (48,), generator=torch.Generator().manual_seed(1))
     ours = policy.logprobs([TrainSequence(ids, torch.ones(48))])[0][1:]
+    there = ids.to(twin.device)
     with torch.no_grad():
-        theirs = twin(ids[None]).logits[0, :-1].log_softmax(-1).gather(1, ids[1:, None])[:, 0]
-    return float((ours - theirs).abs().max())
+        logits = twin(there[None]).logits[0, :-1].float()
+    theirs = logits.log_softmax(-1).gather(1, there[1:, None])[:, 0]
+    return float((ours - theirs.cpu()).abs().max())

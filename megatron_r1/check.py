@@ -73,6 +73,8 @@ def findings(
         yield _finding(loaded, (), text)
     for text in run.slurm.problems(ranks=run.layout.ranks, stages=list(run.stages)):
         yield _finding(loaded, ("slurm",), text)
+    for text in layouts.precision_problems(run.layout, precision=run.precision, recompute=run.recompute):
+        yield _finding(loaded, (), text)
     if not bad:
         yield from _misfits(loaded, planned or planner(run))
     if run.layout.data and not bad:

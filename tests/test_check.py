@@ -150,9 +150,7 @@ def test_a_rollout_layout_is_held_to_the_same_rules():
 
 def test_what_nemo_can_t_sample_is_said_before_it_is_asked_to():
     (line,) = errors("rollout_engine=nemo")
-    assert (
-        "rollout_engine: nemo needs nemo-toolkit 2.7, which is not in this environment;" in line
-    )
+    assert "rollout_engine: nemo needs nemo-toolkit 2.7, which is not in this environment;" in line
     Path("x.yaml").write_text(TEXT, encoding="utf-8")
     assert "no problems found" in check(Path("x.yaml"), overrides=["rollout_engine=nemo"], files=False)
     Path("moe.yaml").write_text(f"base: x.yaml\n{MOE}", encoding="utf-8")
@@ -195,6 +193,14 @@ def test_the_escape_hatch_is_checked_against_megatron_s_fields():
     (line,) = errors("model.megatron.fp16=true", "model.megatron.bf16=true")
     assert "model.megatron: Megatron refuses the model with {'fp16': True, 'bf16': True}: Only one of" in line
     assert "no problems" in checked("model.megatron.attention_dropout=0.1")
+
+
+def test_the_escape_hatch_does_not_open_what_would_compute_wrongly():
+    (line,) = errors("model.megatron.batch_p2p_comm=true", "model.megatron.context_parallel_size=2")
+    assert "batch_p2p_comm: layout.virtual_pipeline decides it: an interleaved pipeline" in line
+    assert "context_parallel_size: layout decides it; leave it out" in line
+    (line,) = errors("model.megatron.overlap_moe_expert_parallel_comm=true")
+    assert "overlap_moe_expert_parallel_comm: layout decides it" in line
 
 
 def test_more_ranks_than_cores_is_a_warning_with_its_cost():

@@ -5,6 +5,7 @@ import time
 import torch
 
 from benchmarks.gpu import _setting as setting
+from benchmarks.gpu.peaks import wait
 from megatron_r1.backend.layout import Layout, rollout_problems
 from megatron_r1.backend.rollout import Engine
 from megatron_r1.types import Sampling
@@ -28,10 +29,10 @@ def measure(
     asked = [row for row in rows for _ in range(group_size)]
     keys = list(range(len(asked)))
     policy.generate(asked, Sampling(8), keys=keys)
-    torch.cuda.synchronize()
+    wait()
     began = time.perf_counter()
     outputs = policy.generate(asked, Sampling(new_tokens), keys=keys)
-    torch.cuda.synchronize()
+    wait()
     sampled = sum(len(output.token_ids) for output in outputs)
     return setting.Measurement(
         benchmark=f"rollout, {engine}",

@@ -1,52 +1,62 @@
 """Training on one GPU: tokens/s, MFU and memory. `python -m benchmarks.gpu.train`."""
 
-import time
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.gpu import _setting as setting
+from benchmarks.gpu.peaks import seconds
+from megatron_r1.backend.policy import MegatronPolicy
 from megatron_r1.backend.precision import FP8_RECIPES, Precision
 from megatron_r1.errors import ConfigError
 from megatron_r1.models.flops import token_cost
 from megatron_r1.types import OptimizerOptions, PackedBatch, TrainSequence
 
 PRECISIONS: list[Precision] = ["bf16", *FP8_RECIPES]  # type: ignore[list-item]
+DENSE = ("dense_0.5b", "dense_1.5b")  # the V3-shaped one is in proxy.py
 
 
 def measure(
     size: str,
     precision: Precision,
     *,
+    policy: MegatronPolicy | None = None,
     sequence_length: int = 4096,
     sequences: int = 8,
     warmup: int = 3,
     steps: int = 10,
 ) -> setting.Measurement:
-    """Updates on full sequences, one a pack, after a few that fill caches and allocate."""
-    policy = setting.policy(size, precision, tokens_per_pack=sequence_length)
+    """Updates on full sequences after a few that fill caches and allocate.
+
+    policy: of this size and precision, not yet training; None for one whose packs are of one sequence.
+    """
+    if policy is None:
+        policy = setting.policy(size, precision, tokens_per_pack=sequence_length)
     policy.start_training(OptimizerOptions())
     batch = _batch(setting.SIZES[size].shape().vocab_size, sequence_length, sequences)
-    for _ in range(warmup):
-        policy.train_step(batch, _cross_entropy, lr=1e-5)
-    torch.cuda.synchronize()
-    began = time.perf_counter()
-    for _ in range(steps):
-        policy.train_step(batch, _cross_entropy, lr=1e-5)
-    torch.cuda.synchronize()
-    speed = steps * sequences * sequence_length / (time.perf_counter() - began)
+
+    def train(times: int) -> None:
+        for _ in range(times):
+            policy.train_step(batch, _cross_entropy, lr=1e-5)
+
+    train(warmup)
+    speed = steps * sequences * sequence_length / seconds(lambda: train(steps))
     peak = setting.peak_flops(precision)
-    work = token_cost(setting.SIZES[size]).training_flops(sequence_length)
     return setting.Measurement(
         benchmark="train",
         size=size,
         precision=precision,
         tokens_per_s=speed,
         memory_gib=setting.memory_gib(),
-        mfu=None if peak is None else speed * work / peak,
+        mfu=None if peak is None else speed * flops_a_token(size, sequence_length) / peak,
         device=setting.device_name(),
     )
+
+
+def flops_a_token(size: str, sequence_length: int) -> float:
+    """Of a training step, without what is computed again."""
+    return token_cost(setting.SIZES[size]).training_flops(sequence_length)
 
 
 def _batch(vocabulary: int, length: int, count: int) -> list[TrainSequence]:
@@ -62,7 +72,7 @@ def _cross_entropy(logprobs: Tensor, entropy: Tensor | None, batch: PackedBatch)
 
 def main() -> None:
     setting.start()
-    for size in setting.SIZES:
+    for size in DENSE:
         for precision in PRECISIONS:
             setting.forget()
             try:

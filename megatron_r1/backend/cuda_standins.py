@@ -138,6 +138,7 @@ def _stand_in_for_tensor_methods() -> None:
     module: Any = torch.nn.Module
     tensor.cuda = module.cuda = lambda self, *args, **kwargs: self
     tensor.pin_memory = lambda self, *args, **kwargs: self
+    tensor.record_stream = _returning(None)
     original_type = tensor.type
 
     # megatron's optimizers sort parameters by the string "torch.cuda.FloatTensor"

@@ -8,12 +8,13 @@ it carries the weights of the main loss, as V3's eq. 24 has it.
 
 # T tokens of the pack (T / cp on a context rank), h hidden, V/tp vocabulary shard
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from megatron.core import parallel_state
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.transformer.multi_token_prediction import roll_tensor
@@ -23,7 +24,7 @@ from torch import Tensor
 from megatron_r1.backend.attention import Pack, describe_pack
 from megatron_r1.backend.nucleus import pairs
 from megatron_r1.backend.output_head import OutputHead
-from megatron_r1.backend.router import counting_of, shard
+from megatron_r1.backend.router import counting_of, shard, show_pack
 from megatron_r1.backend.score_head import ScoreHead
 from megatron_r1.types import PackedBatch
 
@@ -69,6 +70,63 @@ def forward(model: torch.nn.Module, batch: PackedBatch, options: ForwardOptions)
     chunk: GPTModel = unwrap_model(model)
     inputs = _inputs_of(batch, chunk)
 
+    with _own_mtp(chunk):
+        return model(**_arguments(inputs), output_processor=_processor(chunk, inputs, options))
+
+
+def plan(chunk: GPTModel, batch: PackedBatch, options: ForwardOptions) -> Any:
+    """Megatron's plan of `forward`, for the schedule that runs two micro-batches in pieces beside each other.
+
+    Its result on the last stage is a tensor, of which `unstacked` makes the Output.
+    """
+    inputs = _inputs_of(batch, chunk)
+    show_pack(chunk, inputs.pack)  # this plan runs before the next is asked for
+    process = _processor(chunk, inputs, options)
+
+    def stacked(**given: Any) -> Tensor:
+        output = process(**given)
+        rows = [output.logprobs, output.entropy, output.mtp_loss]
+        nothing = torch.zeros_like(output.logprobs)
+        return torch.stack([nothing if row is None else nothing + _padded(row, len(nothing)) for row in rows])
+
+    with _without_mtp(chunk):
+        return chunk.build_schedule_plan(**_arguments(inputs), output_processor=stacked)
+
+
+def _padded(row: Tensor, length: int) -> Tensor:
+    return row if row.dim() else F.pad(row[None], (0, length - 1))
+
+
+def unstacked(output: Tensor, chunk: GPTModel, options: ForwardOptions) -> Output:
+    """output: [3, T / cp] log-probs, entropy and the MTP loss in the first place, 0 where there is none."""
+    logprobs, entropy, mtp = output
+    has_mtp = options.mtp and chunk.config.mtp_num_layers
+    return Output(logprobs, entropy if options.entropy else None, mtp.sum() if has_mtp else None)
+
+
+@contextmanager
+def _without_mtp(chunk: GPTModel) -> Iterator[None]:
+    """Within: the chunk seems to have no MTP layers, which `_head` runs."""
+    mtp = chunk._modules.pop("mtp", None)
+    try:
+        yield
+    finally:
+        if mtp is not None:
+            chunk.mtp = mtp
+
+
+def _arguments(inputs: "_Inputs") -> dict[str, Any]:
+    return {
+        "input_ids": inputs.tokens,
+        "position_ids": inputs.pack.positions[None],  # type: ignore[index]
+        "attention_mask": None,
+        "packed_seq_params": inputs.pack,
+    }
+
+
+def _processor(chunk: GPTModel, inputs: "_Inputs", options: ForwardOptions) -> Callable[..., Output]:
+    """What the chunk does with its last hidden states, if it has the head."""
+
     def head(
         *, hidden_states: Tensor, output_layer: Any, output_weight: Tensor | None, **rest: Any
     ) -> Output:
@@ -77,14 +135,7 @@ def forward(model: torch.nn.Module, batch: PackedBatch, options: ForwardOptions)
         project = OutputHead(output_layer, output_weight, options.max_logits)
         return _head(chunk, inputs, hidden_states, project, options)
 
-    with _own_mtp(chunk):
-        return model(
-            input_ids=inputs.tokens,
-            position_ids=inputs.pack.positions[None],  # type: ignore[index]
-            attention_mask=None,
-            packed_seq_params=inputs.pack,
-            output_processor=head,
-        )
+    return head
 
 
 def _head(

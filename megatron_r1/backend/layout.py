@@ -57,6 +57,9 @@ class Layout(Section):
     overlap: bool = False
     """Reduce gradients and gather parameters while computing."""
 
+    overlap_experts: bool = False
+    """Tokens travel to the experts of other ranks and back beside the passes of another micro-batch."""
+
     @property
     def data(self) -> int:
         """Replicas of the model."""
@@ -69,7 +72,7 @@ class Layout(Section):
 
     def places_like(self, other: "Layout") -> bool:
         """Whether every rank holds the same weights in both."""
-        training_only = {"distributed_optimizer", "overlap"}
+        training_only = {"distributed_optimizer", "overlap", "overlap_experts"}
         return self.model_dump(exclude=training_only) == other.model_dump(exclude=training_only)
 
     @property
@@ -170,6 +173,18 @@ def engine_missing(engine: str) -> list[str]:
     return [f"rollout_engine: nemo needs nemo-toolkit 2.7, {here}; {NEMO_REMEDY}"]
 
 
+def precision_problems(layout: Layout, *, precision: str, recompute: str) -> list[str]:
+    """Why the layout can't compute in this way."""
+    if not layout.overlap_experts:
+        return []
+    found = []
+    if precision == "fp32":
+        found.append("overlap_experts=true needs precision bf16 or narrower, and it is fp32")
+    if recompute == "full":
+        found.append("overlap_experts=true can't recompute whole layers; use recompute selective or none")
+    return [f"layout: {text}" for text in found]
+
+
 def warnings(layout: Layout) -> list[str]:
     """What will run, but slower than it seems."""
     found = []
@@ -201,6 +216,10 @@ def _rank_problems(layout: Layout) -> list[str]:
         )
     if layout.overlap and not layout.distributed_optimizer:
         found.append("overlap=true needs distributed_optimizer=true; set both or neither")
+    if layout.overlap_experts and layout.expert == 1:
+        found.append("overlap_experts=true needs expert > 1; without it nothing travels")
+    if layout.overlap_experts and layout.pipeline > 1 and layout.virtual_pipeline == 1:
+        found.append("overlap_experts=true with a pipeline needs virtual_pipeline > 1; set it to 2")
     return found
 
 

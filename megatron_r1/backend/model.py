@@ -31,14 +31,14 @@ from megatron.core.transformer.transformer_block import (
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
 
-from megatron_r1.backend import patches
+from megatron_r1.backend import escape_hatch, patches
 from megatron_r1.backend.attention import (
     LocalCoreAttention,
     LocalMLASelfAttention,
     LocalSelfAttention,
     PackRotary,
 )
-from megatron_r1.backend.layout import Layout
+from megatron_r1.backend.layout import Layout, precision_problems
 from megatron_r1.backend.norms import LatentRMSNorm, LocalRMSNorm
 from megatron_r1.backend.parallel import device
 from megatron_r1.backend.precision import Precision, precision_options, transformer_engine_available
@@ -80,9 +80,13 @@ def default_options(
 
 def transformer_config(family: FamilyConfig, layout: Layout, options: ModelOptions) -> TransformerConfig:
     """Megatron's configuration of this family in this layout."""
+    by_layout = _layout_options(layout)
+    escape_hatch.refuse(family.megatron, by_layout)
+    for text in precision_problems(layout, precision=options.precision, recompute=options.recompute):
+        raise ConfigError(text)
     wanted: dict[str, Any] = {
         **_common_options(options),
-        **_layout_options(layout),
+        **by_layout,
         **precision_options(options.precision),
         **_recompute_options(options.recompute),
         **family.transformer_config(),  # type: ignore[attr-defined]
@@ -143,6 +147,7 @@ def _layout_options(layout: Layout) -> dict[str, Any]:
         # interleaved pipelines over batched p2p compute wrong gradients, silently
         "overlap_p2p_comm": virtual is not None,
         "batch_p2p_comm": virtual is None,
+        "overlap_moe_expert_parallel_comm": layout.overlap_experts,
     }
 
 

@@ -14,8 +14,10 @@ FP8_RECIPES = {
     "fp8_delayed": "delayed",  # scales from the history of maxima
     "fp8_current": "tensorwise",  # one scale a tensor, from the tensor itself
     "fp8_blockwise": "blockwise",  # DeepSeek-V3: activations 1x128, weights 128x128
-    "mxfp8": "mxfp8",  # 1x32 with power-of-two scales, Blackwell
+    "mxfp8": "mxfp8",  # 1x32 with power-of-two scales
 }
+# compute capability from which on a GPU has it: Ada, Hopper, Blackwell
+CAPABILITIES = {"fp8_delayed": (8, 9), "fp8_current": (8, 9), "fp8_blockwise": (9, 0), "mxfp8": (10, 0)}
 
 
 def parameter_dtype(precision: Precision) -> torch.dtype:
@@ -62,9 +64,9 @@ def _require_fp8(precision: str) -> None:
     missing = []
     if not torch.cuda.is_available():
         missing.append("a CUDA device (none is visible)")
-    elif torch.cuda.get_device_capability() < (8, 9):
+    elif (found := torch.cuda.get_device_capability()) < (least := CAPABILITIES[precision]):
         missing.append(
-            f"a GPU of compute capability 8.9 or newer (this one: {torch.cuda.get_device_capability()})"
+            f"a GPU of compute capability {least[0]}.{least[1]} or newer (this one: {found[0]}.{found[1]})"
         )
     if not transformer_engine_available():
         missing.append("Transformer Engine (pip install 'megatron-r1[gpu]')")

@@ -106,6 +106,12 @@ def attach(chunks: Sequence[GPTModel]) -> None:
         layer.register_forward_hook(router.after_layer, always_call=True)
 
 
+def show_pack(chunk: GPTModel, pack: Pack) -> None:
+    """What the hooks do, where a schedule runs layers in pieces: until the next pack; it forgets the last."""
+    for layer in _layers_with_experts([chunk]):
+        layer.mlp.router.pack = pack
+
+
 def _layers_with_experts(chunks: Sequence[GPTModel]) -> Iterator[Any]:
     """Of the decoder and of MTP."""
     for chunk in chunks:

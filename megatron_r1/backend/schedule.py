@@ -18,7 +18,7 @@ from megatron.core.transformer.moe.moe_layer import MoELayer
 from torch import Tensor
 
 from megatron_r1.backend.attention import Pack, describe_pack
-from megatron_r1.backend.forward import ForwardOptions, Output, forward
+from megatron_r1.backend.forward import ForwardOptions, Output, forward, plan, unstacked
 from megatron_r1.types import LossFunction, PackedBatch
 
 Sums = dict[str, Tensor]  # name -> [2] (sum, count)
@@ -38,13 +38,14 @@ def run_packs(
     """
 
     def forward_step(
-        batches: Iterator[PackedBatch], model: torch.nn.Module
+        batches: Iterator[PackedBatch], model: Any, return_schedule_plan: bool = False
     ) -> tuple[Any, Callable[..., Any]]:
         batch = next(batches)
-        output = forward(model, batch, options)
+        run = plan if return_schedule_plan else forward
+        output = run(model, batch, options)
 
-        def finish(output: Output, non_loss_data: bool = False) -> Any:
-            return collect(batch, output)
+        def finish(output: Output | Tensor, non_loss_data: bool = False) -> Any:
+            return collect(batch, unstacked(output, model, options) if isinstance(output, Tensor) else output)
 
         return output, finish
 
@@ -99,7 +100,7 @@ def train_on_packs(
         return total * scale, _tokens_of_this_rank(batch), report
 
     reports = run_packs(chunks, packs, collect, options=options, forward_only=False)
-    _forget_graphs(chunks)
+    _forget_pack(chunks)
     sums = {}
     for report in reports:
         for name, pair in report.items():
@@ -107,12 +108,15 @@ def train_on_packs(
     return _share_over_pipeline(sums)
 
 
-def _forget_graphs(chunks: Sequence[torch.nn.Module]) -> None:
+def _forget_pack(chunks: Sequence[torch.nn.Module]) -> None:
     """Megatron's dispatchers keep what the last pack was weighed with, and its graph, whose hooks hold the
-    model, its gradients and the optimizer in a cycle through C++: they would outlive their stage."""
+    model, its gradients and the optimizer in a cycle through C++: they would outlive their stage. The pack
+    that a plan showed to the routers would be followed by the next rollout."""
+    module: Any
     for chunk in chunks:
         for module in chunk.modules():
             if isinstance(module, MoELayer):
+                module.router.pack = None
                 kept = vars(module.token_dispatcher)
                 graphs = [n for n, v in kept.items() if isinstance(v, Tensor) and v.grad_fn is not None]
                 kept.update(dict.fromkeys(graphs))

@@ -31,6 +31,7 @@ DENSE_TWO = ("dp2", "tp2", "pp2", "cp2")
 PLAIN_TWO = ("tp2", "cp2")
 INITIAL_TWO = {"v3": ("tp2", "ep2", "tp2_etp2", "pp2_vpp2"), "qwen2": ("tp2", "pp2")}
 BF16_TWO = ("dp2", "tp2", "pp2", "ep2")
+BESIDE_TWO = {"expert": 2, "overlap_experts": True}
 # source -> layouts that go on from its checkpoint after three steps
 RESUMED_TWO = {
     "one": ("dp2", "dp2_plain_optimizer", "pp2", "tp2", "ep2"),
@@ -152,6 +153,8 @@ TWO_RANKS = [
     *(_train(f"v3_plain_{name}", TWO[name], family="v3_plain") for name in PLAIN_TWO),
     *(_train(f"qwen2_{name}", TWO[name], family="qwen2") for name in DENSE_TWO),
     *(_train(f"bf16_{name}", TWO[name], family="v3", precision="bf16", num_steps=2) for name in BF16_TWO),
+    _train("beside_ep2", TWO["ep2"], family="v3", beside=True, rollout_first=True),
+    _train("bf16_beside_ep2", BESIDE_TWO, family="v3", precision="bf16", num_steps=2),
     _train("recompute_full_tp2", TWO["tp2"], family="v3", recompute="full", num_steps=2),
     _train("rollout_first_tp2", TWO["tp2"], family="v3", rollout_first=True, num_steps=2),
     *(Scenario(f"forgotten_{n}", "train.forgotten", TWO[n], {"family": "v3"}) for n in FORGOTTEN_TWO),
@@ -207,6 +210,7 @@ TWO_RANKS = [
 
 FOUR_RANKS = [
     *(_train(f"v3_{name}", layout, family="v3") for name, layout in FOUR.items()),
+    _train("beside_ep2_pp2_vpp2", FOUR["ep2_pp2_vpp2"], family="v3", beside=True),
     *(
         Scenario(f"exchange_{name}", "exchange.ways", layout, {"names": names})
         for name, (layout, names) in EXCHANGED_FOUR.items()

@@ -3,7 +3,7 @@ from itertools import product
 import pytest
 import torch
 
-from megatron_r1.backend.layout import Layout, problems, split_layers, warnings
+from megatron_r1.backend.layout import Layout, precision_problems, problems, split_layers, warnings
 from megatron_r1.errors import ConfigError
 from megatron_r1.models.shape import ModelShape
 
@@ -78,6 +78,10 @@ def test_experts_may_spread_over_context_and_tensor_ranks():
         ({"virtual_pipeline": 2}, DENSE, "virtual_pipeline=2 needs pipeline > 1; use virtual_pipeline=1"),
         ({"overlap": True, "distributed_optimizer": False}, DENSE,
          "overlap=true needs distributed_optimizer=true; set both or neither"),
+        ({"overlap_experts": True}, MOE,
+         "overlap_experts=true needs expert > 1; without it nothing travels"),
+        ({"ranks": 4, "expert": 2, "pipeline": 2, "overlap_experts": True}, MOE,
+         "overlap_experts=true with a pipeline needs virtual_pipeline > 1; set it to 2"),
         ({"ranks": 2, "pipeline": 2, "pipeline_split": "Et|tttL"}, MOE,
          "pipeline_split 'Et|tttL' holds 0 m, num_mtp_layers=1"),
         ({"ranks": 2, "pipeline": 2, "pipeline_split": "Et|t|ttmL"}, MOE,
@@ -91,6 +95,16 @@ def test_experts_may_spread_over_context_and_tensor_ranks():
 def test_what_cannot_run_is_said_with_the_remedy(layout, shape, problem):
     expected = [problem] if isinstance(problem, str) else problem
     assert problems(Layout(**layout), shape) == [f"layout: {text}" for text in expected]
+
+
+def test_what_the_arithmetic_must_be_for_experts_beside_another_micro_batch():
+    layout = Layout(ranks=2, expert=2, overlap_experts=True)
+    assert precision_problems(layout, precision="bf16", recompute="selective") == []
+    assert precision_problems(layout, precision="fp32", recompute="full") == [
+        "layout: overlap_experts=true needs precision bf16 or narrower, and it is fp32",
+        "layout: overlap_experts=true can't recompute whole layers; use recompute selective or none",
+    ]
+    assert precision_problems(Layout(), precision="fp32", recompute="full") == []
 
 
 def test_all_problems_come_at_once():

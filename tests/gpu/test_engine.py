@@ -4,14 +4,11 @@ import pytest
 import torch
 
 from megatron_r1.backend.policy import MegatronPolicy
-from megatron_r1.backend.precision import transformer_engine_available
+from megatron_r1.backend.precision import CAPABILITIES, transformer_engine_available
 from tests.gpu import small
 from tests.gpu.engine_names import engine_name
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow, pytest.mark.usefixtures("rank")]
-
-# recipe -> compute capability from which on the GPU has it
-RECIPES = {"fp8_delayed": (8, 9), "fp8_current": (8, 9), "fp8_blockwise": (9, 0), "mxfp8": (10, 0)}
 
 
 @pytest.fixture(autouse=True)
@@ -29,11 +26,11 @@ def test_the_engines_modules_agree_with_megatrons_own(family: str):
         assert float((a - b).abs().mean()) < 0.01
 
 
-@pytest.mark.parametrize("recipe", sorted(RECIPES))
+@pytest.mark.parametrize("recipe", sorted(CAPABILITIES))
 @pytest.mark.parametrize("family", sorted(small.FAMILIES))
 def test_losses_in_fp8_stay_near_fp32(family: str, recipe: str):
-    if torch.cuda.get_device_capability() < RECIPES[recipe]:
-        pytest.skip(f"{recipe} needs compute capability {RECIPES[recipe]}")
+    if torch.cuda.get_device_capability() < CAPABILITIES[recipe]:
+        pytest.skip(f"{recipe} needs compute capability {CAPABILITIES[recipe]}")
     exact = small.losses(small.policy(family))
     found = small.losses(small.policy(family, precision=recipe, transformer_engine=True))
     assert found == pytest.approx(exact, rel=0.03)

@@ -1,6 +1,8 @@
 """One rank in bf16: on a CPU the local spec, on a GPU what default_options chooses."""
 
+import gc
 import math
+import weakref
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from megatron_r1.backend.model import default_options
 from megatron_r1.backend.parallel import device
 from megatron_r1.backend.policy import MegatronPolicy
 from megatron_r1.backend.rollout_precision import RolloutPrecision
+from megatron_r1.types import OptimizerOptions
 from tests.gpu import small
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("rank")]
@@ -64,6 +67,18 @@ def test_chunks_of_logits_change_nothing(family: str):
     expected = small.losses(small.policy(family, **options))
     chunked = small.policy(family, max_logits=40 * small.VOCABULARY, **options)
     assert small.losses(chunked) == pytest.approx(expected, rel=2e-3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_was_trained_is_freed_with_its_policy(family: str):
+    policy = small.policy(family, precision="bf16", transformer_engine=_engine())
+    policy.start_training(OptimizerOptions())
+    policy.train_step(small.sequences(0), small.cross_entropy, lr=1e-3)
+    model, optimizer = weakref.ref(policy.models[0]), weakref.ref(policy.optimizer)
+    del policy
+    gc.collect()
+    assert model() is None
+    assert optimizer() is None
 
 
 ENGINES = [("v3", "megatron"), ("qwen2", "megatron"), ("qwen2", "dynamic")]

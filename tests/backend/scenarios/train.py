@@ -62,9 +62,14 @@ def from_start(
     rollout_first: bool = False,
     optimizer_first: bool = False,
     num_steps: int = 5,
+    beside: bool = False,
 ) -> dict[str, Any]:
-    """Steps from `write_start`'s weights; save_as: also a checkpoint after the third."""
+    """Steps from `write_start`'s weights; save_as: also a checkpoint after the third.
+
+    beside: as layout.overlap_experts, which Megatron's configuration takes in bf16 only.
+    """
     policy = models.policy(family, layout, seed=99, precision=precision, recompute=recompute)
+    policy.chunks[0].config.overlap_moe_expert_parallel_comm |= beside
     if optimizer_first:
         policy.start_training(models.OPTIMIZER)
     policy.load(shared / f"start_{family}", weights_only=True)
@@ -77,6 +82,8 @@ def from_start(
     if save_as:
         policy.save(shared / save_as, {"step": 3, "cursor": [1, 2]})
     after = steps(policy, 3, num_steps)
+    routers = [m for chunk in policy.chunks for m in chunk.modules() if isinstance(m, PackRouter)]
+    assert all(router.pack is None for router in routers), "the next rollout would follow it"
     whole = {name: curve[name] + after[name] for name in curve}
     return {**whole, "logprobs": logprob_values(policy), "version": policy.version}
 
