@@ -28,16 +28,33 @@ def bf16_rows(*, product: float, memory: float) -> float:
     policy = build("bf16")
     found = training(policy, "bf16")
     _keep("bf16_training", found, of_peak(found, product), product)
-    step = decode.measure(policy)
+    decode_rows(policy, memory=memory)
+    return found.tokens_per_s
+
+
+def decode_rows(policy: MegatronPolicy, *, memory: float) -> None:
+    """Operator by operator, as CUDA graphs, and these in FP8."""
+    _share_of_memory("decode", decode.measure(policy), memory)
+    policy.rollout_cuda_graphs = True
+    try:
+        step = decode.measure(policy)
+        _share_of_memory("decode_graphs", step, memory)
+        policy.rollout_precision = "fp8"
+        in_fp8 = decode.measure(policy)
+        rows.measured("decode_fp8", step.seconds / in_fp8.seconds, seconds_a_step=in_fp8.seconds)
+    except ConfigError as error:  # weights or a GPU without a grouped product
+        rows.missing("decode_graphs" if policy.rollout_precision is None else "decode_fp8", str(error))
+
+
+def _share_of_memory(name: str, step: decode.Decode, memory: float) -> None:
     rows.measured(
-        "decode",
+        name,
         step.read / memory / step.seconds,
         seconds_a_step=step.seconds,
         tokens_a_row=step.length,
         gb_read=step.read / 1e9,
         gb_per_s=memory / 1e9,
     )
-    return found.tokens_per_s
 
 
 def fp8_row(*, beside: float, product: float) -> None:

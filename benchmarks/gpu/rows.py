@@ -28,6 +28,8 @@ ASKED = {
     "bf16_training": Asked("V3-shaped proxy, BF16 training", "the measured matmul peak", 0.40, "share"),
     "fp8_training": Asked("the same in FP8 blockwise", "BF16", 1.3, "times"),
     "decode": Asked("decode of that proxy, 256 rows", "bytes over measured bandwidth", 0.50, "share"),
+    "decode_graphs": Asked("the same as CUDA graphs", "bytes over measured bandwidth", 0.50, "share"),
+    "decode_fp8": Asked("the same as CUDA graphs, in FP8", "as CUDA graphs in BF16", 1.0, "times"),
     "grpo_step": Asked("GRPO step, Qwen2.5-1.5B shape", "TRL with generate()", 3.0, "times"),
     "fp8_loss": Asked("loss in FP8 blockwise, 200 steps", "BF16", 0.0025, "difference"),
 }

@@ -82,6 +82,8 @@ def test_the_table_says_of_every_row_what_was_found_or_why_not():
         ["at least 40%", "41% |"],
         ["at least 1.30x", "not measured |"],
         ["at least 50%", "not measured: it broke |"],
+        ["at least 50%", "not measured |"],
+        ["at least 1.00x", "not measured |"],
         ["at least 3.00x", "3.25x |"],
         ["at most 0.250%", "not measured |"],
     ]
