@@ -55,7 +55,7 @@ def _rows(name: str, policy: Any) -> list[dict[str, Any]]:
 def _sample(policy: Any, prompts: torch.Tensor, engine: str) -> None:
     from megatron_r1.types import Sampling
 
-    policy.rollout_engine = engine
+    policy.rollout_options.engine = engine
     outputs = policy.generate(prompts.tolist(), Sampling(LENGTH, seed=1), keys=list(range(len(prompts))))
     assert all(len(output.token_ids) == LENGTH for output in outputs)
 

@@ -57,7 +57,7 @@ def _rows(layers: int, layout: Any) -> Iterator[dict[str, Any]]:
 def _sample(policy: Any, prompts: list[list[int]], speculation: str | None) -> Any:
     from megatron_r1.types import Sampling
 
-    policy.rollout_speculation = speculation
+    policy.rollout_options.speculation = speculation
     return policy.generate(prompts, Sampling(NEW, seed=2), keys=list(range(len(prompts))))
 
 

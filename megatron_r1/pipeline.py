@@ -320,6 +320,7 @@ def _build(
     packing = packs_of or stage
     from megatron_r1.backend.model import default_options
     from megatron_r1.backend.policy import MegatronPolicy
+    from megatron_r1.backend.rollout import RolloutOptions
 
     return MegatronPolicy(
         run.model,
@@ -332,12 +333,14 @@ def _build(
         ),
         seed=run.seed,
         eos_id=tokenizer.eos_id,
-        rollout_engine=run.rollout_engine,
-        rollout_rows=run.rollout_rows,
         rollout_layout=run.sampling_layout,
-        rollout_speculation=run.rollout_speculation if run.model.shape().num_mtp_layers else None,
-        rollout_precision=run.rollout_precision,
-        rollout_cuda_graphs=run.rollout_cuda_graphs,
+        rollout_options=RolloutOptions(
+            engine=run.rollout_engine,
+            rows=run.rollout_rows,
+            speculation=run.rollout_speculation if run.model.shape().num_mtp_layers else None,
+            precision=run.rollout_precision,
+            cuda_graphs=run.rollout_cuda_graphs,
+        ),
         tokens_per_pack=packing.tokens_per_pack if isinstance(packing, TrainingStage) else NO_PACKS,
         score_head=stage.trains_scores,
         offload=run.offload,

@@ -35,15 +35,16 @@ def bf16_rows(*, product: float, memory: float) -> float:
 def decode_rows(policy: MegatronPolicy, *, memory: float) -> None:
     """Operator by operator, as CUDA graphs, and these in FP8."""
     _share_of_memory("decode", decode.measure(policy), memory)
-    policy.rollout_cuda_graphs = True
+    policy.rollout_options.cuda_graphs = True
     try:
         step = decode.measure(policy)
         _share_of_memory("decode_graphs", step, memory)
-        policy.rollout_precision = "fp8"
+        policy.rollout_options.precision = "fp8"
         in_fp8 = decode.measure(policy)
         rows.measured("decode_fp8", step.seconds / in_fp8.seconds, seconds_a_step=in_fp8.seconds)
     except ConfigError as error:  # weights or a GPU without a grouped product
-        rows.missing("decode_graphs" if policy.rollout_precision is None else "decode_fp8", str(error))
+        name = "decode_graphs" if policy.rollout_options.precision is None else "decode_fp8"
+        rows.missing(name, str(error))
 
 
 def _share_of_memory(name: str, step: decode.Decode, memory: float) -> None:

@@ -22,7 +22,7 @@ def measure(
 ) -> setting.Measurement:
     """Groups of outputs in bf16, as grpo samples them; random weights, so that hardly any row ends early."""
     policy = setting.policy(size, "bf16", tokens_per_pack=prompt_length + new_tokens)
-    policy.rollout_engine = engine
+    policy.rollout_options.engine = engine
     generator = torch.Generator().manual_seed(0)
     vocabulary = setting.SIZES[size].shape().vocab_size
     rows = torch.randint(2, vocabulary, (prompts, prompt_length), generator=generator).tolist()

@@ -12,10 +12,8 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from megatron_r1.backend import checkpoint, expert_pool, rollout, router, routes
-from megatron_r1.backend import rollout_precision as rollout_precisions
 from megatron_r1.backend import score_head as heads
 from megatron_r1.backend.context_padding import pad_for_context
-from megatron_r1.backend.decode import is_lean
 from megatron_r1.backend.expert_load import ExpertLoad
 from megatron_r1.backend.finite import require_finite_gradient, require_finite_loss
 from megatron_r1.backend.forward import ForwardOptions
@@ -33,8 +31,8 @@ from megatron_r1.backend.optimizer import (
 from megatron_r1.backend.parallel import MegatronReplicas, device
 from megatron_r1.backend.precision import pack_multiple
 from megatron_r1.backend.reference import ReferenceWeights
+from megatron_r1.backend.rollout import RolloutOptions
 from megatron_r1.backend.rollout_model import RolloutModel
-from megatron_r1.backend.rollout_precision import RolloutPrecision
 from megatron_r1.backend.schedule import Sums, pack_logprobs, train_on_packs
 from megatron_r1.data.packing import Packing, pack, pad_packs
 from megatron_r1.errors import DataError
@@ -69,35 +67,23 @@ class MegatronPolicy:
         seed: int,
         eos_id: int,
         tokens_per_pack: int,
-        rollout_engine: rollout.Engine = "megatron",
-        rollout_rows: int | None = None,
         rollout_layout: Layout | None = None,
-        rollout_speculation: rollout.Speculation | None = None,
-        rollout_precision: RolloutPrecision | None = None,
-        rollout_cuda_graphs: bool = False,
+        rollout_options: RolloutOptions | None = None,
         score_head: bool = False,
         offload: Collection[str] = (),
     ) -> None:
-        """tokens_per_pack: the most tokens of one micro-batch on a rank. rollout_rows: the most outputs
-        that a replica samples at once, None for all. rollout_layout: of what samples, None for `layout`.
-        rollout_speculation: how tokens are drafted, None for not at all. rollout_precision: of the products
-        while sampling, None for the weights as they are stored. rollout_cuda_graphs: a decoding step is one
-        launch (decode_graphs.py). score_head: for a MegatronScorer. offload:
-        of "optimizer", "reference" and "reward_models", what is in host memory outside its phase; on the CPU
-        nothing moves.
+        """tokens_per_pack: the most tokens of one micro-batch on a rank. rollout_layout: of what samples,
+        None for `layout`. score_head: for a MegatronScorer. offload: of "optimizer", "reference" and
+        "reward_models", what is in host memory outside its phase; on the CPU nothing moves.
 
-        Raises ConfigError where the model can't draft or decode in FP8 or the rollout engine can't follow."""
+        Raises ConfigError where the model can't be sampled from as rollout_options ask."""
         self.score_head, self.language_family = score_head, family
         if score_head:
             family = heads.without_language_head(family)
         self.family, self.layout, self.options = family, layout, options
         self.eos_id, self.tokens_per_pack = eos_id, tokens_per_pack
-        self.rollout_engine: rollout.Engine = rollout_engine
-        self.rollout_rows = rollout_rows
         self.rollout_layout = layout if rollout_layout is None else rollout_layout
-        self.rollout_speculation: rollout.Speculation | None = rollout_speculation
-        self.rollout_precision: RolloutPrecision | None = rollout_precision
-        self.rollout_cuda_graphs = rollout_cuda_graphs
+        self.rollout_options = rollout_options or RolloutOptions()
         self.version = 0
         self.sampler: RolloutModel | None = None  # once something is sampled in another layout
         self.fresh = False  # whether it has the weights as they are
@@ -109,15 +95,8 @@ class MegatronPolicy:
             heads.attach(self.chunks)
         router.attach(self.chunks)
         routes.attach(self.chunks)
-        if rollout_speculation is not None and not score_head:
-            rollout.require_speculation(self.chunks, rollout_engine)
-        if rollout_precision is not None and not score_head:
-            lean = is_lean(self.chunks)
-            rollout_precisions.require(rollout_engine, family, self.rollout_layout, lean=lean)
-        if rollout_cuda_graphs and not score_head:
-            rollout.require_cuda_graphs(
-                self.chunks, rollout_engine, self.rollout_layout, speculation=rollout_speculation
-            )
+        if not score_head:
+            rollout.require(self.rollout_options, family, self.rollout_layout, self.chunks)
         set_initial_weights(self.chunks, seed=seed, vocab_size=family.shape().vocab_size)
         self.models: Sequence[torch.nn.Module] = self.chunks  # with DDP around them once training starts
         self.optimizer: Any = None
@@ -144,15 +123,7 @@ class MegatronPolicy:
         self._require_positions(longest + sampling.max_new_tokens, "a prompt and max_new_tokens")
         finish_parameter_gather(self.models)
         self._put_away()
-        how: Any = {
-            "eos_id": self.eos_id,
-            "engine": self.rollout_engine,
-            "rows": self.rollout_rows,
-            "speculation": self.rollout_speculation,
-            "precision": self.rollout_precision,
-            "cuda_graphs": self.rollout_cuda_graphs,
-            "begun": begun,
-        }
+        how: Any = {"eos_id": self.eos_id, "options": self.rollout_options, "begun": begun}
         if self.rollout_layout.places_like(self.layout):
             with phase("rollout"), self._awake():
                 return rollout.generate(self.chunks, prompts, sampling, keys=keys, on_end=on_end, **how)

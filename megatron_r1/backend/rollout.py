@@ -6,6 +6,7 @@ model, ModuleDecoder everywhere else, or Megatron's dynamic engine does all of i
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -13,6 +14,7 @@ import torch
 from megatron.core.inference.utils import InferenceMode
 from megatron.core.models.gpt.gpt_model import GPTModel
 
+from megatron_r1.backend import rollout_precision
 from megatron_r1.backend.decode import LeanDecoder, is_lean
 from megatron_r1.backend.decode_graphs import GraphedDecoder
 from megatron_r1.backend.decode_modules import ModuleDecoder
@@ -22,6 +24,7 @@ from megatron_r1.backend.flight import Decoder, Flight
 from megatron_r1.backend.layout import ENGINES_OF_MEGATRON, Layout, graph_problems
 from megatron_r1.backend.rollout_precision import RolloutPrecision
 from megatron_r1.errors import ConfigError
+from megatron_r1.models.shape import FamilyConfig
 from megatron_r1.types import Begun, OnEnd, Sampled, Sampling
 
 Engine = Literal["megatron", "modules", "dynamic", "nemo"]
@@ -61,33 +64,57 @@ def inference(chunks: Sequence[GPTModel]) -> Iterator[None]:
             chunk.train(was_training)
 
 
-def require_speculation(chunks: Sequence[GPTModel], engine: Engine) -> None:
-    """Raises ConfigError where this model can't draft, or where this engine samples from it."""
-    key = "rollout_speculation: mtp"
-    if not chunks[0].config.mtp_num_layers:
-        raise ConfigError(
-            f"{key}: the model has no MTP layer to draft with; set mtp_layers: 1 or leave it out"
-        )
-    if engine != "megatron":
-        raise ConfigError(f"{key}: rollout_engine {engine} checks no drafts; use megatron or leave it out")
-    if not is_lean(chunks):
-        raise ConfigError(
-            f"{key}: with what model.megatron sets, the model samples through Megatron's modules, which "
-            "check no drafts; leave one of the two out"
-        )
+@dataclass(slots=True)
+class RolloutOptions:
+    """How a policy samples; may be set anew between two rollouts.
+
+    rows: the most outputs that a replica runs at once, None for all. speculation: how tokens are drafted,
+    None for not at all. precision: of the products, None for the weights as they are stored. cuda_graphs: a
+    decoding step is one launch (decode_graphs.py).
+    """
+
+    engine: Engine = "megatron"
+    rows: int | None = None
+    speculation: Speculation | None = None
+    precision: RolloutPrecision | None = None
+    cuda_graphs: bool = False
 
 
-def require_cuda_graphs(
-    chunks: Sequence[GPTModel], engine: Engine, layout: Layout, *, speculation: Speculation | None
+def require(
+    options: RolloutOptions, family: FamilyConfig, layout: Layout, chunks: Sequence[GPTModel]
 ) -> None:
-    """Raises ConfigError where no graph can hold a decoding step."""
-    for text in graph_problems(engine, layout, speculation=speculation):
-        raise ConfigError(text)
-    if not is_lean(chunks):
-        raise ConfigError(
-            "rollout_cuda_graphs: with what model.megatron sets, the model samples through Megatron's "
-            "modules; leave one of the two out"
-        )
+    """Raises ConfigError where this model, sampled from in this layout, or the engine can't follow."""
+    found, lean = [], is_lean(chunks)
+    if options.speculation is not None:
+        found += _speculation_problems(options.engine, chunks)
+        if not lean:
+            found.append(_not_lean("rollout_speculation: mtp", "check no drafts"))
+    if options.precision is not None:
+        found += [*rollout_precision.problems(options.engine, family, layout), *rollout_precision.missing()]
+        if not lean:
+            found.append(_not_lean(rollout_precision.KEY, "multiply by the weights as they are"))
+    if options.cuda_graphs:
+        found += graph_problems(options.engine, layout, speculation=options.speculation)
+        if not lean:
+            found.append(_not_lean("rollout_cuda_graphs", "launch their operators one by one"))
+    if found:
+        raise ConfigError(found[0])
+
+
+def _speculation_problems(engine: Engine, chunks: Sequence[GPTModel]) -> list[str]:
+    key, found = "rollout_speculation: mtp", []
+    if not chunks[0].config.mtp_num_layers:
+        found.append(f"{key}: the model has no MTP layer to draft with; set mtp_layers: 1 or leave it out")
+    if engine != "megatron":
+        found.append(f"{key}: rollout_engine {engine} checks no drafts; use megatron or leave it out")
+    return found
+
+
+def _not_lean(key: str, behind: str) -> str:
+    return (
+        f"{key}: with what model.megatron sets, the model samples through Megatron's modules, which "
+        f"{behind}; leave one of the two out"
+    )
 
 
 def generate(
@@ -97,26 +124,22 @@ def generate(
     *,
     keys: Sequence[int],
     eos_id: int,
-    engine: Engine = "megatron",
-    rows: int | None = None,
-    speculation: Speculation | None = None,
-    precision: RolloutPrecision | None = None,
-    cuda_graphs: bool = False,
+    options: RolloutOptions | None = None,
     decoder: type[Decoder] | None = None,
     begun: Sequence[Begun] | None = None,
     on_end: OnEnd | None = None,
 ) -> list[Sampled]:
     """One output a prompt; all ranks of a replica return the same.
 
-    rows: the most outputs that run at once, None for all. speculation: by the layer of that name, for what
-    `require_speculation` lets through. precision: of the products, for what rollout_precision.require lets
-    through; None: as the weights are stored. cuda_graphs: for what `require_cuda_graphs` lets through.
-    decoder: instead of the fitting one. begun, on_end: as of Policy.generate, for the engines of our own.
+    options: what `require` lets through. decoder: instead of the fitting one. begun, on_end: as of
+    Policy.generate, for the engines of our own.
     """
     with inference(chunks):
+        options = options or RolloutOptions()
+        engine, rows = options.engine, options.rows
         lean = engine == "megatron" and is_lean(chunks)
-        assert precision is None or (lean and decoder is None), "the others know no FP8"
-        assert not (cuda_graphs and sampling.keep_routes), "a graph notes no routes"
+        assert options.precision is None or (lean and decoder is None), "the others know no FP8"
+        assert not (options.cuda_graphs and sampling.keep_routes), "a graph notes no routes"
         assert begun is None or engine not in ENGINES_OF_MEGATRON, "they begin every output anew"
         if engine == "dynamic":
             from megatron_r1.backend import dynamic_engine  # it imports a second of Megatron's servers
@@ -126,8 +149,8 @@ def generate(
             from megatron_r1.backend import nemo_engine  # and this NeMo, where it is installed
 
             return nemo_engine.generate(chunks, prompts, sampling, keys=keys, eos_id=eos_id, rows=rows)
-        one_by_one = GraphedDecoder if cuda_graphs else LeanDecoder
-        own = partial(DraftingDecoder if speculation == "mtp" else one_by_one, precision=precision)
+        steps = GraphedDecoder if options.cuda_graphs else LeanDecoder
+        own = partial(DraftingDecoder if options.speculation else steps, precision=options.precision)
         chosen: Callable[..., Decoder] = decoder or (own if lean else ModuleDecoder)
         flight = Flight(
             chosen,

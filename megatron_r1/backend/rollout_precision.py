@@ -58,18 +58,6 @@ def missing() -> list[str]:
     ]
 
 
-def require(engine: str, family: FamilyConfig, layout: Layout, *, lean: bool) -> None:
-    """Raises ConfigError with the first that stands in the way. lean: whether decode.py knows the layers."""
-    found = [*problems(engine, family, layout), *missing()]
-    if not lean:
-        found.append(
-            f"{KEY}: with what model.megatron sets, the model samples through Megatron's modules, which "
-            "multiply by the weights as they are; leave one of the two out"
-        )
-    if found:
-        raise ConfigError(found[0])
-
-
 def require_fit(weight: Tensor) -> None:
     """Raises ConfigError for a matrix that torch's scaled products don't take."""
     if any(size % MULTIPLE for size in weight.shape):

@@ -87,16 +87,16 @@ ENGINES = [("v3", "megatron"), ("qwen2", "megatron"), ("qwen2", "dynamic")]
 @pytest.mark.parametrize(("family", "engine"), ENGINES)
 def test_the_rollout_is_near_the_training_forward_in_bf16(family: str, engine: rollout.Engine):
     policy = small.policy(family, precision="bf16", transformer_engine=_engine())
-    policy.rollout_engine = engine
+    policy.rollout_options.engine = engine
     assert _perplexity_of_the_gap(policy) < 1.05
 
 
 @pytest.mark.parametrize(("family", "mtp_layers"), [("v3", 0), ("v3", 1), ("qwen2", 0)])
 def test_a_rollout_in_fp8_is_near_it_too(family: str, mtp_layers: int):
     policy = small.policy(family, precision="bf16", transformer_engine=_engine(), mtp_layers=mtp_layers)
-    policy.rollout_speculation = "mtp" if mtp_layers else None
+    policy.rollout_options.speculation = "mtp" if mtp_layers else None
     stored = _perplexity_of_the_gap(policy)
-    policy.rollout_precision = "fp8"
+    policy.rollout_options.precision = "fp8"
     assert stored < _perplexity_of_the_gap(policy) < 1.05
 
 
@@ -125,13 +125,13 @@ def test_one_product_of_all_experts_in_fp8_is_one_for_each():
 @pytest.mark.parametrize("precision", [None, "fp8"])
 def test_steps_as_graphs_are_near_it_too(family: str, precision: RolloutPrecision | None):
     policy = small.policy(family, precision="bf16", transformer_engine=_engine())
-    policy.rollout_cuda_graphs, policy.rollout_precision = True, precision
+    policy.rollout_options.cuda_graphs, policy.rollout_options.precision = True, precision
     assert _perplexity_of_the_gap(policy) < 1.05
 
 
 def test_with_drafts_too():
     policy = small.policy("v3", precision="bf16", transformer_engine=_engine(), mtp_layers=1)
-    policy.rollout_speculation = "mtp"
+    policy.rollout_options.speculation = "mtp"
     assert _perplexity_of_the_gap(policy) < 1.05
 
 

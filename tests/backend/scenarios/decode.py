@@ -13,6 +13,7 @@ from megatron_r1.backend.expert_pool import expert_weights, stacked
 from megatron_r1.backend.layout import Layout, graph_problems
 from megatron_r1.backend.model import ModelOptions
 from megatron_r1.backend.policy import MegatronPolicy
+from megatron_r1.backend.rollout import RolloutOptions
 from megatron_r1.models.deepseek_v3 import DeepseekV3
 from megatron_r1.models.llama import Llama
 from megatron_r1.models.qwen3 import Qwen3
@@ -130,8 +131,9 @@ def _generate(
 ) -> list[Sampled]:
     keys = [100 * policy.replicas.index + i for i in range(len(prompts))]
     return rollout.generate(
-        policy.chunks, prompts, SAMPLING, keys=keys, eos_id=models.EOS, rows=rows, decoder=decoder
-    )
+        policy.chunks, prompts, SAMPLING, keys=keys, eos_id=models.EOS,
+        options=RolloutOptions(rows=rows), decoder=decoder,
+    )  # fmt: skip
 
 
 def _training_logprobs(

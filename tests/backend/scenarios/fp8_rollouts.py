@@ -11,6 +11,7 @@ from megatron_r1.backend.decode_mtp import DraftingDecoder
 from megatron_r1.backend.layout import Layout
 from megatron_r1.backend.model import ModelOptions
 from megatron_r1.backend.policy import MegatronPolicy
+from megatron_r1.backend.rollout import RolloutOptions
 from megatron_r1.backend.rollout_precision import fp8_bytes, rounded_weights
 from megatron_r1.errors import ConfigError
 from megatron_r1.models.deepseek_v3 import DeepseekV3
@@ -31,10 +32,14 @@ PROMPTS = 8
 CAP = 1.02  # low enough that some weights are cut
 
 
-def policy_of(family: FamilyConfig, layout: Layout, **rollouts: Any) -> MegatronPolicy:
+def policy_of(
+    family: FamilyConfig, layout: Layout, *, own: Layout | None = None, engine: rollout.Engine = "megatron"
+) -> MegatronPolicy:
+    """Sampling in FP8; own: the rollout's layout."""
     return MegatronPolicy(
-        family, layout, ModelOptions(), seed=11, eos_id=models.EOS, tokens_per_pack=models.LENGTH, **rollouts
-    )
+        family, layout, ModelOptions(), seed=11, eos_id=models.EOS, tokens_per_pack=models.LENGTH,
+        rollout_layout=own, rollout_options=RolloutOptions(engine=engine, precision="fp8"),
+    )  # fmt: skip
 
 
 def sample(
@@ -43,20 +48,20 @@ def sample(
     """By when: each prompt's output with the log-probs of sampling and of training's forward. whole: also a
     few at a time, from the weights as they are stored, and after an update."""
     own = None if own_layout is None else Layout(**own_layout)
-    policy = policy_of(FAMILIES[family], layout, rollout_precision="fp8", rollout_layout=own)
+    policy = policy_of(FAMILIES[family], layout, own=own)
     found = {"new": _sampled(policy)}
     if layout.expert > 1 and own is None:
         found["dispatched"] = _dispatched(policy)
     if not whole:
         return found
-    policy.rollout_rows = 3
+    policy.rollout_options.rows = 3
     found["few"] = _sampled(policy)
-    policy.rollout_rows = None
-    policy.rollout_precision = None
+    policy.rollout_options.rows = None
+    policy.rollout_options.precision = None
     found["stored"] = _sampled(policy)
     policy.start_training(models.OPTIMIZER)
     policy.train_step(models.batch(0), cross_entropy, lr=1e-2)
-    policy.rollout_precision = "fp8"
+    policy.rollout_options.precision = "fp8"
     found["updated"] = _sampled(policy)
     return found
 
@@ -95,9 +100,9 @@ def _sampled(policy: MegatronPolicy) -> list[dict[str, Any]]:
 
 def drafted(layout: Layout, shared: Path) -> dict[str, Any]:
     """Outputs with and without drafts, and which weights either decoder rounds."""
-    policy = policy_of(FAMILIES["v3"], layout, rollout_precision="fp8")
+    policy = policy_of(FAMILIES["v3"], layout)
     plain = _outputs(policy)
-    policy.rollout_speculation = "mtp"
+    policy.rollout_options.speculation = "mtp"
     with_drafts = _outputs(policy)
     (chunk,) = policy.chunks
     named = dict(rounded_weights(chunk))
@@ -144,7 +149,7 @@ def _rounds(policy: MegatronPolicy, decoder: type[LeanDecoder]) -> list[str]:
 
 def corrected(layout: Layout, shared: Path) -> dict[str, float]:
     """Metrics of an update on FP8's samples with truncated importance weights, and what they are by hand."""
-    policy = policy_of(FAMILIES["qwen2"], layout, rollout_precision="fp8")
+    policy = policy_of(FAMILIES["qwen2"], layout)
     policy.start_training(models.OPTIMIZER)
     rows = _sampled(policy)
     gaps = torch.tensor([a - b for row in rows for a, b in zip(row["training"], row["rollout"], strict=True)])
@@ -176,15 +181,15 @@ def _to_train(row: dict[str, Any]) -> TrainSequence:
 def refused(layout: Layout, shared: Path) -> list[str]:
     """What a policy says that can't decode in FP8: of an engine, of layers, of widths, of a layout."""
     clamped = {**FITTING, "megatron": {"activation_func_clamp_value": 0.02}}
-    cases: list[tuple[dict[str, Any], dict[str, Any]]] = [
-        (FITTING, {"rollout_engine": "modules"}),
-        (clamped, {}),
-        (models.V3, {}),
+    cases: list[tuple[dict[str, Any], rollout.Engine]] = [
+        (FITTING, "modules"),
+        (clamped, "megatron"),
+        (models.V3, "megatron"),
     ]
     found = []
-    for shape, rollouts in cases:
+    for shape, engine in cases:
         try:
-            policy_of(DeepseekV3(**shape), layout, rollout_precision="fp8", **rollouts)
+            policy_of(DeepseekV3(**shape), layout, engine=engine)
         except ConfigError as error:
             found.append(str(error))
     return found

@@ -14,7 +14,7 @@ from tests.backend.scenarios import models, rollouts, train
 def between_updates(layout: Layout, shared: Path, *, engine: rollout.Engine) -> dict[str, Any]:
     """Outputs before each of two updates and after both, the losses, and how often NeMo's `generate` ran."""
     policy = models.policy("qwen2", layout, seed=11)
-    policy.rollout_engine = engine
+    policy.rollout_options.engine = engine
     policy.start_training(models.OPTIMIZER)
     calls = []
     if engine == "nemo":

@@ -37,7 +37,7 @@ def refitted(
     policy.rollout_layout = layout
     found["in_training"] = rollouts._sample(policy, sampling, SAMPLED)
     if vocabulary is not None:
-        policy.rollout_engine = "modules"
+        policy.rollout_options.engine = "modules"
         found["through_modules"] = rollouts._sample(policy, sampling, SAMPLED)
     return found
 

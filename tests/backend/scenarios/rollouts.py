@@ -30,17 +30,17 @@ def sample(
     """Each prompt's output and log-probs, by sampling; `few`: three at a time; `alone`: only replica 0 has a
     prompt. carried: in two calls, too, where the engine can go on."""
     policy = models.policy(family, layout, seed=11)
-    policy.rollout_engine = engine
+    policy.rollout_options.engine = engine
     if engine == "dynamic":
         _poison_new_caches()
     found = {name: _sample(policy, sampling, len(PROMPT_LENGTHS)) for name, sampling in SAMPLINGS.items()}
-    policy.rollout_rows = 3
+    policy.rollout_options.rows = 3
     found["few"] = _sample(policy, SAMPLINGS["sampled"], len(PROMPT_LENGTHS))
     training = [chunk.training for chunk in policy.chunks]
     assert all(training), "the engine left the model as it was"
     found["alone"] = _sample(policy, SAMPLINGS["sampled"], 1)
     if carried and engine not in ("dynamic", "nemo"):
-        policy.rollout_rows = None
+        policy.rollout_options.rows = None
         shortest = min(found["sampled"], key=lambda row: len(row["tokens"]))["key"]
         found["carried"] = _sample(policy, SAMPLINGS["sampled"], len(PROMPT_LENGTHS), due=shortest)
     return found
@@ -125,7 +125,7 @@ def exception_inside(
 ) -> dict[str, Any]:
     """The model's switches before `generate` and after one that fails at its third token."""
     policy = models.policy(family, layout)
-    policy.rollout_engine = engine
+    policy.rollout_options.engine = engine
     draws: Any = flight if engine == "megatron" else dynamic_engine
     for chunk in policy.chunks:
         chunk.train()

@@ -14,6 +14,7 @@ from megatron_r1.backend.decode_mtp import DraftingDecoder
 from megatron_r1.backend.layout import Layout
 from megatron_r1.backend.model import ModelOptions
 from megatron_r1.backend.policy import MegatronPolicy
+from megatron_r1.backend.rollout import RolloutOptions
 from megatron_r1.errors import ConfigError
 from megatron_r1.models.deepseek_v3 import DeepseekV3
 from megatron_r1.types import Sampled, Sampling, TrainSequence
@@ -48,8 +49,9 @@ def _compared(policy: MegatronPolicy, prompts: list[list[int]], sampling: Sampli
 
     def sample(decoder: Any, rows: int | None = None) -> list[Sampled]:
         return rollout.generate(
-            policy.chunks, prompts, sampling, keys=keys, eos_id=models.EOS, rows=rows, decoder=decoder
-        )
+            policy.chunks, prompts, sampling, keys=keys, eos_id=models.EOS,
+            options=RolloutOptions(rows=rows), decoder=decoder,
+        )  # fmt: skip
 
     plain, drafted, few = sample(LeanDecoder), sample(DraftingDecoder), sample(DraftingDecoder, rows=3)
     pairs = list(zip(plain, drafted, strict=True))
@@ -114,7 +116,7 @@ def refused(layout: Layout, shared: Path) -> list[str]:
         try:
             MegatronPolicy(
                 DeepseekV3(**shape), layout, ModelOptions(), seed=0, eos_id=models.EOS, tokens_per_pack=64,
-                rollout_engine=engine, rollout_speculation="mtp",
+                rollout_options=RolloutOptions(engine=engine, speculation="mtp"),
             )  # fmt: skip
         except ConfigError as error:
             found.append(str(error))
@@ -126,7 +128,8 @@ def counts(layout: Layout, shared: Path) -> dict[str, Any]:
     training forward, and the same of what the drafts alone would have made of the second token."""
     policy = MegatronPolicy(
         DeepseekV3(**{**models.V3, "vocab_size": SMALL, "init_std": 0.2}), layout, ModelOptions(),
-        seed=11, eos_id=models.EOS, tokens_per_pack=256, rollout_speculation="mtp",
+        seed=11, eos_id=models.EOS, tokens_per_pack=256,
+        rollout_options=RolloutOptions(speculation="mtp"),
     )  # fmt: skip
     outputs = policy.generate([PROMPT] * COUNT, Sampling(3, seed=1), keys=list(range(COUNT)))
     drawn = Counter(tuple(output.token_ids) for output in outputs)
