@@ -48,6 +48,10 @@ SAMPLED_TWO = (
     *(("qwen2", name) for name in ("tp2", "pp2", "pp2_vpp2")),
 )
 CARRIED_TWO = (("v3", "ep2"), ("v3", "pp2_vpp2"), ("v3", "dp2"), ("qwen2", "tp2"))  # in two calls too
+DECODED_TWO = (
+    *(("v3", name) for name in ("ep2", "tp2", "pp2", "pp2_vpp2")),
+    ("v3_plain", "tp2"), ("qwen2", "tp2"), ("qwen2", "pp2"),
+)  # fmt: skip
 FORGOTTEN_TWO = ("dp2", "dp2_overlap", "tp2")
 UNEVEN_TWO = ("dp2", "ep2", "tp2", "cp2")  # all layers on every rank: it has the whole bias
 # the engine takes no MLA
@@ -193,6 +197,7 @@ TWO_RANKS = [
         Scenario(f"exchange_{name}", "exchange.ways", TWO[name], {"names": names})
         for name, names in EXCHANGED_TWO.items()
     ),
+    *(Scenario(f"decoded_{f}_{name}", "decode.compare", TWO[name], {"family": f}) for f, name in DECODED_TWO),
     Scenario("exception_inside_tp2", "rollouts.exception_inside", TWO["tp2"], {"family": "v3"}),
     *(
         Scenario(f"rank_{rank}_cannot_write", "damage.rank_that_cannot_write", TWO["pp2"], {"rank": rank})

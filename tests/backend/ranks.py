@@ -7,6 +7,7 @@ ended, their logs are kept for the tests that ask for that scenario, and new ran
 
 import contextlib
 import faulthandler
+import gc
 import importlib
 import json
 import os
@@ -149,6 +150,11 @@ def _logs(folder: Path, num_ranks: int) -> str:
     return text
 
 
+def _function(path: str) -> Any:
+    module, name = path.split(".")
+    return getattr(importlib.import_module(f"tests.backend.scenarios.{module}"), name)
+
+
 def main(folder: Path, shared: Path) -> None:
     """One rank."""
     import torch
@@ -159,13 +165,14 @@ def main(folder: Path, shared: Path) -> None:
 
     torch.set_num_threads(1)
     faulthandler.enable()
-    for scenario in json.loads((folder / "scenarios.json").read_text()):
+    scenarios = json.loads((folder / "scenarios.json").read_text())
+    functions = [_function(scenario["function"]) for scenario in scenarios]
+    gc.freeze()  # what was imported stays: the collection at every scenario's end needn't look at it
+    for scenario, function in zip(scenarios, functions, strict=True):
         print(f"=== {scenario['name']}", flush=True)
         began = time.monotonic()
         faulthandler.dump_traceback_later(scenario["timeout_s"] - STACKS_BEFORE_S)
         os.environ["MASTER_PORT"] = str(scenario["port"])
-        module, name = scenario["function"].split(".")
-        function = getattr(importlib.import_module(f"tests.backend.scenarios.{module}"), name)
         layout = Layout(ranks=int(os.environ["WORLD_SIZE"]), **scenario["layout"])
         parallel.start(layout, timeout_s=200)
         result = function(layout, shared, **scenario["arguments"])

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from megatron_r1.backend.decode_graphs import rounded_columns, rounded_rows
+from tests.backend import plan
 from tests.backend.ranks import Results, Scenario, run_scenarios
 
 FAMILIES = ("v3", "v3_plain", "v3_one_group", "qwen2", "qwen3", "llama")
@@ -73,26 +74,10 @@ def test_one_product_for_all_experts_is_one_for_each(alone: Results, when: str):
     assert alone["grouped"]["new"]["tokens"] != alone["grouped"]["training"]["tokens"], "an update is seen"
 
 
-LAYOUTS = {
-    "ep2": {"expert": 2},
-    "tp2": {"tensor": 2},
-    "pp2": {"pipeline": 2},
-    "vpp2": {"pipeline": 2, "virtual_pipeline": 2},
-}
-TWO = [("v3", name) for name in LAYOUTS] + [("v3_plain", "tp2"), ("qwen2", "tp2"), ("qwen2", "pp2")]
-
-
-@pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    folder = tmp_path_factory.mktemp("decode_two")
-    scenarios = [Scenario(f"{f}_{name}", "decode.compare", LAYOUTS[name], {"family": f}) for f, name in TWO]
-    return run_scenarios(2, scenarios, folder, shared=folder)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "layout"), TWO)
+@pytest.mark.parametrize(("family", "layout"), plan.DECODED_TWO)
 def test_lean_and_modules_agree_on_two_ranks(two: Results, family: str, layout: str):
-    for found in two.ranks(f"{family}_{layout}"):
+    for found in two.ranks(f"decoded_{family}_{layout}"):
         assert found["is_lean"]
         assert found["lean"] == found["modules"]
         assert set(map(str, found["few"].values())) == {str(found["lean"])}
