@@ -122,7 +122,7 @@ def _layer(policy: Any) -> Any:
     from megatron_r1.backend import decode_mlp
 
     (moe,) = (layer.mlp for layer in policy.chunks[0].decoder.layers if layer.is_moe_layer)
-    feed_forward = decode_mlp.feed_forward(moe)
+    feed_forward = decode_mlp.feed_forward(moe, None)
     return lambda x: feed_forward(x, x, len(x))
 
 
