@@ -218,9 +218,7 @@ def _moves(
 
 
 def _overlap(a: Box, b: Box) -> Box:
-    rows, columns = (
-        range(max(x.start, y.start), min(x.stop, y.stop)) for x, y in zip(a, b, strict=True)
-    )
+    rows, columns = (range(max(x.start, y.start), min(x.stop, y.stop)) for x, y in zip(a, b, strict=True))
     return rows, columns
 
 

@@ -36,7 +36,6 @@ class Selection:
         self._of_prompt[prompt] += 1
         return None
 
-
     def reasons(self, lines: Iterable[Line]) -> list[str | None]:
         """A reason a line; those that were dropped before keep theirs."""
         return [line["dropped"] if "dropped" in line else self.reason(line) for line in lines]

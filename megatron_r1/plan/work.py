@@ -94,9 +94,7 @@ def _bubble(run: RunConfig, demand: Demand) -> float:
     return waiting / (max(packs, 1.0) * layout.virtual_pipeline + waiting)
 
 
-def _rollout_seconds(
-    run: RunConfig, demand: Demand, shards: "list[Shard]", hardware: Hardware
-) -> float:
+def _rollout_seconds(run: RunConfig, demand: Demand, shards: "list[Shard]", hardware: Hardware) -> float:
     """Steps of decoding: each reads the weights and, on average, half of the mean output's cache.
 
     shards: of the layout that samples. The longest output takes output_tokens of them. Where a replica's

@@ -38,9 +38,7 @@ def log_of(run_dir: Path) -> Path:
     return run_dir.with_name(run_dir.name + ".log")
 
 
-def run(
-    run_dir: Path, *arguments: str, expect: int = 0, log_path: Path | None = None, **options: Any
-) -> str:
+def run(run_dir: Path, *arguments: str, expect: int = 0, log_path: Path | None = None, **options: Any) -> str:
     """The output of a whole run; asserts its exit code."""
     process = start(run_dir, *arguments, log_path=log_path, **options)
     try:

@@ -112,9 +112,7 @@ def test_long_chats_are_left_out_and_counted_over_replicas_and_interruptions(tmp
 
     def run(replicas):
         policy, journal = FakePolicy(replicas=replicas), FakeJournal()
-        stage(data=data, max_chat_tokens=9).run(
-            context(policy, journal, start_step=1, state={"too_long": 2})
-        )
+        stage(data=data, max_chat_tokens=9).run(context(policy, journal, start_step=1, state={"too_long": 2}))
         return policy, journal
 
     (first, journal), (second, _) = together(2, run)  # the second replica has the long ones

@@ -54,9 +54,7 @@ def compare(layout: Layout, shared: Path, *, family: str) -> dict[str, Any]:
         decoders.append(GraphedDecoder)
     outputs = {decoder.__name__: _generate(policy, prompts, decoder=decoder) for decoder in decoders}
     modules, lean = outputs["ModuleDecoder"], outputs["LeanDecoder"]
-    few = {
-        decoder.__name__: _generate(policy, prompts, decoder=decoder, rows=3) for decoder in decoders
-    }
+    few = {decoder.__name__: _generate(policy, prompts, decoder=decoder, rows=3) for decoder in decoders}
     graphed = outputs.get("GraphedDecoder", lean)
     return {
         "is_lean": is_lean(policy.chunks),
