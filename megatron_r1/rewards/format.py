@@ -1,10 +1,16 @@
 """Format reward: the output has the shape that the template asks for (DeepSeek-R1, section 2.2.2).
 
 answer_tags, as R1-Zero: 1 when the text is <think>...</think><answer>...</answer> with white space at most
-between and around, each tag once, both parts non-empty, and the answer was finished; else 0.
-summary, as R1: the text is <think>...</think>, then a non-empty summary with at most one pair of answer tags.
+between and around, each tag once, both parts with something to see, and the answer was finished; else 0.
+summary, as R1: the text is <think>...</think>, then a summary with at most one pair of answer tags.
+
+A part shows something when it holds a letter, a digit, a mark of punctuation or a symbol. White space,
+control and format characters (zero-width, bidirectional, tags, soft hyphens), accents without a letter,
+private and unassigned characters show nothing, and neither do the few letters and symbols that Unicode
+draws blank.
 """
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,9 +21,18 @@ from megatron_r1.types import Completion, Score
 
 Form = Literal["answer_tags", "summary"]
 
+_SEEN = frozenset("LNPS")  # letters, numbers, punctuation, symbols; not marks, separators and "other"
+# Hangul fillers, Braille without dots, object replacement, a note without a head, blanks of hieroglyphs
+BLANKS = frozenset("\u115f\u1160\u3164\uffa0\u2800\ufffc\U0001d159\U00013441\U00013442")
+
+
+def is_visible(text: str) -> bool:
+    """Whether a reader would see anything of the text."""
+    return any(c not in BLANKS and unicodedata.category(c)[0] in _SEEN for c in text)
+
 
 def is_well_formed(text: str, form: Form = "answer_tags") -> bool:
-    """Whether the text is one non-empty chain of thought and one non-empty answer, and nothing else."""
+    """Whether the text is one visible chain of thought and one visible answer, and nothing else."""
     return _is_summarised(text) if form == "summary" else _is_tagged(text)
 
 
@@ -28,17 +43,17 @@ def _is_summarised(text: str) -> bool:
     chain, closed, summary = rest.partition(THINK_CLOSE)
     if ANSWER_OPEN in chain or ANSWER_CLOSE in chain:
         return False
-    return bool(closed) and not before.strip() and bool(chain.strip()) and _is_summary(summary)
+    return bool(closed) and not before.strip() and is_visible(chain) and _is_summary(summary)
 
 
 def _is_summary(text: str) -> bool:
     """Not empty, and without answer tags or with one pair of them around something."""
     if ANSWER_OPEN not in text and ANSWER_CLOSE not in text:
-        return bool(text.strip())
+        return is_visible(text)
     if text.count(ANSWER_OPEN) != 1 or text.count(ANSWER_CLOSE) != 1:
         return False
     answer, closed, _ = text.partition(ANSWER_OPEN)[2].partition(ANSWER_CLOSE)
-    return bool(closed) and bool(answer.strip())
+    return bool(closed) and is_visible(answer)
 
 
 def _is_tagged(text: str) -> bool:
@@ -49,7 +64,7 @@ def _is_tagged(text: str) -> bool:
     between, _, rest = rest.partition(ANSWER_OPEN)
     answer, closed, after = rest.partition(ANSWER_CLOSE)
     outside = before + between + after
-    return bool(closed) and not outside.strip() and bool(chain.strip()) and bool(answer.strip())
+    return bool(closed) and not outside.strip() and is_visible(chain) and is_visible(answer)
 
 
 _SHAPES: dict[Form, str] = {
