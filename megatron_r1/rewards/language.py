@@ -3,42 +3,54 @@
 DeepSeek-R1, section 2.3.2: "the proportion of target language words in the CoT", added to the accuracy.
 Languages are told apart by script, so this decides zh, en, ja, ko, ru, ar, hi, el, th and he against each
 other, and nothing else: a target such as fi can't be told from English and is ungradable. For the same
-reason Finnish in an English chain passes.
+reason Finnish in an English chain passes, and so does Chinese in Latin letters.
 
 What is a word: a run of letters of one script. Han, kana and Thai runs have no spaces between words, so
 n letters count as n / (letters a word), at least one: 1.6 for Han (Chinese Treebank 5: 824,983 characters
-in 507,222 words), 2 for kana, 4 for Thai (rough). Spaced Chinese words count as written either way.
-A single Latin or Greek letter is a variable, not a word.
+in 507,222 words), 2 for kana, 4 for Thai (rough). Spaced Chinese words count as written either way. Letters
+of any other script, and private and unassigned characters, are words of "other", 4 letters each. A single
+Latin or Greek letter is a variable, not a word. Accents, zero-width and control characters are nothing;
+styled letters (full-width, mathematical bold, circled) are the letters that they stand for.
 
-What is stripped first: tags, LaTeX commands, mathematics and code, of which letters of other scripts stay
-(Chinese does not become mathematics between dollar signs), and so does a span of mathematics that reads as
-prose. Latin prose inside a code block is not seen: that is the loophole that is left. A chain without words
-scores 0: an empty chain must not earn what a chain in the right language earns.
+A word is the target's if its script is; all other words are foreign. Han alone is no Japanese: it counts as
+such up to three words for each word of kana.
+
+What is neutral: numbers and signs, the template's tags, mathematics, code, LaTeX commands, names of functions
+(rewards/notation.py). Words in their disguise count as foreign where Latin is, and earn nothing where it is
+the target's. Of what is neutral, each different name beyond MANY_NAMES + NAMES_A_WORD a word counts so too:
+one word does not make prose of a page of notation. A chain without words scores 0: an empty chain must not
+earn what a chain in the right language earns.
 """
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Literal
 
 from megatron_r1.rewards.answer import chain_of_thought
+from megatron_r1.rewards.format import BLANKS
+from megatron_r1.rewards.notation import LATIN, without_notation
 from megatron_r1.rewards.section import RewardConfig
 from megatron_r1.types import Completion, Score
 
 MIXED_SHARE = 0.05  # a chain is mixed from this share of words outside its main script
+MANY_NAMES, NAMES_A_WORD = 10, 3  # names of notation that are taken for notation
+HAN_A_KANA = 3  # words of Han that are Japanese for each word of kana
 
-_LATIN = "A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u1e00-\u1eff\uff21-\uff3a\uff41-\uff5a"
 _SCRIPTS = {  # name -> (letters, letters a word or None where spaces part the words)
-    "latin": (_LATIN, None),
-    "han": ("\u3005\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f", 1.6),
-    "kana": ("\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f", 2.0),
-    "hangul": ("\u1100-\u11ff\uac00-\ud7a3", None),
-    "cyrillic": ("\u0400-\u052f", None),
-    "arabic": ("\u0620-\u065f\u066e-\u06d3\u06fa-\u06ff\u0750-\u077f", None),
-    "devanagari": ("\u0900-\u0963\u0971-\u097f", None),
+    "latin": (LATIN, None),
+    "han": ("\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af", 1.6),
+    "kana": ("\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\U0001b000-\U0001b16f", 2.0),
+    "hangul": ("\u1100-\u11ff\u3131-\u318e\ua960-\ua97c\uac00-\ud7a3\ud7b0-\ud7fb", None),
+    "cyrillic": ("\u0400-\u052f\u1c80-\u1c8a\ua640-\ua69f", None),
+    "arabic": ("\u0620-\u064a\u066e-\u06d3\u06d5-\u06ef\u06fa-\u06ff\u0750-\u077f\u0870-\u08c9", None),
+    "devanagari": ("\u0900-\u0963\u0971-\u097f\ua8e0-\ua8ff", None),
     "greek": ("\u0370-\u03ff\u1f00-\u1fff", None),
     "thai": ("\u0e01-\u0e4e", 4.0),
-    "hebrew": ("\u0590-\u05ff", None),
+    "hebrew": ("\u05d0-\u05f2", None),
 }
+OTHER = "other"
+OTHER_LETTER, OTHER_LETTERS_A_WORD = "\u16a0", 4.0  # stands for every letter of another script
 SCRIPTS_OF = {
     "en": ("latin",),
     "zh": ("han",),
@@ -52,38 +64,32 @@ SCRIPTS_OF = {
     "he": ("hebrew",),
 }
 
+_LETTER_OF_A_SCRIPT = re.compile("[" + "".join(chars for chars, _ in _SCRIPTS.values()) + "]")
 _WORD = re.compile(
-    "|".join(f"(?P<{name}>[{chars}]+(?:['\u2019][{chars}]+)*)" for name, (chars, _) in _SCRIPTS.items())
+    "|".join(
+        f"(?P<{name}>[{chars}]+(?:['\u2019][{chars}]+)*)"
+        for name, chars in [*((name, chars) for name, (chars, _) in _SCRIPTS.items()), (OTHER, OTHER_LETTER)]
+    )
 )
-_TAG = re.compile(r"</?[A-Za-z_]{1,32}>")
-_CODE = re.compile(r"```[^`]++```|`[^`\n]++`")
-_MATH = re.compile(r"\$\$[^$]++\$\$|\$[^$]++\$|\\\((?:[^\\]|\\[^()])*+\\\)|\\\[(?:[^\\]|\\[^\[\]])*+\\\]")
-_LATEX_NAME = re.compile(r"\\(?:begin|end)\{[A-Za-z*]{1,32}\}|\\[A-Za-z]+")
-_PROSE = re.compile(
-    rf"(?<![\\{_LATIN}])[{_LATIN}]{{2,}}(?:[ ,]+[{_LATIN}]{{2,}}){{2,}}"
-)  # three words in a row
-_ASCII_LETTERS = re.compile("[A-Za-z]+")
+_STYLED = re.compile("[\u249c-\u24e9\U0001f110-\U0001f149]")  # Latin in brackets, circles and squares
 
 
 def language_counts(text: str) -> dict[str, int]:
-    """Words by script (latin, han, kana, ...) of the text without tags, mathematics and code."""
-    counts: dict[str, int] = {}
-    for match in _WORD.finditer(_without_notation(text)):
-        script = match.lastgroup
-        assert script is not None
-        words = _num_words(match.group(), script)
-        if words:
-            counts[script] = counts.get(script, 0) + words
-    return counts
+    """Words by script (latin, han, kana, ..., other) of the text without tags, mathematics and code."""
+    return _counts(text)[0]
 
 
 def language_share(text: str, language: str) -> float | None:
     """Share of the words that are the language's; None without words, or for one not in SCRIPTS_OF."""
-    counts = language_counts(text)
-    if not counts or language not in SCRIPTS_OF:
+    if language not in SCRIPTS_OF:
         return None
+    counts, disguised = _counts(text)
     own = sum(counts.get(script, 0) for script in SCRIPTS_OF[language])
-    return own / sum(counts.values())
+    if language == "ja":
+        kana = counts.get("kana", 0)
+        own = kana + min(counts.get("han", 0), HAN_A_KANA * kana)
+    total = sum(counts.values()) + (0 if "latin" in SCRIPTS_OF[language] else disguised)
+    return own / total if total else None
 
 
 def is_mixed(text: str) -> bool:
@@ -95,22 +101,44 @@ def is_mixed(text: str) -> bool:
     return total > 0 and total - max(counts.values()) >= MIXED_SHARE * total
 
 
+def _counts(text: str) -> tuple[dict[str, int], int]:
+    """Words by script, and the Latin words that are disguised as notation."""
+    prose, taken = without_notation(_plain(text))
+    counts: dict[str, int] = {}
+    for match in _WORD.finditer(prose):
+        script = match.lastgroup
+        assert script is not None
+        words = _num_words(match.group(), script)
+        if words:
+            counts[script] = counts.get(script, 0) + words
+    excess = len(taken.names) - MANY_NAMES - NAMES_A_WORD * sum(counts.values())
+    return counts, taken.words + max(0, excess)
+
+
 def _num_words(run: str, script: str) -> int:
-    letters_a_word = _SCRIPTS[script][1]
+    letters_a_word = OTHER_LETTERS_A_WORD if script == OTHER else _SCRIPTS[script][1]
     if letters_a_word is not None:
         return max(1, round(len(run) / letters_a_word))
     return 0 if len(run) == 1 and script in ("latin", "greek") else 1
 
 
-def _without_notation(text: str) -> str:
-    text = _TAG.sub(" ", text)
-    text = _CODE.sub(lambda span: _ASCII_LETTERS.sub(" ", span.group()), text)
-    text = _MATH.sub(_without_mathematics, text)
-    return _LATEX_NAME.sub(" ", text)
+def _plain(text: str) -> str:
+    """The text with every letter as one of _SCRIPTS or OTHER_LETTER, and without what joins no words."""
+    return text.translate({ord(c): _plain_character(c) for c in set(text) if not c.isascii() or c < " "})
 
 
-def _without_mathematics(span: re.Match[str]) -> str:
-    return span.group() if _PROSE.search(span.group()) else _ASCII_LETTERS.sub(" ", span.group())
+def _plain_character(c: str) -> str:
+    kind = unicodedata.category(c)
+    if c in BLANKS:
+        return " "
+    if c.isspace() or _LETTER_OF_A_SCRIPT.match(c):
+        return c
+    if kind[0] == "L" or _STYLED.match(c):
+        same = unicodedata.normalize("NFKC", c)
+        return same if all(_LETTER_OF_A_SCRIPT.match(s) for s in same.strip("()")) else OTHER_LETTER
+    if kind in ("Co", "Cn", "Cs"):
+        return OTHER_LETTER
+    return "" if kind[0] in "MC" else c
 
 
 class LanguageReward:
