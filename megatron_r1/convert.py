@@ -134,7 +134,9 @@ def run_job(job: Job, *, nproc: int) -> int:
             raise
         sys.stderr.write(f"error: {error}\n")
         _leave(error.exit_code)
-    except Exception:  # the outermost frame: nothing is swallowed, only the teardown is skipped
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # the outermost frame; torch's CheckpointException is no Exception
         if _world_size() == 1:
             raise
         traceback.print_exc()

@@ -65,7 +65,7 @@ def plug_in(path: Path) -> None:
     module = sys.modules[name] = module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever a user's file may raise
+    except (Exception, SystemExit) as error:  # whatever a user's file may raise; exit(0) would end us as done
         del sys.modules[name]
         raise ConfigError(f"{path}: can't be run: {type(error).__name__}: {error}") from error
     if not any(constant in vars(module) for constant in CONSTANTS):

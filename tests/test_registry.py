@@ -141,6 +141,7 @@ def test_a_plug_in_is_an_entry_and_its_text_is_hashed(nothing_is_settled, packag
     ("text", "name", "message"),
     [
         ("1 / 0", "own.py", r"own\.py: can't be run: ZeroDivisionError: division by zero"),
+        ("import sys; sys.exit(0)", "own.py", r"own\.py: can't be run: SystemExit: 0"),
         ("REWRAD = 1", "own.py", "defines none of STAGE, REWARD, FAMILY, SOURCE, so it adds nothing"),
         ("", "my-own.py", r"a plug-in is called NAME\.py"),
     ],

@@ -261,7 +261,11 @@ def _write_tensors(partial: Path, state: dict[str, Any]) -> None:
 
 
 def _read_tensors(directory: Path, state: dict[str, Any]) -> dict[str, Any]:
-    return dist_checkpointing.load(state, str(directory))  # type: ignore[return-value]
+    # what is missing torch says by a CheckpointException, which is no Exception; agreement.py gives it words
+    return on_all_ranks(
+        f"{directory}: not read",
+        lambda: dist_checkpointing.load(state, str(directory)),  # type: ignore[return-value]
+    )
 
 
 def _describe_files(partial: Path) -> dict[str, dict[str, Any]]:

@@ -1,10 +1,12 @@
 """One rank: `python -m megatron_r1.launch.rank RUN_DIR`, started by local.py, by srun, or by torchrun.
 
-It installs the signals, runs the pipeline, and turns what goes wrong into words and an exit code. A failed
-rank leaves with os._exit: tearing down a process group whose peers wait can hang, and while it does, they die
-first and take the blame.
+It installs the signals, runs the pipeline, and turns what goes wrong into words and an exit code. Every rank
+leaves with os._exit. Of a failed one the process group's teardown could hang while its peers wait, die first
+and take the blame. Of one that is done Python's own teardown, where signal handlers no longer count, would
+let a late SIGUSR1 or SIGTERM turn 0 into a failure.
 """
 
+import contextlib
 import logging
 import os
 import sys
@@ -18,7 +20,7 @@ from megatron_r1.launch import heartbeat, lock, signals, variables
 
 
 def main(run_dir: Path) -> int:
-    """Run this rank's share of the run in run_dir; does not return if it fails."""
+    """Run this rank's share of the run in run_dir; returns the code to `leave` with."""
     signals.install()
     log_dir = run_dir / "logs"
     log_dir.mkdir(exist_ok=True)
@@ -32,10 +34,10 @@ def main(run_dir: Path) -> int:
         return stop.exit_code
     except R1Error as error:
         sys.stderr.write(f"error: {error}\n")
-        _leave(error.exit_code)
-    except Exception:  # the outermost frame: nothing is swallowed, only the teardown is skipped
+        return error.exit_code
+    except BaseException:  # the outermost frame; torch's CheckpointException is no Exception
         traceback.print_exc()
-        _leave(1)
+        return 1
     return 0
 
 
@@ -52,12 +54,15 @@ def _lock(run_dir: Path) -> AbstractContextManager[None]:
     return lock.hold(run_dir)
 
 
-def _leave(exit_code: int) -> NoReturn:
-    sys.stdout.flush()
-    sys.stderr.flush()
+def leave(exit_code: int) -> NoReturn:
+    """End this process with what it wrote, and deaf to the signals that ask a rank to stop: it has."""
+    signals.ignore()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # a full disk doesn't make another ending of it
+            stream.flush()
     logging.shutdown()
     os._exit(exit_code)
 
 
 if __name__ == "__main__":  # the guard matters: a process that a library spawns imports this module again
-    sys.exit(main(Path(sys.argv[1])))
+    leave(main(Path(sys.argv[1])))

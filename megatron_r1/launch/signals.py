@@ -34,6 +34,12 @@ def install() -> None:
     os.register_at_fork(after_in_child=_restore)
 
 
+def ignore() -> None:
+    """From now on no signal asks this process to stop, or ends it: its work and its exit code are settled."""
+    for signum in (*STOP_SIGNALS, WARNING_SIGNAL):
+        signal.signal(signum, signal.SIG_IGN)
+
+
 def stop_requested() -> bool:
     """Whether this rank was asked to write a checkpoint and end."""
     return _stop.is_set()

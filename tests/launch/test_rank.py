@@ -17,7 +17,7 @@ import multiprocessing, os, signal, sys, time, types
 from pathlib import Path
 from megatron_r1.errors import *
 from megatron_r1.launch import heartbeat, signals
-from megatron_r1.launch.rank import main
+from megatron_r1.launch.rank import leave, main
 
 def me(signum):
     os.kill(os.getpid(), signum)
@@ -30,7 +30,7 @@ def rank(tmp_path):
         pipeline = "def run_rank(run_dir):\n" + textwrap.indent(textwrap.dedent(body), "    ")
         install = "sys.modules['megatron_r1.pipeline'] = types.SimpleNamespace(run_rank=run_rank)\n"
         path = tmp_path / "one_rank.py"
-        path.write_text(f"{PRELUDE}\n{pipeline}\n{install}sys.exit(main(Path({str(tmp_path)!r})))\n")
+        path.write_text(f"{PRELUDE}\n{pipeline}\n{install}leave(main(Path({str(tmp_path)!r})))\n")
         env = {**os.environ, "PYTHONPATH": str(ROOT), "RANK": "0", **variables}
         return subprocess.run([sys.executable, path], env=env, capture_output=True, text=True, timeout=30)
 
@@ -101,3 +101,33 @@ def test_a_rank_started_by_srun_beats_and_rank_0_holds_the_run_directory(rank, t
         assert rank("pass").returncode == lock.RunLockedError.exit_code
         assert rank("pass", RANK="1").returncode == 0
         assert rank("pass", **{variables.LOCKED: "1"}).returncode == 0
+
+
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_comes_late_does_not_undo_a_finished_rank(rank, signum):
+    done = rank(f"""
+        class Last:  # gone with the modules, when Python's own handlers no longer count
+            def __del__(self, kill=os.kill, pid=os.getpid()):
+                kill(pid, {int(signum)})
+        sys.last = Last()
+        rank, done = os.getpid(), os.pipe()
+        if os.fork() == 0:  # and all the while between the end of the work and that of the process
+            os.read(done[0], 1)
+            while os.getppid() == rank:
+                os.kill(rank, {int(signal.SIGUSR1)})
+            os._exit(0)
+        os.write(done[1], b"x")
+        print("the last words")
+    """)
+    assert (done.returncode, done.stdout) == (0, "the last words\n")
+
+
+@pytest.mark.parametrize("raised", ["CheckpointException('load', {})", "SystemExit(0)"])
+def test_what_is_no_exception_fails_the_rank_as_well(rank, raised):
+    done = rank(f"""
+        class CheckpointException(BaseException):  # as torch's
+            pass
+        raise {raised}
+    """)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr

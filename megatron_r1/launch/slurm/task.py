@@ -43,4 +43,4 @@ def main(run_dir: Path, stage: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2]))
+    rank.leave(main(Path(sys.argv[1]), sys.argv[2]))
