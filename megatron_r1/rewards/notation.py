@@ -15,6 +15,7 @@ from megatron_r1.data.template import TAGS
 CODE_RUN, MATHS_RUN = 4, 3  # words in a row that are prose, within code and within mathematics
 KEYWORD_RUN = 6  # the same where a word of programming languages is among them
 SPELLED_RUN, FACTORS_RUN = 4, 8  # single letters in a row that spell a word, in prose and in mathematics
+SHORT_SPAN = 8  # characters, of three words with two letters each; less hides nothing
 LETTERS_A_WORD = 4  # of such a word
 
 
@@ -115,7 +116,11 @@ def without_notation(text: str) -> tuple[str, Taken]:
 
 def _prose_of(span: str, run: int, taken: Taken) -> str:
     """A span of code or mathematics without its Latin names; what is prose in it stays."""
-    span = _COMMAND.sub(lambda command: _take_command(command, taken), _DELIMITERS.sub(" ", span))
+    span = _DELIMITERS.sub(" ", span)
+    if "\\" in span:
+        span = _COMMAND.sub(lambda command: _take_command(command, taken), span)
+    if len(span) < SHORT_SPAN:
+        return _take_names(span, taken)
     span = _FACTORS.sub(lambda letters: _take_spelled(letters, taken), span)
     kept, end = [], 0
     for match in _RUN.finditer(span):
@@ -131,7 +136,7 @@ def _is_prose(words: str, run: int) -> bool:
 
 
 def _take_names(text: str, taken: Taken) -> str:
-    taken.names.update(name.lower() for name in _NAME.findall(text))
+    taken.names.update(map(str.lower, _NAME.findall(text)))
     return _NAME.sub(" ", text)
 
 

@@ -101,6 +101,7 @@ def test_a_language_that_script_cannot_tell_is_ungradable():
         ("好 w-e-a-d-d", 1 / 2),
         ("好 $w e a d d t h e$", 1 / 3),
         ("好 $we$ $add$ $the$", 1 / 4),
+        ("好 $we,ad,to$", 1 / 4),
         (r"好 $\text{we add the}$", 1 / 4),
         ("好 `we` `add` `the` `numbers`", 1 / 5),
         ("好 ```text\nwe add the numbers\n```", 1 / 5),
@@ -197,4 +198,4 @@ def test_a_megabyte_of_garbage_takes_little_time(piece):
     text = piece * (1_000_000 // len(piece))
     start = time.process_time()
     language_counts(text)
-    assert time.process_time() - start < 1.0  # quadratic would be minutes
+    assert time.process_time() - start < 3.0  # quadratic would be minutes
