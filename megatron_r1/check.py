@@ -198,9 +198,6 @@ def _uneven_packs(run: RunConfig, stage: StageConfig) -> Iterator[str]:
 
 def _refused_by_megatron(run: RunConfig, model: FamilyConfig) -> Iterator[str]:
     """What Megatron says to the fields that are handed to it as they are."""
-    from megatron_r1.pipeline import silence_libraries
-
-    silence_libraries()
     from megatron_r1.backend.model import default_options, transformer_config  # takes seconds
 
     try:

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import shutil
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache, partial
@@ -48,7 +47,6 @@ NO_PACKS = 8  # tokens a pack of a stage that scores nothing
 
 def run_rank(run_dir: Path) -> None:
     """Run the whole chain on this rank of a launched run."""
-    silence_libraries()
     from megatron_r1.backend import parallel  # Megatron takes seconds to import
 
     run = load_run(run_dir / RESOLVED).value
@@ -83,13 +81,6 @@ def forget_from(run: RunConfig, run_dir: Path, first: str) -> None:
         # the artifact first: an interrupted removal must not look finished
         (run_dir / name / ARTIFACT).unlink(missing_ok=True)
         shutil.rmtree(run_dir / name, ignore_errors=True)
-
-
-def silence_libraries() -> None:
-    """What these say is about their own internals, nothing that a user could act on; doctor has the rest."""
-    warnings.filterwarnings("ignore", module=r"megatron|torch\.distributed")
-    for name in ("megatron", "torch.utils.cpp_extension"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def print_report(run_dir: Path) -> None:

@@ -72,9 +72,6 @@ class Plan:
 
 def shards_of(run: RunConfig) -> "list[Shard]":
     """The shards of the run's model and layout."""
-    from megatron_r1.pipeline import silence_libraries
-
-    silence_libraries()
     from megatron_r1.backend.model import ModelOptions  # Megatron takes seconds to import
     from megatron_r1.backend.shards import shards
 

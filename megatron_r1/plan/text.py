@@ -1,26 +1,39 @@
-"""A plan in words: what fits, what fills it, what it costs, and which numbers are exact."""
+"""A plan in words: what fits, what fills it, what it costs, and which numbers are exact.
+
+No line is wider than a terminal: a row a part of memory, a column a pipeline rank, in blocks of ranks.
+"""
+
+import textwrap
+from collections.abc import Callable
+from itertools import batched
 
 from megatron_r1.plan.memory import RankMemory
 from megatron_r1.plan.plan import GIB, Plan, StagePlan
 from megatron_r1.run_config import RunConfig
 
-COLUMNS = (
-    "parameters",
-    "gradients",
-    "optimizer",
-    "reference",
-    "other_models",
-    "other",
-    "rollout_model",
-    "kv_cache",
-    "activations",
-    "logits",
-)
+WIDTH = 80  # characters of a line
+RANKS_A_BLOCK = 8
+PARTS: dict[str, Callable[[RankMemory], float]] = {
+    "parameters": lambda rank: rank.parameters,
+    "gradients": lambda rank: rank.gradients,
+    "optimizer": lambda rank: rank.optimizer,
+    "reference": lambda rank: rank.reference,
+    "other models": lambda rank: rank.other_models,
+    "other": lambda rank: rank.other,
+    "rollout model": lambda rank: rank.rollout_model,
+    "fp8 copy": lambda rank: rank.fp8_copy,
+    "KV cache": lambda rank: rank.kv_cache,
+    "activations": lambda rank: rank.activations,
+    "logits": lambda rank: rank.logits,
+}
 EXACT = (
-    "exact, from the real model code: parameters, gradients, optimizer, reference, other_models (reward "
+    "exact, from the real model code: parameters, gradients, optimizer, reference, other models (reward "
     "models and judges), other (buffers)"
 )
-MODELS = "models: kv_cache, activations, logits, FLOPs, hours, bytes over the links (every copy of a token)"
+MODELS = (
+    "models: fp8 copy, KV cache, activations, logits, FLOPs, hours, bytes over the links (every copy of a "
+    "token)"
+)
 
 
 def report(run: RunConfig, plan: Plan) -> str:
@@ -31,25 +44,63 @@ def report(run: RunConfig, plan: Plan) -> str:
         f"{plan.hardware.reserved_gib:g} reserved), precision {run.precision}, recompute {run.recompute}"
     )
     size = f"model: {plan.parameters:,} parameters, and {plan.mtp_parameters:,} in MTP layers"
-    parts = [title, size, *(_stage(stage, plan) for stage in plan.stages)]
+    parts = [f"{_wrapped(title)}\n{size}", *(_stage(stage, plan) for stage in plan.stages)]
+    if len(plan.stages) > 1:
+        parts.append(_total(plan))
     if plan.unplanned:
-        parts.append(f"not planned (their kinds don't say what they need): {', '.join(plan.unplanned)}")
+        unplanned = ", ".join(plan.unplanned)
+        parts.append(_wrapped(f"not planned (their kinds don't say what they need): {unplanned}"))
     misfits = plan.misfits()
-    parts.append("\n".join(misfits) if misfits else "every planned stage fits")
-    parts.append(f"{EXACT}\n{MODELS}\nassumed: {_assumptions(run)}\n{_offloaded(run)}")
+    parts.append("\n".join(map(_wrapped, misfits)) if misfits else "every planned stage fits")
+    notes = (EXACT, MODELS, f"assumed: {_assumptions(run)}", _offloaded(run))
+    parts.append("\n".join(map(_wrapped, notes)))
     return "\n\n".join(parts)
 
 
+def _wrapped(text: str, *, indent: str = "") -> str:
+    return textwrap.fill(
+        text, WIDTH, initial_indent=indent, subsequent_indent=f"{indent}  ", break_on_hyphens=False
+    )
+
+
 def _stage(stage: StagePlan, plan: Plan) -> str:
-    rows: list[tuple[str, ...]] = [("pipeline rank", *COLUMNS, *stage.fullest.phases())]
-    for ranks, memory in _grouped(stage.memory):
-        sizes = [getattr(memory, column) for column in COLUMNS]
-        rows.append((ranks, *(f"{size / GIB:.2f}" for size in [*sizes, *memory.phases().values()])))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    table = ["  " + "  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
     verdict = "fits" if stage.fullest.peak <= plan.hardware.usable_bytes else "DOES NOT FIT"
     head = f"{stage.name}: {verdict}, peak {stage.fullest.peak / GIB:.1f} GiB a rank (GiB by part and phase)"
-    return "\n".join([head, *table, *_costs(stage), *_moved(stage, plan)])
+    lines = [*_costs(stage), *_moved(stage, plan)]
+    blocks = (_table(block) for block in batched(_grouped(stage.memory), RANKS_A_BLOCK))
+    return "\n".join([_wrapped(head), *blocks, *(_wrapped(line, indent="  ") for line in lines)])
+
+
+def _table(ranks: tuple[tuple[str, RankMemory], ...]) -> str:
+    """A row a part that some rank has, then a row a phase with its peak, and the highest of these."""
+    names, memories = zip(*ranks, strict=True)
+    parts = {name: [size(memory) for memory in memories] for name, size in PARTS.items()}
+    phases = {f"in {name}": [memory.phases()[name] for memory in memories] for name in memories[0].phases()}
+    rows = [("pipeline rank", *names)]
+    rows += [(name, *_gib(sizes)) for name, sizes in parts.items() if any(sizes)]
+    rows += [(name, *_gib(sizes)) for name, sizes in phases.items()]
+    rows.append(("peak", *_gib([memory.peak for memory in memories])))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(["", row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
+    )
+
+
+def _gib(sizes: list[float]) -> list[str]:
+    return [f"{size / GIB:.2f}" for size in sizes]
+
+
+def _total(plan: Plan) -> str:
+    """Of the planned stages: they run one after the other."""
+    hours = sum(stage.work.hours for stage in plan.stages)
+    gpu_hours = sum(stage.work.gpu_hours for stage in plan.stages)
+    written = sum(stage.checkpoints * stage.checkpoint_bytes for stage in plan.stages)
+    fullest = max(plan.stages, key=lambda stage: stage.fullest.peak)
+    return _wrapped(
+        f"total of {len(plan.stages)} stages: {hours:,.1f} h, {gpu_hours:,.0f} GPU-hours, peak "
+        f"{fullest.fullest.peak / GIB:.1f} GiB a rank (in {fullest.name}), {written / 1e12:,.2f} TB of "
+        "checkpoints written"
+    )
 
 
 def _offloaded(run: RunConfig) -> str:
@@ -66,7 +117,7 @@ def _moved(stage: StagePlan, plan: Plan) -> list[str]:
         return []
     node = max(rank.host for rank in stage.memory) * plan.hardware.gpus_per_node / GIB
     return [
-        f"  offload: {node:,.0f} GiB of a node's memory ({2 * node:,.0f} at most, as pinned buffers are "
+        f"offload: {node:,.0f} GiB of a node's memory ({2 * node:,.0f} at most, as pinned buffers are "
         f"rounded up), {moved / 1e9:,.1f} GB a GPU and step, {stage.work.offload_s:,.1f} s if "
         "nothing overlaps"
     ]
@@ -76,12 +127,15 @@ def _grouped(memory: list[RankMemory]) -> list[tuple[str, RankMemory]]:
     """Neighbouring pipeline ranks with the same sizes in one row, those in flight apart."""
     found: list[tuple[int, int, RankMemory]] = []
     for rank in memory:
-        sizes = [round(getattr(rank, column) / GIB, 2) for column in COLUMNS]
-        if found and sizes == [round(getattr(found[-1][2], column) / GIB, 2) for column in COLUMNS]:
+        if found and _sizes(rank) == _sizes(found[-1][2]):
             found[-1] = (found[-1][0], rank.pipeline_rank, found[-1][2])
         else:
             found.append((rank.pipeline_rank, rank.pipeline_rank, rank))
     return [(f"{a}" if a == b else f"{a}-{b}", rank) for a, b, rank in found]
+
+
+def _sizes(memory: RankMemory) -> list[str]:
+    return _gib([size(memory) for size in PARTS.values()])
 
 
 def _costs(stage: StagePlan) -> list[str]:
@@ -95,10 +149,10 @@ def _costs(stage: StagePlan) -> list[str]:
         f"{work.node_bytes / 1e9:,.1f} GB in the node, {work.network_bytes / 1e9:,.1f} GB over the network"
     )
     return [
-        f"  a step: {work.flops:.3g} FLOPs; {seconds} (pipeline bubble {work.bubble:.0%})",
-        f"  a GPU sends a step: {links} ({work.links_s:,.1f} s if nothing overlaps)",
-        f"  {stage.steps:,} steps: {work.hours:,.1f} h, {work.gpu_hours:,.0f} GPU-hours",
-        f"  checkpoints: {stage.checkpoints}, {stage.checkpoint_bytes / 1e9:,.1f} GB each, "
+        f"a step: {work.flops:.3g} FLOPs; {seconds} (pipeline bubble {work.bubble:.0%})",
+        f"a GPU sends a step: {links} ({work.links_s:,.1f} s if nothing overlaps)",
+        f"{stage.steps:,} steps: {work.hours:,.1f} h, {work.gpu_hours:,.0f} GPU-hours",
+        f"checkpoints: {stage.checkpoints}, {stage.checkpoint_bytes / 1e9:,.1f} GB each, "
         f"{work.checkpoint_s:,.1f} s each",
     ]
 

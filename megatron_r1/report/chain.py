@@ -13,7 +13,8 @@ from megatron_r1.report.plot import number
 from megatron_r1.report.progress import duration
 from megatron_r1.report.record import StageRecord
 
-BOX_WIDTH, BOX_HEIGHT = 112.0, 40.0
+BOX_WIDTH, BOX_HEIGHT = 112.0, 40.0  # a box is wider where the longest name asks for it
+LETTER = 7.4  # width of a name's character, at most
 GAP_X, GAP_Y = 20.0, 52.0
 MARGIN = 4.0
 ARC = 9.0  # an arc's height over its boxes, for every column that it passes
@@ -26,10 +27,11 @@ class Box:
     stage: StageRecord
     column: int
     row: int
+    width: float
 
     @property
     def x(self) -> float:
-        return MARGIN + self.column * (BOX_WIDTH + GAP_X)
+        return MARGIN + self.column * (self.width + GAP_X)
 
     @property
     def y(self) -> float:
@@ -41,7 +43,7 @@ def chain_graph(stages: Sequence[StageRecord], measured: dict[str, float]) -> Ma
     boxes = place([stage for stage in stages if stage.kind != "evaluate"])
     if not boxes:
         return Markup("")
-    width = max(box.x for box in boxes.values()) + BOX_WIDTH + MARGIN
+    width = max(box.x + box.width for box in boxes.values()) + MARGIN
     height = max(box.y for box in boxes.values()) + BOX_HEIGHT + MARGIN
     lines = [
         _line(boxes[name], box, is_weights=name == box.stage.section.get("init"))
@@ -60,6 +62,7 @@ def chain_graph(stages: Sequence[StageRecord], measured: dict[str, float]) -> Ma
 def place(stages: Sequence[StageRecord]) -> dict[str, Box]:
     """A column after all inputs; the row of the input that is furthest along, or the next free one below."""
     boxes: dict[str, Box] = {}
+    width = max([BOX_WIDTH, *(LETTER * len(stage.name) + 12 for stage in stages)])
     taken: set[tuple[int, int]] = set()
     for stage in stages:
         inputs = [boxes[name] for name in stage.inputs if name in boxes]
@@ -68,18 +71,18 @@ def place(stages: Sequence[StageRecord]) -> dict[str, Box]:
         while (column, row) in taken:
             row += 1
         taken.add((column, row))
-        boxes[stage.name] = Box(stage, column, row)
+        boxes[stage.name] = Box(stage, column, row, width)
     return boxes
 
 
 def _line(start: Box, end: Box, *, is_weights: bool) -> Markup:
     """Straight to the next column; over the boxes where it passes some."""
     if end.column == start.column + 1:
-        x0, y0, x1, y1 = start.x + BOX_WIDTH, start.y + BOX_HEIGHT / 2, end.x, end.y + BOX_HEIGHT / 2
+        x0, y0, x1, y1 = start.x + start.width, start.y + BOX_HEIGHT / 2, end.x, end.y + BOX_HEIGHT / 2
         middle = (x0 + x1) / 2
         path = f"M{x0:.1f} {y0:.1f}C{middle:.1f} {y0:.1f} {middle:.1f} {y1:.1f} {x1:.1f} {y1:.1f}"
     else:
-        x0, x1 = start.x + BOX_WIDTH * 0.7, end.x + BOX_WIDTH * 0.3
+        x0, x1 = start.x + start.width * 0.7, end.x + end.width * 0.3
         # a cubic reaches 3/4 of the height of its control points
         rise = min(0.8 * GAP_Y, ARC * (end.column - start.column)) * 4 / 3
         top = min(start.y, end.y) - rise
@@ -102,6 +105,6 @@ def _box(box: Box, accuracy: float | None) -> Markup:
         '<text class="name" x="{:.1f}" y="{:.1f}" text-anchor="middle">{}</text>'
         '<text class="kind" x="{:.1f}" y="{:.1f}" text-anchor="middle">{}</text></g>'
     ).format(
-        "" if stage.finished else " open", " · ".join(about), box.x, box.y, BOX_WIDTH, BOX_HEIGHT,
-        box.x + BOX_WIDTH / 2, box.y + 17, stage.name, box.x + BOX_WIDTH / 2, box.y + 32, below,
+        "" if stage.finished else " open", " · ".join(about), box.x, box.y, box.width, BOX_HEIGHT,
+        box.x + box.width / 2, box.y + 17, stage.name, box.x + box.width / 2, box.y + 32, below,
     )  # fmt: skip

@@ -31,13 +31,13 @@ class Finding:
 def findings(
     rl: StageRecord, before: StageRecord | None, after: StageRecord | None, reflection: Sequence[Point]
 ) -> list[Finding]:
-    """The findings about one RL stage, from it and the evaluations around it."""
+    """The findings about one RL stage: from the evaluations around it, else from its own held-out curve."""
     return [
-        _gain(before, after),
-        _sharpening(before, after),
-        _length(rl.series("rollout/length")),
+        _gain(*_held_out(rl, before, after, "eval/accuracy")),
+        _sharpening(rl, before, after),
+        _length(rl),
         _reflection(reflection),
-        _language(rl, before, after),
+        _language(rl, *_held_out(rl, before, after, "eval/language")),
     ]
 
 
@@ -57,23 +57,22 @@ def ends(points: Sequence[Point]) -> tuple[float, float, float]:
     return _mean(values[:tenth]), _mean(third_quarter), _mean(values[-tenth:])
 
 
-def _gain(before: StageRecord | None, after: StageRecord | None) -> Finding:
+def _gain(start: float | None, end: float | None) -> Finding:
     claim = "Accuracy rises by RL alone"
-    start, end = _pair(before, after, "eval/accuracy")
     if start is None or end is None:
-        return Finding(claim, "not measured", "It takes an evaluation before and one after RL.")
+        return Finding(claim, "not measured", "It takes held-out accuracy before and after RL.")
     verdict = "reproduced" if end > start + 0.1 else "in part" if end > start else "not reproduced"
     return Finding(
         claim, verdict, f"pass@1 on held-out questions went from {_percent(start)} to {_percent(end)}."
     )
 
 
-def _sharpening(before: StageRecord | None, after: StageRecord | None) -> Finding:
+def _sharpening(rl: StageRecord, before: StageRecord | None, after: StageRecord | None) -> Finding:
     claim = "RL adds what the base could not do"
-    base, end = before and before.result("eval/pass_at_k"), after and after.result("eval/accuracy")
+    base, ceiling = _held_out(rl, before, after, "eval/pass_at_k")
+    _, end = _held_out(rl, before, after, "eval/accuracy")
     if base is None or end is None:
         return Finding(claim, "not measured", "It takes pass@k before RL and pass@1 after it.")
-    ceiling = after.result("eval/pass_at_k") if after else None
     grown = "" if ceiling is None else f" pass@k itself went from {_percent(base)} to {_percent(ceiling)}."
     if base >= end / 2:
         text = (
@@ -86,17 +85,20 @@ def _sharpening(before: StageRecord | None, after: StageRecord | None) -> Findin
     return Finding(claim, "reproduced", text)
 
 
-def _length(points: Sequence[Point]) -> Finding:
+def _length(rl: StageRecord) -> Finding:
+    """On held-out questions where they were measured: those of training differ from step to step."""
     claim = "Responses keep growing"
-    if len(points) < 4:
-        return Finding(claim, "not measured", "It takes rollout/length over some steps.")
+    questions, points = "held-out", rl.series("eval/length")
+    if len(points) < 3:
+        questions, points = "training", rl.series("rollout/length")
+    if len(points) < 4 and questions == "training":
+        return Finding(claim, "not measured", "It takes the lengths of some steps.")
     first, third, last = ends(points)
-    text = f"From {first:.0f} to {last:.0f} tokens in the mean"
+    text = f"From {first:.0f} to {last:.0f} tokens in the mean of {questions} questions"
     if last < first * 1.1:
         return Finding(claim, "not reproduced", f"{text}: no growth to speak of.")
     if last < third * 1.05:
-        why = "the length saturates once every step of the question is written out."
-        return Finding(claim, "in part", f"{text}, but hardly any more since the third quarter: {why}")
+        return Finding(claim, "in part", f"{text}, but hardly any more since the third quarter of the run.")
     return Finding(claim, "reproduced", f"{text}, and still growing.")
 
 
@@ -114,24 +116,36 @@ def _reflection(points: Sequence[Point]) -> Finding:
     )
 
 
-def _language(rl: StageRecord, before: StageRecord | None, after: StageRecord | None) -> Finding:
-    rewarded = "With" if rl.series("train/reward_language") else "Without"
-    claim = f"{rewarded} a language reward, the reasoning keeps to the question's language"
-    start, end = _pair(before, after, "eval/language")
+def _language(rl: StageRecord, start: float | None, end: float | None) -> Finding:
+    rewarded = bool(rl.series("train/reward_language"))
+    claim = (
+        "With a language reward, the reasoning keeps to the question's language"
+        if rewarded
+        else "Without a language reward, the reasoning leaves the question's language"
+    )
     if start is None or end is None:
         return Finding(claim, "not measured", "It takes eval/language before and after RL.")
     text = (
         f"Words of the reasoning in the question's language: {_percent(start)} before, {_percent(end)} after."
     )
-    if end >= 0.9:
+    if (end >= 0.9) if rewarded else (end < start and end < 0.9):
         return Finding(claim, "reproduced", text)
-    return Finding(claim, "in part" if end > start else "not reproduced", text)
+    return Finding(claim, "in part" if rewarded and end > start else "not reproduced", text)
 
 
-def _pair(
-    before: StageRecord | None, after: StageRecord | None, metric: str
+def _held_out(
+    rl: StageRecord, before: StageRecord | None, after: StageRecord | None, metric: str
 ) -> tuple[float | None, float | None]:
-    return before and before.result(metric), after and after.result(metric)
+    """Before and after RL: of the evaluations around the stage if both measured it, else of its own curve.
+
+    The two are never mixed, as they may ask other questions, another number of times. An end that nothing
+    measured is None.
+    """
+    around = before and before.result(metric), after and after.result(metric)
+    curve = rl.series(metric)
+    if None in around and len(curve) > 1:
+        return curve[0][1], curve[-1][1]
+    return around
 
 
 def _percent(share: float) -> str:

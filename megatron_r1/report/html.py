@@ -138,11 +138,15 @@ def _facts(stages: Sequence[StageRecord]) -> list[tuple[str, str]]:
     words = [f"{model[key]} {word}" for key, word in size.items() if model.get(key)]
     shown = {
         "model": ", ".join([str(model["family"]), *words]) if "family" in model else None,
-        "layout": ", ".join(f"{key} {value}" for key, value in layout.items() if _is_notable(value)) or None,
+        "layout": _layout(layout) if config else None,
         "precision": config.get("precision"),
         "seed": config.get("seed"),
     }
     return [(name, "not recorded" if value is None else str(value)) for name, value in shown.items()]
+
+
+def _layout(layout: Mapping[str, object]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in layout.items() if _is_notable(value)) or "one rank"
 
 
 def _is_notable(value: object) -> bool:

@@ -17,6 +17,8 @@ NUM_COLOURS = 6
 
 WIDTH, HEIGHT = 560.0, 270.0
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 14.0, 14.0, 38.0
+DIGIT = 7.0  # width of a tick label's character
+UNIT_WIDTH = 24.0  # of the turned name of the value axis, with its gap to the tick labels
 
 Point = tuple[float, float]
 
@@ -73,8 +75,8 @@ def line_chart(
     drawn = [thin(one) for one in series if one.points]
     if not drawn:
         return Chart(title, caption, Markup(""), [])
-    x = step_axis([x for one in drawn for x, _ in one.points])
     y = value_axis(drawn, low=low, high=high)
+    x = step_axis([x for one in drawn for x, _ in one.points], start=_left(y, unit))
     tinted = [(colour(i), one) for i, one in enumerate(drawn)]
     marks = Markup("").join(_marks(one, tint, x, y) for tint, one in reversed(tinted))  # the first on top
     # The last value is that of the line as the reader sees it: of a noisy one, its running mean.
@@ -96,6 +98,8 @@ def stacked_chart(title: str, series: Sequence[Series], *, unit: str = "share", 
         tops.append((base, top))
         base = top
     y = value_axis(drawn, low=0.0, high=max(1.0, *base) if unit == "share" else max(base))
+    x = step_axis([x for x, _ in drawn[0].points], start=_left(y, unit))
+    areas = []
     for i, (one, (lower, upper)) in enumerate(zip(drawn, tops, strict=True)):
         steps = [step for step, _ in one.points]
         outline = list(zip(steps, upper, strict=True)) + list(zip(steps, lower, strict=True))[::-1]
@@ -140,14 +144,14 @@ def ticks_between(low: float, high: float, step: float) -> list[float]:
     return [i * step for i in range(first, last + 1)]
 
 
-def step_axis(steps: Sequence[float]) -> Axis:
+def step_axis(steps: Sequence[float], *, start: float = LEFT) -> Axis:
     low, high = min(steps), max(steps)
     if low <= 0.1 * high:
         low = 0.0
     if low == high:
         high = low + 1
     ticks = ticks_between(low, high, max(1.0, nice_step(low, high, 6)))
-    return Axis(ticks, low, high, LEFT, WIDTH - RIGHT)
+    return Axis(ticks, low, high, start, WIDTH - RIGHT)
 
 
 def value_axis(series: Sequence[Series], *, low: float | None, high: float | None) -> Axis:
@@ -166,6 +170,11 @@ def value_axis(series: Sequence[Series], *, low: float | None, high: float | Non
     bottom = math.floor(bottom / step + 1e-6) * step if low is None else bottom
     top = math.ceil(top / step - 1e-6) * step if high is None else top
     return Axis(ticks_between(bottom, top, step), bottom, top, HEIGHT - BOTTOM, TOP)
+
+
+def _left(y: Axis, unit: str) -> float:
+    """Where the drawing begins: behind the axis's name and its longest tick label."""
+    return max(LEFT, UNIT_WIDTH + DIGIT * max((len(text) for text in tick_labels(y.ticks, unit)), default=0))
 
 
 def tick_labels(ticks: Sequence[float], unit: str) -> list[str]:

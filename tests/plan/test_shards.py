@@ -90,6 +90,7 @@ print(json.dumps([run.layout.ranks, sum(s.whole for s in found), sum(s.whole_mtp
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+    assert done.stderr == "", "no word of a library on a good start"
     ranks, whole, mtp, seconds, peak_kib = json.loads(done.stdout.splitlines()[-1])
     assert (ranks, whole, mtp) == (2048, V3_PARAMETERS, V3_MTP)
     assert seconds < 30, "of CPU time: the machine may be busy"

@@ -1,6 +1,6 @@
 import json
 
-from megatron_r1.report.chain import BOX_HEIGHT, BOX_WIDTH, chain_graph, place
+from megatron_r1.report.chain import BOX_HEIGHT, LETTER, chain_graph, place
 from megatron_r1.report.record import read_run
 from tests.report.made_run import finish
 
@@ -35,7 +35,7 @@ def test_a_stage_stands_behind_all_that_it_waits_for_and_never_on_another(tmp_pa
     }  # fmt: skip
     for one in boxes.values():
         for other in boxes.values():
-            apart = abs(one.x - other.x) >= BOX_WIDTH or abs(one.y - other.y) >= BOX_HEIGHT
+            apart = abs(one.x - other.x) >= one.width or abs(one.y - other.y) >= BOX_HEIGHT
             assert one is other or apart
 
 
@@ -51,3 +51,10 @@ def test_names_are_escaped_and_nothing_is_drawn_of_nothing(tmp_path):
     assert chain_graph([], {}) == ""
     finish(tmp_path / "a&b", "sft", None, {})
     assert ">a&amp;b<" in chain_graph(read_run(tmp_path), {})
+
+
+def test_a_box_is_wide_enough_for_the_longest_name(tmp_path):
+    name = "zero_without_the_language_reward"
+    finish(tmp_path / name, "grpo", None, {})
+    finish(tmp_path / "base", "sft", None, {})
+    assert {box.width for box in place(read_run(tmp_path)).values()} == {LETTER * len(name) + 12}

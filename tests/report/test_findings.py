@@ -22,8 +22,12 @@ def record(name, *, results=None, metrics=()):
     )
 
 
-def judged(*, before=None, after=None, lengths=(), reflection=()):
+def judged(*, before=None, after=None, lengths=(), reflection=(), curve=(), rewarded=True):
+    """curve: what the stage measured on held-out questions, a mapping an evaluation."""
     steps = [{"step": i, "rollout/length": length} for i, length in enumerate(lengths)]
+    steps += [{"step": i, **values} for i, values in enumerate(curve)]
+    if rewarded:
+        steps.append({"step": 1, "train/reward_language": 0.5})
     found = findings(
         record("zero", metrics=steps),
         None if before is None else record("before", results=before),
@@ -69,6 +73,29 @@ def test_a_loss_of_accuracy_is_not_called_a_gain():
 )
 def test_growth_of_the_length_is_told_from_saturation(lengths, verdict):
     assert judged(lengths=lengths)["length"].verdict == verdict
+
+
+def test_the_length_of_held_out_questions_decides_where_it_was_measured():
+    lengths = [14, 20, 22, 22, 23, 24, 25, 27]  # of training questions, which differ from step to step
+    flat = [{"eval/length": value} for value in (11.7, 23.8, 24.4, 24.5, 24.7, 24.6, 24.6)]
+    assert judged(lengths=lengths)["length"].verdict == "reproduced"
+    found = judged(lengths=lengths, curve=flat)["length"]
+    assert found.verdict == "in part"
+    assert found.text.startswith("From 12 to 25 tokens in the mean of held-out questions")
+
+
+def test_an_ablation_without_evaluations_around_it_is_judged_by_its_own_curve():
+    curve = [
+        {"eval/accuracy": 0.07, "eval/pass_at_k": 0.29, "eval/language": 0.61},
+        {"eval/accuracy": 0.93, "eval/pass_at_k": 1.0, "eval/language": 0.48},
+    ]
+    found = judged(before={"eval/accuracy": 0.2, "eval/pass_at_k": 0.8}, curve=curve, rewarded=False)
+    assert found["gain"].text == "pass@1 on held-out questions went from 7.0 % to 93.0 %."
+    assert found["sharpening"].verdict == "reproduced"  # its own pass@k: that of the other asks more often
+    assert found["language"].claim.startswith("Without a language reward")
+    assert found["language"].verdict == "reproduced"
+    around = {"before": {"eval/accuracy": 0.1}, "after": {"eval/accuracy": 0.9}}
+    assert "10.0 % to 90.0 %" in judged(**around, curve=curve)["gain"].text
 
 
 @pytest.mark.parametrize(

@@ -193,3 +193,10 @@ def test_the_pages_own_policy_refuses_what_comes_from_elsewhere(made, tmp_path):
     page.write_text(made.read_text(encoding="utf-8").replace("</main>", "<script>1</script></main>"))
     _, complaints = rendered(page, tmp_path / "profile")
     assert any("Content Security Policy" in line for line in complaints)
+
+
+def test_one_rank_is_a_layout(tmp_path):
+    finish(tmp_path / "base", "sft", None, {})
+    config = tmp_path / "base" / "resolved.yaml"
+    config.write_text("layout: {ranks: 1, tensor: 1, overlap: true}\nstages: {base: {kind: sft}}")
+    assert "<dt>layout</dt><dd>one rank</dd>" in write_report(tmp_path).read_text()

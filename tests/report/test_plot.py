@@ -109,3 +109,12 @@ def test_text_is_escaped():
 def test_a_chart_without_values_is_empty():
     assert line_chart("KL", [Series("KL", [])]).svg == ""
     assert stacked_chart("Time", []).svg == ""
+
+
+def test_long_tick_labels_stay_off_the_axis_name():
+    points = [(1.0, 1.00001), (100.0, 1.00004)]
+    svg = str(line_chart("Drift", [Series("drift", points)], unit="ratio").svg)
+    found = re.findall(r'<text x="([\d.]+)" y="[\d.]+" text-anchor="end">([^<]+)</text>', svg)
+    assert max(len(label) for _, label in found) == 7
+    name_ends = 16  # its baseline is at 11
+    assert all(float(x) - 7 * len(label) >= name_ends for x, label in found)
