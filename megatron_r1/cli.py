@@ -5,6 +5,7 @@ seconds). An R1Error is printed without a traceback, and its exit_code becomes t
 """
 
 import json
+import os
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable
@@ -95,7 +96,7 @@ def schema(args: Namespace) -> int:
 def report(args: Namespace) -> int:
     from megatron_r1.report.html import write_report
 
-    print(f"wrote {write_report(args.run_dir)}")
+    print(f"wrote {write_report(args.run_dir, args.out)}")
     return 0
 
 
@@ -296,6 +297,7 @@ def build_parser() -> ArgumentParser:
 
     command = add(report, "make one HTML page of a run: curves, samples, lineage", example="runs/tiny_zero")
     _add_run_dir(command)
+    command.add_argument("--out", type=Path, metavar="FILE", help="where to write it (else DIR/report.html)")
 
     command = add(doctor, "show what this machine has, what it is used for, and how to get what is missing",
                   example="transformer-engine")  # fmt: skip
@@ -319,7 +321,16 @@ def parse(argv: list[str] | None) -> Namespace:
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     try:
-        return args.function(args)
+        exit_code = args.function(args)
+        sys.stdout.flush()
+        return exit_code
     except R1Error as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python flushes into it at exit
+        return 1
+    except OSError as error:  # a full or read-only disk, no permission, a folder that went away meanwhile
+        where = f"{error.filename}: " if error.filename is not None else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        return 1

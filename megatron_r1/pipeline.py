@@ -22,7 +22,7 @@ from megatron_r1.backend.checkpoint_files import describe, tensors_digest
 from megatron_r1.data.sources.stage import DATA, stage_outputs
 from megatron_r1.data.template import ChatTemplate, get_template
 from megatron_r1.data.tokenizer import Tokenizer, load_tokenizer
-from megatron_r1.errors import ConfigError, Interrupted
+from megatron_r1.errors import ConfigError, DataError, Interrupted
 from megatron_r1.huggingface.source import fingerprint
 from megatron_r1.journal import CHECKPOINTS, StageJournal
 from megatron_r1.launch import heartbeat, signals, variables, watchdog
@@ -84,9 +84,11 @@ def forget_from(run: RunConfig, run_dir: Path, first: str) -> None:
 
 
 def print_report(run_dir: Path) -> None:
-    """Write report.html and say where it is."""
-    path = write_report(run_dir)
-    log.warning("report: %s", path)
+    """Write report.html and say where it is; a run that is done stays so where it can't be written."""
+    try:
+        log.warning("report: %s", write_report(run_dir))
+    except DataError as error:
+        log.warning("report: not written: %s", error)
 
 
 class Chain:

@@ -1,5 +1,6 @@
 """The command line: it answers fast, takes overrides anywhere, and shows an R1Error without a traceback."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -119,6 +120,21 @@ def test_an_error_of_the_user_is_one_line_and_its_exit_code(error, code, stub, c
     assert (out, err) == ("", f"error: {error}\n")
 
 
+def test_a_full_disk_is_one_line(stub, capsys):
+    def check(path, **rest):
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/a/report.html")
+
+    stub("megatron_r1.check", check=check)
+    assert cli.main(["check", "a.yaml"]) == 1
+    assert capsys.readouterr().err == "error: runs/a/report.html: No space left on device\n"
+
+
+def test_a_reader_that_leaves_early_gets_no_traceback():
+    command = f"{sys.executable} -m megatron_r1 schema | head -c 10"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=REPOSITORY)
+    assert (len(done.stdout), done.stderr) == (10, "")
+
+
 def test_our_own_mistake_keeps_its_traceback(stub):
     def check(path, **rest):
         raise AssertionError("ours")
@@ -145,6 +161,8 @@ def test_schema_is_printed_or_written_for_editors(stub, capsys, tmp_path, monkey
 
 
 def test_report_names_the_page_it_wrote(stub, capsys):
-    stub("megatron_r1.report.html", write_report=lambda run_dir: run_dir / "report.html")
+    stub("megatron_r1.report.html", write_report=lambda run_dir, out: out or run_dir / "report.html")
     assert cli.main(["report", "runs/a"]) == 0
     assert capsys.readouterr().out == "wrote runs/a/report.html\n"
+    assert cli.main(["report", "runs/a", "--out", "b.html"]) == 0
+    assert capsys.readouterr().out == "wrote b.html\n"

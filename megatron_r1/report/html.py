@@ -9,6 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from megatron_r1.errors import DataError
 from megatron_r1.report import charts
 from megatron_r1.report.chain import chain_graph
 from megatron_r1.report.checkpoints import (
@@ -69,8 +70,11 @@ class Pair:
     after: Answers
 
 
-def write_report(run_dir: Path) -> Path:
-    """Write run_dir/report.html; what the run lacks is said to be not measured. Returns its path."""
+def write_report(run_dir: Path, out: Path | None = None) -> Path:
+    """Write `out`, by default run_dir/report.html; what the run lacks is said to be not measured.
+
+    Returns its path. DataError if the run can't be read or the page can't be written.
+    """
     stages = read_run(run_dir)
     evaluations = [stage for stage in stages if stage.kind == "evaluate"]
     alike = comparable(evaluations)
@@ -97,8 +101,14 @@ def write_report(run_dir: Path) -> Path:
         configurations=_configurations(stages),
         cards=[(stage, stage.data_card) for stage in stages if stage.data_card],
     )
-    path = run_dir / "report.html"
-    path.write_text(page, encoding="utf-8")
+    path = out or run_dir / "report.html"
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise DataError(
+            f"{path}: can't be written ({error.strerror}); name another file: "
+            f"megatron-r1 report {run_dir} --out FILE"
+        ) from None
     return path
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from megatron_r1.errors import DataError
+from megatron_r1.json_reader import read_json_object
 from megatron_r1.report.metrics import read_metrics
 from megatron_r1.report.samples import Sample, read_samples
 
@@ -81,7 +83,9 @@ class StageRecord:
     def data_card(self) -> dict[str, Any] | None:
         """What a stage says of the data that it made."""
         path = self.directory / "data_card.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        if not path.exists():
+            return None
+        return read_json_object(path, error=DataError, remedy="remove it and run the stage again")
 
 
 def read_run(run_dir: Path) -> list[StageRecord]:
@@ -104,7 +108,7 @@ def read_stage(directory: Path) -> StageRecord:
     artifact = _artifact(directory / "artifact.json")
     config_path = directory / "resolved.yaml"
     text = config_path.read_text(encoding="utf-8") if config_path.exists() else ""
-    config = YAML(typ="safe").load(text) or {}
+    config = _config(config_path, text)
     section = stage_section(config, directory.name)
     inputs = artifact.get("inputs") or ([section["init"]] if section.get("init") else [])
     return StageRecord(
@@ -118,6 +122,16 @@ def read_stage(directory: Path) -> StageRecord:
         results=artifact.get("metrics", {}),
         metrics=list(read_metrics(directory / "metrics.jsonl")),
     )
+
+
+def _config(path: Path, text: str) -> dict[str, Any]:
+    try:
+        config = YAML(typ="safe").load(text) or {}
+    except YAMLError as error:
+        raise DataError(f"{path}: not YAML ({error}); remove it and run the stage again") from None
+    if not isinstance(config, dict):
+        raise DataError(f"{path}: not the mapping of a configuration; remove it and run the stage again")
+    return config
 
 
 def stage_section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:

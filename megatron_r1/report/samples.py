@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from megatron_r1.errors import DataError
 from megatron_r1.report import steplog
 
 if TYPE_CHECKING:  # types.py imports torch, which reading samples should not
@@ -83,4 +84,9 @@ class SamplesWriter:
 
 def read_samples(path: Path) -> Iterator[Sample]:
     """The samples in order of writing, one at a time: the file of a long run does not fit in memory."""
-    return (Sample(**record) for record in steplog.read(path))
+    for number, record in enumerate(steplog.read(path), start=1):
+        try:
+            yield Sample(**record)
+        except TypeError as error:  # a key too many or too few
+            words = f"{path}:{number}: not a sample of this version ({error}); remove the line"
+            raise DataError(words) from None

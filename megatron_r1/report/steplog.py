@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_r1.errors import DataError
+from megatron_r1.json_reader import NotJson, parse_json
 
 
 def append(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
@@ -47,9 +48,9 @@ def truncate_after(path: Path, step: int) -> None:
 
 def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{path}:{number}: not JSON ({error}); remove the line") from error
+        record = parse_json(line)
+    except NotJson as error:
+        raise DataError(f"{path}:{number}: not JSON: {error}; remove the line") from None
     if not isinstance(record, dict) or not isinstance(record.get("step"), int):
         raise DataError(f"{path}:{number}: a line must be an object with a whole number 'step'; remove it")
     return record

@@ -4,6 +4,7 @@ import os
 import pytest
 
 from megatron_r1.errors import DataError
+from megatron_r1.report.html import write_report
 from megatron_r1.report.metrics import MetricsWriter
 from megatron_r1.report.record import read_run
 
@@ -66,3 +67,30 @@ def test_a_damaged_artifact_is_named(tmp_path):
     (tmp_path / "base" / "artifact.json").write_text("{")
     with pytest.raises(DataError, match=r"artifact\.json: not JSON"):
         read_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("resolved.yaml", "a: [", r"resolved\.yaml: not YAML"),
+        ("resolved.yaml", "just words", r"resolved\.yaml: not the mapping"),
+        ("metrics.jsonl", "[" * 100_000 + "\n", r"metrics\.jsonl:1: not JSON: nested deeper"),
+        ("samples.jsonl", '{"step": 1, "id": "a"}\n', r"samples\.jsonl:1: not a sample of this version"),
+        ("data_card.json", "[]", r"data_card\.json: a JSON object is needed"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, name, content, words):
+    stage(tmp_path, "base", begun_s=1, resolved="stages: {base: {kind: grpo}}")
+    (tmp_path / "base" / name).write_text(content)
+    with pytest.raises(DataError, match=words):
+        write_report(tmp_path)
+
+
+def test_a_page_that_can_not_be_written_says_how_to_write_it_elsewhere(tmp_path):
+    stage(tmp_path, "base", begun_s=1, resolved="")
+    (tmp_path / "report.html").mkdir()
+    with pytest.raises(DataError, match=r"report\.html: can't be written \(Is a directory\); name another"):
+        write_report(tmp_path)
+    out = tmp_path / "page.html"
+    assert write_report(tmp_path, out) == out
+    assert out.read_text().startswith("<!doctype html>")
