@@ -53,6 +53,16 @@ class Mixture:
             count -= taken[name]
         return taken
 
+    def each_once(self, count: int) -> list[int]:
+        """Those of the first `count` indices whose item no index before gave: no source is begun anew."""
+        found = []
+        for index in range(count):
+            name, inner = self.locate(index)
+            size = self._sources[name].size
+            if size is None or inner < size:
+                found.append(index)
+        return found
+
     def prompt(self, index: int) -> Prompt:
         name, inner = self.locate(index)
         return replace(self._sources[name].prompt(self._from(name, inner)), source=name)

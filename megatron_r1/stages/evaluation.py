@@ -1,9 +1,11 @@
 """Held-out accuracy of a policy, as the paper measures it (DeepSeek-R1, section 3).
 
 pass@1 is the mean over k samples a question, pass@k whether one of them is right, cons@k whether the
-majority answer is. Standard errors are over questions, whose samples are not independent.
+majority answer is. Standard errors are over questions, whose samples are not independent; each question is
+asked once, so that data with fewer than are asked for gives fewer.
 """
 
+import logging
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -26,15 +28,23 @@ from megatron_r1.rewards.preference import PreferenceConfig
 from megatron_r1.rewards.section import Reward
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.domains import domains_of, metric_word
+from megatron_r1.stages.held_out import conversations
 from megatron_r1.stages.sampling import accepted_share, can_be_quoted, draft_counts, draw_key, sample
+from megatron_r1.stages.ungraded import why_ungraded
 from megatron_r1.types import Completion, Message, Sampling, Score, Scored
+
+log = logging.getLogger(__name__)
 
 Measured = registry.by_name(registry.rewards(), "Measured")
 SCORE = "score_"  # before the name of a reward model, among the parts of a sample
 BY_DOMAIN = (
     "eval/accuracy", "eval/cons", "eval/format", "eval/language", "eval/mixed", "eval/reward_", "eval/score_",
 )  # fmt: skip
-WITH_ERROR = ("eval/accuracy", "eval/reward_", "eval/score_")  # metrics that get a standard error
+WITH_ERROR = (  # metrics that get a standard error
+    "eval/accuracy", "eval/reward_", "eval/score_", "eval/pass_at_k", "eval/cons",
+)  # fmt: skip
+MEASURED = ("eval/accuracy", "eval/reward_", "eval/score_")  # one of them at least, or nothing was measured
+FORM_ONLY = ("format", "language", "length")  # rewards that say nothing of whether an answer is right
 Sources = dict[str, registry.union(registry.sources(), "source")]  # type: ignore[misc]
 
 
@@ -53,7 +63,7 @@ class Evaluation(Section):
     data: Sources
     """The sources of the questions, by a name of your choice."""
     questions: int = Field(default=256, ge=1)
-    """Held-out questions."""
+    """Held-out questions; where the data holds fewer, each of them once."""
     samples: int = Field(default=1, ge=1)
     """Samples a question (k)."""
     temperature: float = Field(default=0.6, ge=0)
@@ -75,6 +85,15 @@ class Evaluation(Section):
     """Also measure the answers at temperature 0."""
     rewards: Measured = Measured()  # type: ignore[valid-type]
     """Rewards by rule to measure besides accuracy and format, such as code; each on its tasks' prompts."""
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> Self:
+        if self.temperature == 0 and self.samples > 1:
+            raise ValueError(
+                f"samples: {self.samples} at temperature 0 are the same answer {self.samples} times; set "
+                "samples: 1 or a temperature"
+            )
+        return self
 
     @model_validator(mode="after")
     def _rules_only(self) -> Self:
@@ -113,7 +132,9 @@ def evaluate(
 
     models: reward_model stages by name whose scores are reported too.
     """
-    scored = _sample_and_grade(context, evaluation, temperature=evaluation.temperature)
+    source = held_out(evaluation, seed=context.seed)
+    asked = conversations(context, source, questions=evaluation.questions, turns=evaluation.turns)
+    scored = _sample_and_grade(context, evaluation, source, asked, temperature=evaluation.temperature)
     for name, stage in (models or {}).items():
         scored = _with_scores(context, scored, name=name, stage=stage)
     domains = domains_of(evaluation.data)
@@ -122,16 +143,24 @@ def evaluate(
     metrics |= accepted_share(drafts, name="eval/accepted")
     if evaluation.greedy:
         single = evaluation.model_copy(update={"samples": 1})
-        greedy = _sample_and_grade(context, single, temperature=0.0)
-        metrics["eval/greedy"] = _summary(context, greedy, k=1)["eval/accuracy"]
+        greedy = _sample_and_grade(context, single, source, asked, temperature=0.0)
+        found = _summary(context, greedy, k=1)
+        metrics |= {"eval/greedy": found["eval/accuracy"]} if "eval/accuracy" in found else {}
     return metrics, scored
 
 
-def _sample_and_grade(context: StageContext, evaluation: Evaluation, *, temperature: float) -> list[Scored]:
+def _sample_and_grade(
+    context: StageContext,
+    evaluation: Evaluation,
+    source: Mixture,
+    asked: Sequence[Sequence[int]],
+    *,
+    temperature: float,
+) -> list[Scored]:
     replicas = context.policy.replicas
-    indices = range(replicas.index, evaluation.questions, replicas.count)
-    rows = [(index, k) for index in indices for k in range(evaluation.samples)]
-    completions = _asked(context, evaluation, rows, temperature=temperature)
+    mine = asked[replicas.index :: replicas.count]
+    rows = [(turns, k) for turns in mine for k in range(evaluation.samples)]
+    completions = _asked(context, evaluation, source, rows, temperature=temperature)
     rewards: Mapping[str, tuple[float, Reward]] = {
         "accuracy": (1.0, Accuracy().build()),
         "format": (0.0, Format(form=evaluation.form).build()),
@@ -148,15 +177,20 @@ def _with_scores(context: StageContext, scored: Sequence[Scored], *, name: str, 
 
 
 def _asked(
-    context: StageContext, evaluation: Evaluation, rows: Sequence[tuple[int, int]], *, temperature: float
+    context: StageContext,
+    evaluation: Evaluation,
+    source: Mixture,
+    rows: Sequence[tuple[Sequence[int], int]],
+    *,
+    temperature: float,
 ) -> list[Completion]:
-    """The completions of the last turn, one for each (question, sample)."""
-    source, examples = held_out(evaluation, seed=context.seed), _examples(context, evaluation)
+    """The completions of the last turn, one for each (conversation, sample)."""
+    examples = _examples(context, evaluation)
     top_p = evaluation.top_p if temperature else 1.0
     sampling = Sampling(evaluation.max_new_tokens, temperature, top_p, context.seed)
-    history = [examples(index) for index, _ in rows]
+    history = [examples(turns[0]) for turns, _ in rows]
     for turn in reversed(range(evaluation.turns)):  # the last turn is the question itself
-        asked = [source.prompt(index + turn * evaluation.questions) for index, _ in rows]
+        asked = [source.prompt(turns[turn]) for turns, _ in rows]
         completions = sample(
             context,
             [
@@ -164,7 +198,7 @@ def _asked(
                 for prompt, before in zip(asked, history, strict=True)
             ],
             sampling,
-            keys=[draw_key("evaluate", index, k, *([turn] if turn else [])) for index, k in rows],
+            keys=[draw_key("evaluate", turns[0], k, *([turn] if turn else [])) for turns, k in rows],
             force_think=evaluation.force_think,
         )
         history = [
@@ -201,23 +235,40 @@ def _summary(
     total = _sum_of_all_keys(context, sums)
     names = sorted({key.rsplit("/", 1)[0] for key in total})
     means = {name: total[f"{name}/sum"] / total[f"{name}/count"] for name in names}
-    if not any(name.startswith(("eval/accuracy", "eval/reward_")) for name in means):
-        raise DataError(_nothing_graded(context, scored, num_questions=int(total["eval/format/count"])))
+    num_questions = int(total["eval/format/count"])
+    means |= {"eval/questions": num_questions} | _ungraded(
+        context, scored, total=num_questions * k, measured=any(n.startswith(MEASURED) for n in names)
+    )
     for name in names:
-        if name.startswith(WITH_ERROR):
-            count = total[f"{name}/count"]
+        count = total[f"{name}/count"]
+        if name.startswith(WITH_ERROR) and count > 1:  # one question says nothing of the spread
             variance = max(0.0, total[f"{name}/square"] / count - means[name] ** 2)
-            means[f"{name}_stderr"] = math.sqrt(variance / max(1.0, count - 1))
+            means[f"{name}_stderr"] = math.sqrt(variance / (count - 1))
     of_one = ("eval/cons", "eval/pass_at_k") if k == 1 else ()  # one sample has no majority
     return {name: value for name, value in means.items() if not name.startswith(of_one)}
 
 
-def _nothing_graded(context: StageContext, scored: Sequence[Scored], *, num_questions: int) -> str:
-    notes = context.policy.replicas.gather([s.parts["accuracy"].note for s in scored[:1]])
-    return (
-        f"stage {context.name}: none of the {num_questions} held-out questions can be graded: {notes[0]}; "
-        "correct the task or the reference in the evaluation's data"
-    )
+def _ungraded(
+    context: StageContext, scored: Sequence[Scored], *, total: int, measured: bool
+) -> dict[str, float]:
+    """The share of all `total` samples that no verifier can grade, said with the first reason; collective.
+
+    DataError where that is all of them, unless another reward measured something.
+    """
+    replicas = context.policy.replicas
+    mine = [s for s in scored if all(p.value is None for n, p in s.parts.items() if n not in FORM_ONLY)]
+    reasons = replicas.gather([why_ungraded(s) for s in mine])
+    if not reasons:
+        return {}
+    if len(reasons) == total and not measured:
+        raise DataError(
+            f"stage {context.name}: none of the {total} held-out samples can be graded: {reasons[0]}; "
+            "correct the task or the reference in the evaluation's data"
+        )
+    if replicas.is_main:
+        log.warning("stage %s: %d of %d held-out samples can't be graded and count in no accuracy: %s",
+                    context.name, len(reasons), total, reasons[0])  # fmt: skip
+    return {"eval/ungraded": len(reasons) / total}
 
 
 def _sum_of_all_keys(context: StageContext, sums: Mapping[str, float]) -> dict[str, float]:

@@ -35,6 +35,7 @@ from megatron_r1.stages.grpo_sequences import graded_sequences, idle_sequence
 from megatron_r1.stages.grpo_watch import Watch, look
 from megatron_r1.stages.section import too_long
 from megatron_r1.stages.training import TrainingStage
+from megatron_r1.stages.ungraded import UngradedWatch, first_reason
 from megatron_r1.step_profile import phase
 from megatron_r1.types import StepStats, TrainSequence
 
@@ -203,6 +204,8 @@ class _Training:
         self.asker = Asker(stage, context)
         self.updates_done = int(context.state.get("updates_done", 0))
         self.guards = GuardWatch(stage.guards, context.state.get("guards", {}))
+        before = context.state.get("ungraded", {})
+        self.ungraded = UngradedWatch(context.name, stage.guards.patience, **before)
 
     def run(self) -> dict[str, float]:
         stage, context = self.stage, self.context
@@ -222,12 +225,14 @@ class _Training:
             context.journal.step(step + 1, metrics)
             if context.journal.stop_here() or (step + 1) % stage.checkpoint_every == 0:
                 context.journal.checkpoint(step + 1, self._state())
+        self.ungraded.finish(stage.steps)
         return metrics
 
     def _state(self) -> dict[str, Any]:
         return {
             "updates_done": self.updates_done,
             "guards": self.guards.counts,
+            "ungraded": self.ungraded.state(),
             **self.asker.state(),
         }
 
@@ -282,13 +287,28 @@ class _Training:
             "time/train": train_s / step_s,
             "time/step_s": step_s,
         }
+        self._require_graded(step, batch)
         self.guards.look(self.context.name, step + 1, metrics, batch.scored)
         return metrics
+
+    def _require_graded(self, step: int, batch: Rollout) -> None:
+        """Collective."""
+        replicas = self.policy.replicas
+        total = replicas.sum({"all": float(batch.num_sampled), "ungraded": float(batch.num_ungraded)})
+        reasons = replicas.gather([batch.reason])
+        self.ungraded.look(
+            step + 1,
+            num_samples=int(total["all"]),
+            num_ungraded=int(total["ungraded"]),
+            reason=next(filter(None, reasons), ""),
+        )
 
     # ---- sampling and scoring
 
     def _rollout(self, step: int) -> Rollout:
         times = {"rollout": 0.0, "reward": 0.0, "tokens": 0.0}
+        seen = {"sampled": 0, "ungraded": 0}
+        reasons: list[str] = []
         refits = self.policy.refits
         replicas = self.policy.replicas
 
@@ -301,6 +321,9 @@ class _Training:
             with phase("rewards"):
                 scored = self.asker.score(completions)
             times["reward"] += time.perf_counter() - marked
+            seen["sampled"] += len(scored)
+            seen["ungraded"] += sum(output.reward is None for output in scored)
+            reasons.append(first_reason(scored))
             size = self.stage.group_size
             return [scored[i : i + size] for i in range(0, len(scored), size)]
 
@@ -321,6 +344,9 @@ class _Training:
             refits=self.policy.refits - refits,
             domains=self.asker.phase.domains,
             version=self.policy.version,
+            num_sampled=seen["sampled"],
+            num_ungraded=seen["ungraded"],
+            reason=next(filter(None, reasons), ""),
         )
 
     def _agree_on_max(self, missing: int) -> int:

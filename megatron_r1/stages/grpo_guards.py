@@ -1,8 +1,9 @@
 """Signs that a run of RL has collapsed, watched over its steps: stop or warn, with the samples that show it.
 
 Equal rewards in every group give no gradient: all outputs wrong, all right, or a reward that says the same to
-everything. Short outputs are what a policy falls to when it gives up reasoning. Drift is what is left of the
-sampler's agreement with the training pass after the first step (grpo_gates.py checks that one).
+everything. (Where no output can be graded at all the stage ends whatever the guards say: ungraded.py.) Short
+outputs are what a policy falls to when it gives up reasoning. Drift is what is left of the sampler's
+agreement with the training pass after the first step (grpo_gates.py checks that one).
 """
 
 import logging
@@ -29,7 +30,7 @@ class Guards(Section):
     patience: int = Field(default=20, ge=1)
     """Steps in a row."""
     equal_rewards: bool = True
-    """All outputs of every group have the same reward."""
+    """No group has two different rewards: they are all equal, or too few of its outputs can be graded."""
     drift: float | None = Field(default=None, ge=1)
     """Highest exp of the mean absolute gap of rollout and training log-probs; null: not watched."""
     min_length: float | None = Field(default=None, gt=0)
@@ -38,10 +39,12 @@ class Guards(Section):
     def bad(self, metrics: Mapping[str, float]) -> dict[str, str]:
         """What is bad in a step, by the guard's name: the value and what it means."""
         found = {}
-        if self.equal_rewards and metrics["train/zero_std_groups"] == 1.0:
+        equal, ungradable = metrics["train/zero_std_groups"], metrics["train/ungradable_groups"]
+        if self.equal_rewards and equal and equal + ungradable > 1 - 1e-9:
+            others = f", and {ungradable:.0%} of the groups can't be graded" if ungradable else ""
             found["equal_rewards"] = (
-                f"a group's rewards are all equal (mean {metrics['train/reward']:.3f}): nothing is learnt; "
-                "see whether the reward can grade these questions, or change their difficulty"
+                f"a group's rewards are all equal (mean {metrics['train/reward']:.3f}){others}: nothing is "
+                "learnt; see whether the reward can grade these questions, or change their difficulty"
             )
         drift = metrics.get("rollout/drift")
         if self.drift is not None and drift is not None and not drift <= self.drift:

@@ -12,7 +12,11 @@ from megatron_r1.types import Refits, Replicas, Scored, StepStats
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """This replica's outputs of a step, whole groups in a row. sampled_tokens: dropped groups included."""
+    """This replica's outputs of a step, whole groups in a row.
+
+    sampled_tokens, num_sampled, num_ungraded: of dropped groups too. reason: why the first output that no
+    reward could judge was not graded.
+    """
 
     scored: list[Scored]
     counts: GroupCounts
@@ -23,17 +27,22 @@ class Rollout:
     refits: Refits
     domains: tuple[str, ...] = ()  # names of the sources, where there are several
     version: int = 0  # of the policy that they are trained on
+    num_sampled: int = 0
+    num_ungraded: int = 0
+    reason: str = ""
 
 
 def rollout_metrics(rollout: Rollout, replicas: Replicas, *, group_size: int) -> dict[str, float]:
-    """Means over all replicas' outputs and groups."""
+    """Means over all replicas' outputs and groups; no mean reward where nothing could be graded."""
     lengths = [len(s.completion.token_ids) for s in rollout.scored]
     total = replicas.sum(_sums(rollout, lengths, group_size) | rollout.counts.as_metrics())
     groups = sum(total[f"groups/{kind}"] for kind in rollout.counts.kinds)
     outputs = max(1.0, total["outputs"])
     return {
-        "train/reward": total["reward"] / max(1.0, total["graded"]),
+        **({"train/reward": total["reward"] / total["graded"]} if total["graded"] else {}),
         "train/zero_std_groups": total["groups/equal"] / groups,
+        "train/ungradable_groups": total["groups/ungradable"] / groups,
+        "train/ungraded": total["ungraded"] / max(1.0, total["all"]),
         "train/dropped_groups": 1 - total["groups/trained"] / groups,
         "rollout/length": total["length"] / outputs,
         "rollout/length_max": float(max(replicas.gather([max(lengths, default=0)]))),
@@ -44,8 +53,9 @@ def rollout_metrics(rollout: Rollout, replicas: Replicas, *, group_size: int) ->
         **accepted_share(total),
         **_staleness(rollout, replicas),
         **{
-            f"train/reward_{name}": total[f"part/{name}"] / max(1.0, total[f"graded/{name}"])
+            f"train/reward_{name}": total[f"part/{name}"] / total[f"graded/{name}"]
             for name in rollout.rewards
+            if total[f"graded/{name}"]
         },
         **_by_domain(total, rollout.domains),
     }
@@ -90,6 +100,8 @@ def _sums(rollout: Rollout, lengths: Sequence[int], group_size: int) -> dict[str
         "length": float(sum(lengths)),
         "cut": float(sum(not s.completion.finished for s in scored)),
         "sampled": float(rollout.sampled_tokens),
+        "all": float(rollout.num_sampled),
+        "ungraded": float(rollout.num_ungraded),
         **draft_counts(s.completion for s in scored),
         "groups/trained": float(sum(any(s.reward is not None for s in group) for group in groups)),
     }

@@ -5,21 +5,25 @@ verdict of a judge, an independent reward model, the length (DeepSeek-R1, sectio
 reward comes in the last 400 updates only).
 """
 
+import logging
 from collections.abc import Sequence
 
 import torch
 from pydantic import Field
 
 from megatron_r1.config.section import Section
-from megatron_r1.data.mixture import build_mixture, replica_range
+from megatron_r1.data.mixture import build_mixture
 from megatron_r1.rewards.preference import summary_of
 from megatron_r1.rl.preference import correlation
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.domains import domains_of, metric_word
 from megatron_r1.stages.evaluation import Sources
+from megatron_r1.stages.held_out import each_once
 from megatron_r1.stages.judge import JudgeOptions, judge_of
 from megatron_r1.stages.sampling import draw_key, sample
 from megatron_r1.types import Completion, Sampling
+
+log = logging.getLogger(__name__)
 
 
 class Watch(Section):
@@ -30,7 +34,7 @@ class Watch(Section):
     every: int = Field(default=10, ge=1)
     """Steps between two looks; the first comes before any update, the last at the end."""
     questions: int = Field(default=128, ge=2)
-    """Prompts, one response each."""
+    """Prompts, one response each; where the data holds fewer, each of them once."""
     max_new_tokens: int = Field(default=8192, ge=1)
     """The longest response."""
     temperature: float = Field(default=0.6, ge=0)
@@ -53,7 +57,7 @@ def look(context: StageContext, watch: Watch) -> dict[str, float]:
     """
     replicas = context.policy.replicas
     source = build_mixture(watch.data, seed=context.seed, split="held_out")
-    mine = replica_range(0, watch.questions, index=replicas.index, num_replicas=replicas.count)
+    mine = each_once(context, source, watch.questions, what="prompts", key="watch.questions")
     keys = [draw_key("watch", index) for index in mine]
     completions = sample(
         context,
@@ -78,6 +82,9 @@ def look(context: StageContext, watch: Watch) -> dict[str, float]:
         verdicts = _judged(context, watch.judge, completions, summaries, keys)
         values = [value for value in verdicts if value is not None]
         found |= {"watch/judged": _mean(values)} if values else {}
+        if not values and replicas.is_main:
+            log.warning("stage %s: watch: the judge has no verdict on any of %d responses", context.name,
+                        len(verdicts))  # fmt: skip
         found |= _by_domain("watch/judged", verdicts, domains, several)
     return found
 

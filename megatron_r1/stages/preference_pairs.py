@@ -25,10 +25,19 @@ from megatron_r1.stages.evaluation import Sources
 from megatron_r1.stages.judge import JudgeOptions, judge_of
 from megatron_r1.stages.sampling import can_be_quoted, draw_key, sample
 from megatron_r1.stages.section import StageConfig, earlier_stages, too_long
+from megatron_r1.stages.ungraded import PATIENCE, UngradedWatch
 from megatron_r1.types import Completion, Sampling
 
 if TYPE_CHECKING:
     from megatron_r1.run_config import RunConfig
+
+UNCOMPARED = {  # why nobody could compare the responses of a pair
+    "cut": "cut at max_new_tokens",
+    "no_summary": "without a summary after the reasoning",
+    "unspellable": "that the judge's tokenizer can't spell",
+    "no_verdict": "without a verdict of the judge",
+}
+REMEDY = "see max_new_tokens, what the model was taught to write, and the judge with its prompts' references"
 
 
 class PreferencePairs(StageConfig):
@@ -111,6 +120,7 @@ class _Making:
         self.files = Workshop(context.name, context.directory, self.replicas)
         self.prompts = build_mixture(stage.data, seed=context.seed)
         self.judge = judge_of(stage.judge, context)
+        self.uncompared = UngradedWatch(context.name, PATIENCE, step_word="shard", remedy=REMEDY)
 
     def run(self) -> dict[str, float]:
         stage, journal = self.stage, self.context.journal
@@ -151,6 +161,13 @@ class _Making:
         by_pair = dict(zip(asked, verdicts, strict=True))
         mine = [(indices[i], self._line(pair, reasons[i], by_pair.get(i))) for i, pair in enumerate(pairs)]
         lines = [line for _, line in sorted(self.replicas.gather(mine), key=lambda row: row[0])]
+        reasons = Counter(line["dropped"] for line in lines if line.get("dropped") in UNCOMPARED)
+        self.uncompared.look(
+            number + 1,
+            num_samples=len(lines),
+            num_ungraded=reasons.total(),
+            reason=", ".join(f"{count} {UNCOMPARED[why]}" for why, count in reasons.most_common()),
+        )
         self.files.write(number, lines)
         return {**shares(_counts(lines)), "time/step_s": time.perf_counter() - began}
 

@@ -38,6 +38,7 @@ from megatron_r1.stages.judge import JudgeOptions, Opinions, ask, judge_of
 from megatron_r1.stages.restyle import UNPARSEABLE, Restyle, restyled
 from megatron_r1.stages.sampling import accepted_share, draft_counts, draw_key, sample
 from megatron_r1.stages.section import StageConfig, too_long
+from megatron_r1.stages.ungraded import PATIENCE, UngradedWatch, first_reason
 from megatron_r1.types import Completion, Sampling, Scored
 
 if TYPE_CHECKING:
@@ -191,6 +192,7 @@ class _Sampling:
         self.selection = Selection(
             duplicates=stage.duplicates, per_prompt=stage.per_prompt, quotas=stage.quotas
         )
+        self.ungraded = UngradedWatch(context.name, PATIENCE, step_word="shard")
         self.reasons: list[Future[list[str | None]]] = []  # of the main rank: why not, a shard and a line
         self.origin = Provenance(
             context.name, stage.init, context.weights, stage.temperature, stage.top_p,
@@ -275,6 +277,7 @@ class _Sampling:
 
     def _finish(self, drawn: _Shard, thread: ThreadPoolExecutor) -> None:
         mine: list[Judged] = self.replicas.share(lambda: drawn.verdicts.result() if drawn.verdicts else [])
+        self._require_graded(drawn.number + 1, [judged.scored for judged in mine])
         shown = mine[: -(-self.stage.samples_shown // self.replicas.count)]
         self.context.journal.samples(drawn.number + 1, [judged.scored for judged in shown])
         rows = self.replicas.gather([(judged.index, judged.sample, judged.line) for judged in mine])
@@ -282,6 +285,19 @@ class _Sampling:
         self.files.write(drawn.number, lines)
         self.context.journal.step(drawn.number + 1, self._metrics(drawn, lines))
         self._choose(lines, thread)
+
+    def _require_graded(self, shard: int, mine: list[Scored]) -> None:
+        """Collective. A response that restyling could not write has no reward either, and another reason."""
+        asked = [one for one in mine if one.completion.text or self.stage.restyle is None]
+        counts = {"all": float(len(asked)), "ungraded": float(sum(one.reward is None for one in asked))}
+        total = self.replicas.sum(counts)
+        reasons = self.replicas.gather([first_reason(asked)])
+        self.ungraded.look(
+            shard,
+            num_samples=int(total["all"]),
+            num_ungraded=int(total["ungraded"]),
+            reason=next(filter(None, reasons), ""),
+        )
 
     def _choose(self, lines: Iterable[dict[str, Any]], thread: ThreadPoolExecutor) -> None:
         if self.replicas.is_main:
@@ -304,6 +320,7 @@ class _Sampling:
     # ---- the choice over all shards
 
     def _select(self) -> dict[str, float]:
+        self.ungraded.finish(self.num_shards)
         card, found = self.files.choose(self._publish)
         return found | {"rollout/length": card["tokens"]["mean"]}
 

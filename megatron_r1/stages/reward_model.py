@@ -20,6 +20,7 @@ from megatron_r1.rl.preference import Judgement, judged, pair_loss, point_loss
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.demand import Demand
 from megatron_r1.stages.evaluation import Sources
+from megatron_r1.stages.held_out import say_fewer
 from megatron_r1.stages.text_scorer import Part, TextScorer, scored_part
 from megatron_r1.stages.training import TrainingStage, steps_of_epochs
 from megatron_r1.types import Prompt
@@ -36,7 +37,7 @@ class HeldOutPreferences(Section):
     data: Sources
     """The sources of the preferences; their held-out side."""
     examples: int = Field(default=256, ge=2)
-    """How many."""
+    """How many; where the data holds fewer, each of them once."""
     every: int = Field(default=100, ge=1)
     """Steps between evaluations; the first comes before any update, the last at the end."""
 
@@ -186,18 +187,22 @@ class _Training:
     # ---- held-out preferences
 
     def _evaluate(self) -> dict[str, float]:
-        total, batch = self.stage.evaluate.examples, EVALUATION_BATCH
-        mine = [j for first in range(0, total, batch) for j in self._judge(first, min(batch, total - first))]
+        asked, batch = self.stage.evaluate.examples, EVALUATION_BATCH
+        each = self.held_out.each_once(asked)
+        say_fewer(
+            self.context, what="preferences", key="evaluate.examples", asked=asked, there=len(each)
+        )
+        batches = [each[first : first + batch] for first in range(0, len(each), batch)]
+        mine = [j for one in batches for j in self._judge(one[self.replicas.index :: self.replicas.count])]
         judgements = self.replicas.gather(mine)
         found = {f"eval/preference_{name}": value for name, value in judged(judgements).items()}
-        share = found["eval/preference_accuracy"]
-        found["eval/preference_accuracy_stderr"] = math.sqrt(
-            share * (1 - share) / max(1, len(judgements) - 1)
-        )
+        if len(judgements) > 1:  # one says nothing of the spread
+            share = found["eval/preference_accuracy"]
+            error = math.sqrt(share * (1 - share) / (len(judgements) - 1))
+            found["eval/preference_accuracy_stderr"] = error
         return found
 
-    def _judge(self, first: int, count: int) -> list[Judgement]:
-        indices = replica_range(first, count, index=self.replicas.index, num_replicas=self.replicas.count)
+    def _judge(self, indices: Sequence[int]) -> list[Judgement]:
         items = [self._read(self.held_out.prompt(index)) for index in indices]
         sequences = self._sequences(items)
         scores = self.scorer.score(sequences)

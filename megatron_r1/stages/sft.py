@@ -4,6 +4,7 @@ Cold start, the second fine-tuning and distillation are all this, by their `init
 sections 2.3.1, 2.3.3 and 2.4; 2-3 epochs, cosine to one tenth, packed with sample masks).
 """
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
@@ -16,6 +17,7 @@ from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.demand import Demand
 from megatron_r1.stages.evaluation import EvaluateEvery, Sources, evaluate
 from megatron_r1.stages.grpo_sequences import idle_sequence
+from megatron_r1.stages.held_out import each_once
 from megatron_r1.stages.section import too_long
 from megatron_r1.stages.supervised import supervised_update
 from megatron_r1.stages.training import TrainingStage, steps_of_epochs
@@ -31,7 +33,7 @@ class HeldOutChats(Section):
     data: Sources
     """The sources of the chats; their held-out side."""
     chats: int = Field(ge=1)
-    """How many of them, over all replicas."""
+    """How many of them, over all replicas; where the data holds fewer, each of them once."""
     every: int = Field(default=100, ge=1)
     """Steps between evaluations; the first comes before any update, the last at the end."""
 
@@ -146,7 +148,8 @@ class _FineTuning:
     def _step(self, step: int) -> dict[str, float]:
         stage = self.stage
         first, count = step * stage.examples, stage.examples
-        chats = self._chats(self.chats, first, count)
+        mine = replica_range(first, count, index=self.replicas.index, num_replicas=self.replicas.count)
+        chats = self._chats(self.chats, mine)
         short = [chat for chat in chats if not self._is_too_long(chat)]
         left = int(self.replicas.sum({"chats": float(len(short))})["chats"])
         if not left:
@@ -164,15 +167,14 @@ class _FineTuning:
         )
         return metrics | ({"train/too_long": self.num_too_long} if stage.max_chat_tokens else {})
 
-    def _chats(self, chats: Mixture, first: int, count: int) -> list[list[TrainSequence]]:
-        """This replica's of these chats, each as its sequences."""
+    def _chats(self, chats: Mixture, indices: Iterable[int]) -> list[list[TrainSequence]]:
+        """These chats, each as its sequences."""
         context = self.context
-        mine = replica_range(first, count, index=self.replicas.index, num_replicas=self.replicas.count)
         return [
             chat_sequences(
                 chats.document(index), context.template, context.tokenizer, answers=self.stage.answers
             )
-            for index in mine
+            for index in indices
         ]
 
     def _is_too_long(self, chat: list[TrainSequence]) -> bool:
@@ -182,7 +184,8 @@ class _FineTuning:
     def _held_out_loss(self, options: HeldOutChats) -> dict[str, float]:
         """The mean over the tokens of the answers; chats that training would leave out are left out here."""
         data = build_mixture(options.data, seed=self.context.seed, split="held_out")
-        chats = self._chats(data, 0, options.chats)
+        mine = each_once(self.context, data, options.chats, what="chats", key="held_out.chats")
+        chats = self._chats(data, mine)
         sequences = [one for chat in chats if not self._is_too_long(chat) for one in chat]
         logprobs = self.context.policy.logprobs(sequences)
         loss = -sum(float((v * s.weights).sum()) for v, s in zip(logprobs, sequences, strict=True))

@@ -136,7 +136,7 @@ def test_other_rewards_and_models_are_means_with_errors_by_domain(evaluation, co
     assert metrics["eval/reward_language_stderr"] == pytest.approx(1 / 4)
     assert metrics["eval/score_long_on_sums"] == long
     assert metrics["eval/score_long"] == (long + (long + short) / 2) / 2
-    assert metrics["eval/accuracy_on_talk_stderr"] == 0  # of one question
+    assert "eval/accuracy_on_talk_stderr" not in metrics  # one question says nothing of the spread
     assert "eval/reward_code" not in metrics  # no prompt of its task
     assert lengths.shown == [s.completion.text for s in scored]
     assert {"score_long", "language", "accuracy", "format"} == scored[0].parts.keys()
@@ -186,7 +186,7 @@ def test_an_ungradable_question_counts_in_no_accuracy(evaluation, context, ids):
 
 def test_questions_of_which_none_can_be_graded_are_an_error(evaluation, context, ids):
     policy = FakePolicy(map(ids, map(answered, [1, 2])))
-    with pytest.raises(DataError, match=r"none of the 2 held-out questions can be graded.*astrology"):
+    with pytest.raises(DataError, match=r"none of the 2 held-out samples can be graded.*astrology"):
         evaluate(context(policy), evaluation(2, tasks=["astrology"] * 2))
 
 
@@ -260,3 +260,89 @@ def test_the_stage_reports_its_metrics_and_samples_as_one_step(evaluation, conte
     assert journal.steps == [(1, metrics)]
     assert [(step, len(scored)) for step, scored in journal.sampled] == [(1, 2)]
     assert metrics["eval/accuracy"] == 0.5
+
+
+# ---- each question once
+
+
+def test_data_with_fewer_questions_than_asked_for_is_not_asked_twice(evaluation, context, ids, caplog):
+    asked = evaluation(3, questions=64, samples=4)
+    policy = FakePolicy(map(ids, map(answered, SAMPLES)))
+    metrics, scored = evaluate(context(policy), asked)
+    assert (metrics["eval/questions"], len(scored), len(policy.asked)) == (3, 12, 12)
+    accuracy, passed, voted = [3 / 4, 1 / 2, 0], [1, 1, 0], [1, 1, 0]
+    for name, values in {"accuracy": accuracy, "pass_at_k": passed, "cons": voted}.items():
+        mean = sum(values) / 3
+        error = math.sqrt(sum((v - mean) ** 2 for v in values) / 2 / 3)
+        assert metrics[f"eval/{name}"] == pytest.approx(mean)
+        assert metrics[f"eval/{name}_stderr"] == pytest.approx(error)
+    assert "64 questions are asked for and the data holds 3" in caplog.text
+
+
+def test_fewer_questions_are_the_same_over_replicas(evaluation, context, ids):
+    asked = evaluation(3, questions=64)
+
+    def run(replicas):
+        policy = FakePolicy(map(ids, map(answered, [1, 9])), replicas=replicas)
+        return evaluate(context(policy), asked)
+
+    (metrics, first), (same, second) = together(2, run)
+    assert metrics == same
+    assert (metrics["eval/questions"], len(first), len(second)) == (3, 2, 1)
+
+
+def test_a_question_that_stands_twice_in_the_data_counts_once(evaluation, context, ids, tmp_path):
+    asked = evaluation(2)
+    (path,) = tmp_path.glob("questions_*.jsonl")
+    path.write_text(path.read_text() * 3)
+    metrics, _ = evaluate(context(FakePolicy(map(ids, map(answered, [1, 9])))), asked)
+    assert metrics["eval/questions"] == 2
+    asked = asked.model_copy(update={"questions": 6})
+    metrics, _ = evaluate(context(FakePolicy(map(ids, map(answered, [1, 9])))), asked)
+    assert metrics["eval/questions"] == 2
+    assert metrics["eval/accuracy_stderr"] == pytest.approx(1 / 2)  # sqrt((1/4 + 1/4) / 1 / 2)
+
+
+def test_a_source_that_ends_does_not_begin_anew_beside_one_that_goes_on(evaluation, context, ids, tmp_path):
+    (own,) = evaluation(2).data.values()
+    other = {**own.model_dump(), "path": str(tmp_path / "other.jsonl")}
+    lines = (tmp_path / "questions_all.jsonl").read_text()
+    (tmp_path / "other.jsonl").write_text(lines + lines.replace("+ 1", "+ 2"))
+    asked = evaluation(2, data={"short": own.model_dump(), "long": other}, questions=8)
+    metrics, scored = evaluate(context(FakePolicy(map(ids, map(answered, [1] * 8)))), asked)
+    sources = [s.completion.prompt.source for s in scored]
+    assert (sources.count("short"), sources.count("long")) == (2, 4)
+    assert metrics["eval/questions"] == 6
+
+
+def test_turns_take_questions_that_differ(evaluation, context, ids):
+    asked = evaluation(5, questions=9, turns=2)
+    policy = FakePolicy(map(ids, map(answered, [1] * 8)))
+    _, scored = evaluate(context(policy), asked)
+    assert len(scored) == 2
+    talks = [[m.content for m in s.completion.prompt.messages if m.role == "user"] for s in scored]
+    assert len({question for talk in talks for question in talk}) == 4
+    with pytest.raises(DataError, match="3 turns needs 3 different held-out questions, and the data holds 2"):
+        evaluate(context(FakePolicy()), evaluation(2, turns=3))
+
+
+def test_one_question_has_no_standard_error(evaluation, context, ids):
+    metrics, _ = evaluate(context(FakePolicy(map(ids, map(answered, [1, 9])))), evaluation(1, samples=2))
+    assert metrics["eval/accuracy"] == 1 / 2
+    assert not [name for name in metrics if name.endswith("_stderr")]
+
+
+def test_several_samples_at_temperature_0_are_refused(evaluation):
+    with pytest.raises(ValidationError, match="samples: 4 at temperature 0 are the same answer 4 times"):
+        evaluation(1, samples=4, temperature=0)
+    assert evaluation(1, samples=1, temperature=0).samples == 1
+
+
+def test_questions_that_nothing_can_grade_are_counted_and_said(evaluation, context, ids, caplog):
+    asked = evaluation(4, tasks=["integer", "intger", "integer", "integer"])
+    metrics, _ = evaluate(context(FakePolicy(map(ids, map(answered, [1, 2, 9, 4])))), asked)
+    assert metrics["eval/ungraded"] == 1 / 4
+    assert metrics["eval/accuracy"] == pytest.approx(2 / 3)
+    assert metrics["eval/accuracy_stderr"] == pytest.approx(math.sqrt((1 + 1 + 4) / 9 / 2 / 3))
+    assert "1 of 4 held-out samples can't be graded" in caplog.text
+    assert "'intger'" in caplog.text

@@ -296,6 +296,8 @@ def test_metrics_of_a_step_worked_by_hand(stage, context, ids):
         "train/reward_accuracy": 1 / 4,
         "train/reward_format": 2 / 4,
         "train/zero_std_groups": 1 / 2,
+        "train/ungradable_groups": 0,
+        "train/ungraded": 0,
         "train/dropped_groups": 0,
         "train/loss": (0 + second_loss) / 2,
         "train/grad_norm": 2,

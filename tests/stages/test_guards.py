@@ -8,7 +8,10 @@ from megatron_r1.errors import GateError
 from megatron_r1.stages.grpo_guards import Guards, GuardWatch
 from megatron_r1.types import Completion, Message, Prompt, Score, Scored
 
-GOOD = {"train/zero_std_groups": 0.5, "train/reward": 0.3, "rollout/length": 40.0, "rollout/drift": 1.01}
+GOOD = {
+    "train/zero_std_groups": 0.5, "train/ungradable_groups": 0.0, "train/reward": 0.3, "rollout/length": 40.0,
+    "rollout/drift": 1.01,
+}  # fmt: skip
 
 
 def scored(text: str) -> Scored:
@@ -59,7 +62,14 @@ def test_a_resumed_watch_goes_on_counting():
         GuardWatch(guards, first.counts).look("zero", 2, {**GOOD, "train/zero_std_groups": 1.0}, [])
 
 
+def test_groups_without_signal_are_equal_or_ungradable_together():
+    watch = GuardWatch(Guards(action="stop", patience=1), {})
+    watch.look("zero", 1, {**GOOD, "train/zero_std_groups": 0.3, "train/ungradable_groups": 0.6}, [])
+    with pytest.raises(GateError, match="70% of the groups can't be graded"):
+        watch.look("zero", 2, {**GOOD, "train/zero_std_groups": 0.3, "train/ungradable_groups": 0.7}, [])
+
+
 def test_what_is_not_configured_is_not_watched():
     guards = Guards(action="stop", patience=1, equal_rewards=False)
-    bad = {"train/zero_std_groups": 1.0, "train/reward": 0.0, "rollout/length": 1.0}
+    bad = {**GOOD, "train/zero_std_groups": 1.0, "train/reward": 0.0, "rollout/length": 1.0}
     GuardWatch(guards, {}).look("zero", 1, bad, [])

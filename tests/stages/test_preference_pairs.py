@@ -218,3 +218,14 @@ def test_two_replicas_write_what_one_does(run, stage, tmp_path):
         2, lambda replicas: run(JudgingPolicy(fair, replicas=replicas), directory=tmp_path / "two", made=made)
     )
     assert data(tmp_path / "two") == data(tmp_path / "one")
+
+
+def test_pairs_that_nobody_could_compare_are_said_at_the_first_shard(run, caplog):
+    with pytest.raises(DataError, match=r"none of 5 was kept: 5 no_verdict"):
+        run(JudgingPolicy(lambda good_first: "A is better"))
+    assert "shard 1: none of 2 samples can be graded: 2 without a verdict of the judge" in caplog.text
+
+
+def test_pairs_that_nobody_could_compare_for_twenty_shards_end_the_stage(run):
+    with pytest.raises(DataError, match=r"shard 20: for 20 shards no sample could be graded.*cut at"):
+        run(JudgingPolicy(fair), max_new_tokens=5, prompts_a_shard=1, num_prompts=21)

@@ -230,3 +230,13 @@ def test_a_grader_that_fails_ends_the_stage(stage, context, ids, tmp_path, monke
     with pytest.raises(DataError, match="the judge is gone"):
         stage().run(context(FakePolicy(answers(ids)), directory=tmp_path))
     assert not list(tmp_path.rglob("shard_*"))
+
+
+def test_samples_that_nothing_can_grade_are_said_at_the_first_shard_and_end_the_stage(
+    stage, context, ids, tmp_path, caplog
+):
+    where = context(FakePolicy(answers(ids)), directory=tmp_path)
+    with pytest.raises(DataError, match=r"in none of its 3 shards could a sample be graded.*task 'intger'"):
+        stage(tasks=["intger"] * 5).run(where)
+    assert "shard 1: none of 4 samples can be graded" in caplog.text
+    assert not (tmp_path / "data").exists()
