@@ -53,15 +53,15 @@ class Mixture:
             count -= taken[name]
         return taken
 
+    def gives_anew(self, index: int) -> bool:
+        """Whether no index before gave the item: its source has not been begun again."""
+        name, inner = self.locate(index)
+        size = self._sources[name].size
+        return size is None or inner < size
+
     def each_once(self, count: int) -> list[int]:
-        """Those of the first `count` indices whose item no index before gave: no source is begun anew."""
-        found = []
-        for index in range(count):
-            name, inner = self.locate(index)
-            size = self._sources[name].size
-            if size is None or inner < size:
-                found.append(index)
-        return found
+        """Those of the first `count` indices whose item no index before gave."""
+        return [index for index in range(count) if self.gives_anew(index)]
 
     def prompt(self, index: int) -> Prompt:
         name, inner = self.locate(index)

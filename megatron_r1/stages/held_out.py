@@ -6,21 +6,28 @@ from megatron_r1.data.mixture import Mixture
 from megatron_r1.errors import DataError
 from megatron_r1.stages.context import StageContext
 
+LOOKED_AT = 4  # times as many questions as are wanted, until so many differ
+
 log = logging.getLogger(__name__)
 
 
 def different_questions(source: Mixture, count: int) -> list[int]:
-    """Of the indices below `count` those of questions that differ.
+    """The indices of the first `count` questions that differ, or of as many as there are.
 
-    A source that has fewer isn't begun again, and where lines of one source ask the same, the first counts.
+    A source that has fewer isn't begun again, and where lines of one source ask the same, the first counts;
+    an endless source may repeat itself too.
     """
     seen, found = set(), []
-    for index in source.each_once(count):
+    for index in range(LOOKED_AT * count):
+        if not source.gives_anew(index):
+            continue
         prompt = source.prompt(index)
         key = (prompt.source, prompt.task, prompt.reference, prompt.messages)
         if key not in seen:
             seen.add(key)
             found.append(index)
+        if len(found) == count:
+            break
     return found
 
 

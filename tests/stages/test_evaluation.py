@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from megatron_r1.errors import DataError
 from megatron_r1.stages.evaluate import Evaluate
 from megatron_r1.stages.evaluation import Evaluation, evaluate, held_out
+from megatron_r1.stages.held_out import different_questions
 from megatron_r1.types import Message
 from tests.stages.conftest import TEMPLATE, FakeJournal
 from tests.stages.fake_policy import FakePolicy, together
@@ -346,3 +347,12 @@ def test_questions_that_nothing_can_grade_are_counted_and_said(evaluation, conte
     assert metrics["eval/accuracy_stderr"] == pytest.approx(math.sqrt((1 + 1 + 4) / 9 / 2 / 3))
     assert "1 of 4 held-out samples can't be graded" in caplog.text
     assert "'intger'" in caplog.text
+
+
+def test_an_endless_source_that_repeats_itself_gives_other_questions_instead():
+    sums = {"source": "arithmetic", "max_operands": 3}
+    asked = Evaluation.model_validate({"data": {"sums": sums}, "questions": 200})
+    source = held_out(asked, seed=7)
+    first = [source.prompt(index).question for index in range(200)]
+    chosen = [source.prompt(index).question for index in different_questions(source, 200)]
+    assert len(set(first)) < 200 == len(chosen) == len(set(chosen))
