@@ -192,7 +192,7 @@ def test_the_escape_hatch_is_checked_against_megatron_s_fields():
     ]
     (line,) = errors("model.megatron.fp16=true", "model.megatron.bf16=true")
     assert "model.megatron: Megatron refuses the model with {'fp16': True, 'bf16': True}: Only one of" in line
-    assert "no problems" in checked("model.megatron.attention_dropout=0.1")
+    assert "no problems" in checked("model.megatron.moe_z_loss_coeff=0.001")
 
 
 def test_the_escape_hatch_does_not_open_what_would_compute_wrongly():
@@ -201,6 +201,10 @@ def test_the_escape_hatch_does_not_open_what_would_compute_wrongly():
     assert "context_parallel_size: layout decides it; leave it out" in line
     (line,) = errors("model.megatron.overlap_moe_expert_parallel_comm=true")
     assert "overlap_moe_expert_parallel_comm: layout decides it" in line
+    (line,) = errors("model.megatron.moe_router_load_balancing_type=aux_loss")
+    assert "its result would depend on what shares a pack, so on the layout" in line
+    (line,) = errors("model.megatron={hidden_dropout: 0.1, moe_input_jitter_eps: 0.01}")
+    assert "hidden_dropout: the log-probs of training would be those of another network" in line
 
 
 def test_more_ranks_than_cores_is_a_warning_with_its_cost():

@@ -1,4 +1,9 @@
-"""Qwen3 with experts (arXiv 2505.09388): Qwen3's attention, a softmax router, experts in every layer."""
+"""Qwen3 with experts (arXiv 2505.09388): Qwen3's attention, a softmax router, experts in every layer.
+
+The balance loss is a sequence's, as DeepSeek-V3's: Megatron's "aux_loss" is a pack's, so that it would
+change with what shares a pack and with how ranks share it, and a pack of padding alone would make it nan.
+Qwen3's own, over the global batch, needs every count of an update before its first backward pass.
+"""
 
 from typing import Any, ClassVar, Literal
 
@@ -33,7 +38,8 @@ class Qwen3Moe(DenseConfig):
     normalize_expert_weights: bool = True
     """Whether the weights of a token's experts add up to 1."""
     aux_loss: float = 1e-3
-    """Weight of the balance loss."""
+    """Weight of the balance loss, each sequence's own (DeepSeek-V3, eq. 17-20; even load gives 1 a layer,
+    where transformers' formula gives experts_per_token). Qwen3's is over a global batch (2501.11873)."""
 
     def shape(self) -> ModelShape:
         return ModelShape(
@@ -57,7 +63,7 @@ class Qwen3Moe(DenseConfig):
             # a softmax over the chosen ones is the whole softmax, normalised over them
             "moe_router_pre_softmax": not self.normalize_expert_weights,
             "moe_router_dtype": "fp32",
-            "moe_router_load_balancing_type": "aux_loss" if self.aux_loss else "none",
+            "moe_router_load_balancing_type": "seq_aux_loss" if self.aux_loss else "none",
             "moe_aux_loss_coeff": self.aux_loss,
             **self.megatron,
         }

@@ -250,6 +250,8 @@ class _Training:
 
     def _step(self, step: int) -> dict[str, float]:
         began = time.perf_counter()
+        # a step's outputs have one limit, however many updates are made on them
+        max_length = self.stage.max_new_tokens.at(self.updates_done)
         batch = self._rollout(step)
         if (step + 1) % self.stage.samples_every == 0:
             self.context.journal.samples(step + 1, batch.scored)
@@ -272,7 +274,7 @@ class _Training:
         add_logprobs = self._checked if step == 0 else self._with_logprobs
         sequences = add_logprobs(dealt.sequences)
         logprobs_s = time.perf_counter() - marked
-        stats = self._update(sequences, dealt.updates, step)
+        stats = self._update(sequences, dealt.updates, step, max_length=max_length)
         if step == 0 and stats:
             self.stage.gates.require_on_policy(self.context.name, stats[0])
         step_s = time.perf_counter() - began
@@ -390,13 +392,15 @@ class _Training:
 
     # ---- updates
 
-    def _update(self, sequences: list[TrainSequence], updates: list[list[int]], step: int) -> list[StepStats]:
+    def _update(
+        self, sequences: list[TrainSequence], updates: list[list[int]], step: int, *, max_length: int
+    ) -> list[StepStats]:
         stats = []
         for members in updates:
             mine = [sequences[index] for index in members]
             stats.append(
                 self.policy.train_step(
-                    self._weighted(mine),
+                    self._weighted(mine, max_length=max_length),
                     self.stage.loss.function(),
                     lr=self._lr(step),
                     temperature=self.stage.temperature,
@@ -411,19 +415,20 @@ class _Training:
             self.policy.refresh_reference()
         return stats
 
-    def _weighted(self, mine: list[TrainSequence]) -> list[TrainSequence]:
-        """The update's sequences with their final weights; one of weight 0 for a replica without any."""
+    def _weighted(self, mine: list[TrainSequence], *, max_length: int) -> list[TrainSequence]:
+        """The update's sequences with their final weights; one of padding for a replica without any."""
         lengths = [int((s.weights > 0).sum()) for s in mine]
         total = self.policy.replicas.sum({"outputs": float(len(mine)), "tokens": float(sum(lengths))})
         if not mine:
-            fields = [*self._scored_fields(), *(["fresh"] if self.stage.steps_ahead else [])]
+            kept = ["fresh"] if self.stage.steps_ahead else []
+            fields = ["advantage", "rollout_logprobs", *self._scored_fields(), *kept]
             return [idle_sequence(self.context.tokenizer.eos_id, fields=fields)]
         shares = token_weights(
             lengths,
             aggregation=self.stage.aggregation,
             num_outputs=int(total["outputs"]),
             num_tokens=int(total["tokens"]),
-            max_length=self.stage.max_new_tokens.at(self.updates_done),
+            max_length=max_length,
         )
         return [replace(s, weights=s.weights * share) for s, share in zip(mine, shares, strict=True)]
 

@@ -28,12 +28,15 @@ def graded_sequences(
 
 
 def idle_sequence(eos_id: int, *, fields: Sequence[str]) -> TrainSequence:
-    """What a replica runs while only the others have outputs: it takes part and adds nothing."""
-    names = ["advantage", "rollout_logprobs", *fields]
+    """What a replica runs while only the others have outputs: it takes part and adds nothing.
+
+    Its one input is padding: no router counts it, and neither do losses and metrics.
+    """
     return TrainSequence(
         token_ids=torch.full((2,), eos_id),
         weights=torch.zeros(2),
-        fields={name: torch.zeros(2) for name in names},
+        fields={name: torch.zeros(2) for name in fields},
+        padding=1,
     )
 
 

@@ -19,6 +19,7 @@ from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.demand import Demand
 from megatron_r1.stages.evaluation import EvaluateEvery, Sources, evaluate
 from megatron_r1.stages.grpo_metrics import update_metrics
+from megatron_r1.stages.grpo_sequences import idle_sequence
 from megatron_r1.stages.sampling import accepted_share, draft_counts, draw_key, sample
 from megatron_r1.stages.section import earlier_stages, too_long
 from megatron_r1.stages.training import TrainingStage
@@ -147,7 +148,7 @@ class _Distilling:
         lr = stage.optim.lr_at(step, stage.steps)
         stats = self.policy.train_step(
             [_sequence(c, t, num_tokens=total["tokens"]) for c, t in zip(completions, teacher, strict=True)]
-            or [_sequence_of_nothing(self.context.tokenizer.eos_id)],
+            or [idle_sequence(self.context.tokenizer.eos_id, fields=FIELDS)],
             reverse_kl_loss,
             lr=lr,
             temperature=stage.temperature,
@@ -215,11 +216,6 @@ def _sequence(completion: Completion, teacher: torch.Tensor, *, num_tokens: floa
         weights=torch.cat([given, torch.full((len(tokens),), 1 / num_tokens)]),
         fields=dict(zip(FIELDS, (torch.cat([given, teacher]), torch.cat([given, own])), strict=True)),
     )
-
-
-def _sequence_of_nothing(eos_id: int) -> TrainSequence:
-    """What a replica without questions runs while the others learn."""
-    return TrainSequence(torch.full((2,), eos_id), torch.zeros(2), {name: torch.zeros(2) for name in FIELDS})
 
 
 def _scored(completion: Completion, teacher: torch.Tensor) -> Scored:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -25,7 +26,7 @@ def supervised_update(
     """
     began = time.perf_counter()
     total = context.policy.replicas.sum({"weight": float(sum(s.weights.sum() for s in sequences))})["weight"]
-    batch = [TrainSequence(s.token_ids, s.weights / total) for s in sequences]
+    batch = [replace(s, weights=s.weights / total) for s in sequences]
     stats = context.policy.train_step(batch, next_token_loss, lr=lr, mtp=mtp)
     elapsed_s = time.perf_counter() - began
     found = {

@@ -27,8 +27,15 @@ FOUR = {
     "cp2_tp2": {"context": 2, "tensor": 2},
     "ep2_pp2_vpp2": {"expert": 2, "pipeline": 2, "virtual_pipeline": 2},
 }
-DENSE_TWO = ("dp2", "tp2", "pp2", "cp2")
-PLAIN_TWO = ("tp2", "cp2")
+# of every family; v3 is in all of TWO and FOUR
+TRAINED_TWO = {
+    "v3_plain": ("tp2", "cp2"),
+    "qwen2": ("dp2", "tp2", "pp2", "cp2"),
+    "qwen3": ("dp2", "tp2", "pp2_vpp2", "cp2"),
+    "llama": ("dp2", "tp2", "pp2_vpp2", "cp2"),
+    "qwen3_moe_trained": ("dp2", "ep2", "tp2", "tp2_etp2", "tp2_ep2", "pp2", "pp2_vpp2", "cp2"),
+}
+TRAINED_FOUR = {"qwen3_moe_trained": ("tp2_ep2_pp2", "cp2_tp2", "ep2_pp2_vpp2")}
 INITIAL_TWO = {"v3": ("tp2", "ep2", "tp2_etp2", "pp2_vpp2"), "qwen2": ("tp2", "pp2")}
 BF16_TWO = ("dp2", "tp2", "pp2", "ep2")
 BESIDE_TWO = {"expert": 2, "overlap_experts": True}
@@ -53,7 +60,9 @@ DECODED_TWO = (
     ("v3_plain", "tp2"), ("qwen2", "tp2"), ("qwen2", "pp2"),
 )  # fmt: skip
 FORGOTTEN_TWO = ("dp2", "dp2_overlap", "tp2")
-UNEVEN_TWO = ("dp2", "ep2", "tp2", "cp2")  # all layers on every rank: it has the whole bias
+UNEVEN = ("v3", "qwen3_moe_trained")
+UNEVEN_TWO = ("dp2", "ep2", "tp2", "cp2", "pp2_vpp2")
+IDLE_TWO = ("dp2", "ep2")
 # the engine takes no MLA
 DYNAMIC = ("qwen2", "qwen3_moe")
 DYNAMIC_TWO = (
@@ -79,6 +88,10 @@ SAVED_TWO = tuple(source for source in RESUMED_TWO if source != "one")
 
 def _train(name: str, layout: dict, **arguments: object) -> Scenario:
     return Scenario(name, "train.from_start", layout, arguments)
+
+
+def _uneven(name: str, layout: dict, **arguments: object) -> Scenario:
+    return Scenario(name, "train.uneven", layout, arguments)
 
 
 def _resumed(source: str, name: str, layout: dict) -> Scenario:
@@ -109,10 +122,9 @@ def _masked(name: str, layout: dict, **arguments: object) -> Scenario:
 
 
 ONE_RANK = [
-    *(Scenario(f"start_{f}", "train.write_start", {}, {"family": f}) for f in ("v3", "v3_plain", "qwen2")),
+    *(Scenario(f"start_{f}", "train.write_start", {}, {"family": f}) for f in ("v3", *TRAINED_TWO)),
     _train("v3_one", {}, family="v3", save_as="after3_one"),
-    _train("v3_plain_one", {}, family="v3_plain"),
-    _train("qwen2_one", {}, family="qwen2"),
+    *(_train(f"{family}_one", {}, family=family) for family in TRAINED_TWO),
     _train("bf16_one", {}, family="v3", precision="bf16", save_as="after3_bf16"),
     Scenario(
         "resumed_bf16", "train.resumed", {}, {"family": "v3", "source": "after3_bf16", "precision": "bf16"}
@@ -122,7 +134,11 @@ ONE_RANK = [
     _train("rollout_first", {}, family="v3", rollout_first=True, num_steps=2),
     _train("optimizer_first", {}, family="v3", precision="bf16", optimizer_first=True, num_steps=2),
     _resumed("one", "one", {}),
-    *(Scenario(f"uneven_one_{n}", "train.uneven", {}, {"tokens_per_pack": n}) for n in (64, 256)),
+    *(
+        Scenario(f"uneven_{f}_one_{n}", "train.uneven", {}, {"family": f, "tokens_per_pack": n})
+        for f in UNEVEN
+        for n in (64, 256)
+    ),
     *(Scenario(f"forgotten_{f}_one", "train.forgotten", {}, {"family": f}) for f in ("v3", "qwen2")),
     Scenario("reference_of_start", "train.reference_of_start", {}, {"family": "v3"}),
     *(Scenario(f"initial_{f}", "weights.initial_digests", {}, {"family": f}) for f in ("v3", "qwen2")),
@@ -154,15 +170,19 @@ TWO_RANKS = [
         _train(f"v3_{name}", layout, family="v3", save_as=f"after3_{name}" if name in SAVED_TWO else "")
         for name, layout in TWO.items()
     ),
-    *(_train(f"v3_plain_{name}", TWO[name], family="v3_plain") for name in PLAIN_TWO),
-    *(_train(f"qwen2_{name}", TWO[name], family="qwen2") for name in DENSE_TWO),
+    *(
+        _train(f"{family}_{name}", TWO[name], family=family)
+        for family, names in TRAINED_TWO.items()
+        for name in names
+    ),
     *(_train(f"bf16_{name}", TWO[name], family="v3", precision="bf16", num_steps=2) for name in BF16_TWO),
     _train("beside_ep2", TWO["ep2"], family="v3", beside=True, rollout_first=True),
     _train("bf16_beside_ep2", BESIDE_TWO, family="v3", precision="bf16", num_steps=2),
     _train("recompute_full_tp2", TWO["tp2"], family="v3", recompute="full", num_steps=2),
     _train("rollout_first_tp2", TWO["tp2"], family="v3", rollout_first=True, num_steps=2),
     *(Scenario(f"forgotten_{n}", "train.forgotten", TWO[n], {"family": "v3"}) for n in FORGOTTEN_TWO),
-    *(Scenario(f"uneven_{n}", "train.uneven", TWO[n], {"tokens_per_pack": 128}) for n in UNEVEN_TWO),
+    *(_uneven(f"uneven_{f}_{n}", TWO[n], family=f) for f in UNEVEN for n in UNEVEN_TWO),
+    *(_uneven(f"idle_{f}_{n}", TWO[n], family=f, idle=True) for f in UNEVEN for n in IDLE_TWO),
     *(_resumed(source, name, TWO[name]) for source, names in RESUMED_TWO.items() for name in names),
     *(
         Scenario(f"initial_{family}_{name}", "weights.initial_digests", TWO[name], {"family": family})
@@ -215,6 +235,11 @@ TWO_RANKS = [
 
 FOUR_RANKS = [
     *(_train(f"v3_{name}", layout, family="v3") for name, layout in FOUR.items()),
+    *(
+        _train(f"{family}_{name}", FOUR[name], family=family)
+        for family, names in TRAINED_FOUR.items()
+        for name in names
+    ),
     _train("beside_ep2_pp2_vpp2", FOUR["ep2_pp2_vpp2"], family="v3", beside=True),
     *(
         Scenario(f"exchange_{name}", "exchange.ways", layout, {"names": names})

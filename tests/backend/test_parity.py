@@ -40,18 +40,22 @@ def test_deepseek_v3_on_four_ranks_trains_as_on_one(one: Results, four: Results,
     assert_same_curve(four[f"v3_{layout}"], one["v3_one"])
 
 
-@pytest.mark.parametrize("layout", plan.PLAIN_TWO)
-def test_without_query_latent_yarn_and_mtp_two_ranks_train_as_one(
-    one: Results, two: Results, layout: str
+@pytest.mark.parametrize(
+    ("family", "layout"), [(family, name) for family, names in plan.TRAINED_TWO.items() for name in names]
+)
+def test_every_family_on_two_ranks_trains_as_on_one(
+    one: Results, two: Results, family: str, layout: str
 ) -> None:
-    assert_same_curve(two[f"v3_plain_{layout}"], one["v3_plain_one"])
+    assert_same_curve(two[f"{family}_{layout}"], one[f"{family}_one"])
 
 
-@pytest.mark.parametrize("layout", plan.DENSE_TWO)
-def test_qwen2_with_tied_embeddings_on_two_ranks_trains_as_on_one(
-    one: Results, two: Results, layout: str
+@pytest.mark.parametrize(
+    ("family", "layout"), [(family, name) for family, names in plan.TRAINED_FOUR.items() for name in names]
+)
+def test_experts_with_a_softmax_router_on_four_ranks_train_as_on_one(
+    one: Results, four: Results, family: str, layout: str
 ) -> None:
-    assert_same_curve(two[f"qwen2_{layout}"], one["qwen2_one"])
+    assert_same_curve(four[f"{family}_{layout}"], one[f"{family}_one"])
 
 
 def test_bf16_loss_stays_near_fp32(one: Results) -> None:

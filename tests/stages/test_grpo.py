@@ -124,6 +124,14 @@ def test_the_weights_of_all_replicas_carry_the_normaliser(stage, context, ids, a
         assert sequence.weights.max() == pytest.approx(expected[aggregation])
 
 
+def test_the_constant_of_fixed_length_holds_for_the_whole_step(stage, context, ids):
+    policy = FakePolicy(map(ids, numbered(4)))
+    limits = {"steps": {0: 20, 1: 40}}  # the second update of the first step is past it
+    stage(updates=2, aggregation="fixed_length", max_new_tokens=limits).run(context(policy))
+    largest = [max(float(s.weights.max()) for s in update) for update in policy.trained]
+    assert largest == pytest.approx([1 / (2 * 20)] * 2)
+
+
 def test_every_output_is_trained_on_once_an_inner_epoch(stage, context, ids):
     policy = FakePolicy(map(ids, numbered(8)))
     stage(group_size=4, updates=4, inner_epochs=2).run(context(policy))
@@ -168,6 +176,7 @@ def test_a_replica_without_outputs_for_an_update_takes_part_with_weight_zero(sta
         idle = next(part[0] for part in parts if not weight_of(part))
         busy = next(part[0] for part in parts if weight_of(part))
         assert idle.fields.keys() == busy.fields.keys()
+        assert idle.padding == len(idle.token_ids) - 1, "no router counts it"
 
 
 # ---- gates

@@ -83,6 +83,7 @@ def test_replicas_share_a_step_and_one_without_a_question_takes_part(run, ids):
     assert float(first.trained[0][0].weights.sum()) == pytest.approx(1)
     (idle,) = second.trained[0]
     assert float(idle.weights.sum()) == 0
+    assert idle.padding == len(idle.token_ids) - 1, "no router counts it"
     assert journal.steps[0][1]["train/loss"] == pytest.approx(0.25)
 
 

@@ -120,6 +120,7 @@ def test_long_chats_are_left_out_and_counted_over_replicas_and_interruptions(tmp
     assert len(first.trained[0]) == 2
     (idle,) = second.trained[0]
     assert float(idle.weights.sum()) == 0
+    assert idle.padding == len(idle.token_ids) - 1, "no router counts it"
     assert sum(float(s.weights.sum()) for s in first.trained[0]) == pytest.approx(1)
     with pytest.raises(DataError, match="all 4 chats of step 1 have more than max_chat_tokens = 3 tokens"):
         stage(data=data, max_chat_tokens=3).run(context(FakePolicy()))

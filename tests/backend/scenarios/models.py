@@ -8,7 +8,9 @@ from megatron_r1.backend.layout import Layout
 from megatron_r1.backend.model import ModelOptions
 from megatron_r1.backend.policy import MegatronPolicy
 from megatron_r1.models.deepseek_v3 import DeepseekV3, Yarn
+from megatron_r1.models.llama import Llama
 from megatron_r1.models.qwen2 import Qwen2
+from megatron_r1.models.qwen3 import Qwen3
 from megatron_r1.models.qwen3_moe import Qwen3Moe
 from megatron_r1.models.shape import FamilyConfig
 from megatron_r1.types import OptimizerOptions, TrainSequence
@@ -45,22 +47,25 @@ V3: dict[str, Any] = {
     "init_std": 0.06,
 }
 
+DENSE: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "num_layers": 4,
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "num_query_groups": 2,
+    "ffn_hidden_size": 128,
+    "init_std": 0.06,
+}
+LLAMA3 = {
+    "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32,
+}  # fmt: skip
+
 FAMILIES: dict[str, FamilyConfig] = {
     "v3": DeepseekV3(**V3),
     "v3_two_depths": DeepseekV3(**{**V3, "mtp_layers": 2}),
     "v3_plain": DeepseekV3(**{**V3, "q_lora_rank": None, "yarn": None, "mtp_layers": 0}),
     "v3_wider": DeepseekV3(**{**V3, "moe_ffn_hidden_size": 64, "mtp_layers": 0}),
-    "qwen2": Qwen2(
-        family="qwen2",
-        vocab_size=VOCABULARY,
-        num_layers=4,
-        hidden_size=64,
-        num_attention_heads=4,
-        num_query_groups=2,
-        ffn_hidden_size=128,
-        tie_embeddings=True,
-        init_std=0.06,
-    ),
+    "qwen2": Qwen2(family="qwen2", **DENSE, tie_embeddings=True),
     "qwen3_moe": Qwen3Moe(
         family="qwen3_moe",
         vocab_size=VOCABULARY,
@@ -74,7 +79,11 @@ FAMILIES: dict[str, FamilyConfig] = {
         moe_ffn_hidden_size=32,
         init_std=0.1,
     ),
+    "qwen3": Qwen3(family="qwen3", **{**DENSE, "head_dim": 24}),
+    "llama": Llama(family="llama", **DENSE, rope_scaling=LLAMA3),
 }
+# with a balance loss that shows in the curve, and layers enough for every pipeline
+FAMILIES["qwen3_moe_trained"] = FAMILIES["qwen3_moe"].model_copy(update={"num_layers": 4, "aux_loss": 1e-2})
 
 
 def policy(

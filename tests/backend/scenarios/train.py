@@ -12,6 +12,7 @@ from torch import Tensor
 from megatron_r1.backend.layout import Layout
 from megatron_r1.backend.policy import MegatronPolicy
 from megatron_r1.backend.router import PackRouter
+from megatron_r1.stages.grpo_sequences import idle_sequence
 from megatron_r1.types import PackedBatch, Sampling, TrainSequence
 from tests.backend.scenarios import models
 
@@ -108,25 +109,34 @@ def resumed(
     }
 
 
-def uneven(layout: Layout, shared: Path, *, tokens_per_pack: int) -> dict[str, Any]:
-    """Steps on sequences of uneven lengths: whatever shares a pack, and whatever fills it up."""
-    policy = models.policy("v3", layout, seed=99)
-    policy.load(shared / "start_v3", weights_only=True)
+def uneven(
+    layout: Layout, shared: Path, *, family: str = "v3", tokens_per_pack: int = 128, idle: bool = False
+) -> dict[str, Any]:
+    """Steps on sequences of uneven lengths: whatever shares a pack, and whatever fills it up.
+
+    idle: the first replica has them all, the others what a stage gives a replica without any.
+    """
+    policy = models.policy(family, layout, seed=99)
+    policy.load(shared / f"start_{family}", weights_only=True)
     policy.tokens_per_pack = tokens_per_pack
     policy.start_training(models.OPTIMIZER)
     found: dict[str, Any] = {"loss": [], "grad_norm": [], "expert_load": [], "num_tokens": []}
     whole = models.uneven_sequences()
     total = sum(len(sequence.token_ids) - 1 for sequence in whole)
     sequences = [replace(sequence, weights=sequence.weights / total) for sequence in whole]
+    mine = sequences[policy.replicas.index :: policy.replicas.count]
+    if idle:
+        mine = sequences if policy.replicas.index == 0 else [idle_sequence(models.EOS, fields=())]
     for _ in range(3):
-        mine = sequences[policy.replicas.index :: policy.replicas.count]
         stats = policy.train_step(mine, cross_entropy, lr=LEARNING_RATE, mtp=True)
         found["loss"].append(stats.loss)
         found["grad_norm"].append(stats.grad_norm)
-        found["expert_load"].append(stats.metrics["expert_load"])
+        found["expert_load"].append(stats.metrics.get("expert_load", 0.0))
         found["num_tokens"].append(stats.num_tokens)
     routers = [m for chunk in policy.chunks for m in chunk.modules() if isinstance(m, PackRouter)]
-    found["bias"] = [value for router in routers for value in router.expert_bias.tolist()]  # type: ignore[union-attr]
+    biases = [router.expert_bias for router in routers if router.expert_bias is not None]
+    found["bias"] = [value for bias in biases for value in bias.tolist()]
+    found["router"] = [value for router in routers for value in router.weight.sum(dim=1).tolist()]
     return found
 
 
