@@ -1,14 +1,16 @@
 """Code reward: a program earns 1 when it passes all tests of its problem (DeepSeek-R1, section 2.2.2).
 
-The program is the last fenced block of the answer, or the whole <answer> where it holds no block. It runs in
-a sandbox (rewards/sandbox), what it wrote is compared outside, and the note of the score says what became
-of it: "time-out: test 3 of 10". Without bubblewrap the reward refuses to run.
+Which part of the answer is the program: rewards/program_text.py. It runs in a sandbox (rewards/sandbox), what
+it wrote is compared outside, and the note of the score says what became of it: "time-out: test 3 of 10".
+Without bubblewrap the reward refuses to run.
 
 The tests are judged first: some that can't be read, or that the problem's own reference program fails, make
-the item ungradable, never right and never wrong.
+the item ungradable, never right and never wrong. Of a problem only a hash and that verdict are kept: its
+tests may take a megabyte.
 """
 
-import re
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -18,41 +20,45 @@ from typing import Annotated
 from pydantic import Field
 
 from megatron_r1.errors import R1Error
-from megatron_r1.rewards.answer import after_thinking, last_tagged
 from megatron_r1.rewards.code_problem import BadProblem, Problem, read_problem, same_output, same_value
+from megatron_r1.rewards.program_text import candidates
 from megatron_r1.rewards.sandbox.command import require_tools
 from megatron_r1.rewards.sandbox.limits import MIB, Limits
 from megatron_r1.rewards.sandbox.proof import require_sandbox
 from megatron_r1.rewards.sandbox.run import Fate, Ran, run_program
 from megatron_r1.rewards.section import RewardConfig
-from megatron_r1.types import Completion, Score
+from megatron_r1.types import Completion, Prompt, Score
 
 TASK = "code"
 WRONG = "wrong output"
 DETAIL_CHARS = 160  # of the last line on standard error
-_FENCE = re.compile(r"^```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)^```[ \t]*$", re.DOTALL | re.MULTILINE)
 
 
 def final_program(text: str) -> str | None:
     """The program of a completion; None if there is none."""
-    response = after_thinking(text)
-    if response is None:
-        return None
-    tagged = last_tagged(response)
-    blocks = _FENCE.findall(response if tagged is None else tagged)
-    if blocks:
-        return blocks[-1]
-    return None if tagged is None or not tagged.strip() else tagged.strip()
+    found = candidates(text)
+    return found[0] if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A problem with its reference program. key: a hash of both."""
+
+    key: bytes
+    problem: Problem
+    reference: str
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A program to be graded. key: equal for equal programs and problems."""
+    """A program to be graded. programs: the readings of the answer, of which the first that compiles runs."""
 
-    key: str
-    problem: Problem
-    reference: str
-    program: str
+    task: Task
+    programs: tuple[str, ...]
+
+    @property
+    def key(self) -> tuple[bytes, tuple[str, ...]]:
+        return self.task.key, self.programs
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,63 +85,61 @@ class CodeReward:
         self._slots: SimpleQueue[int] = SimpleQueue()
         for slot in range(num_workers):
             self._slots.put(slot)
-        self._faults: dict[str, str | None] = {}  # of a problem with its reference program
+        self._faults: dict[bytes, str | None] = {}  # by Task.key
 
     def score(self, completions: Sequence[Completion]) -> list[Score]:
         """Equal programs for one problem run once."""
-        jobs = [self._job(completion) for completion in completions]
+        prompts = {id(c.prompt): c.prompt for c in completions}
+        tasks = {key: _task(prompt) for key, prompt in prompts.items()}
+        jobs = [self._job(completion, tasks[id(completion.prompt)]) for completion in completions]
         unique = {job.key: job for job in jobs if isinstance(job, Job)}
-        self._judge_references(unique.values())
+        self._judge_references(job.task for job in unique.values())
         results = dict(zip(unique, self._pool.map(self._grade, unique.values()), strict=True))
         return [results[job.key] if isinstance(job, Job) else job for job in jobs]
 
-    def _job(self, completion: Completion) -> Score | Job:
-        prompt = completion.prompt
-        if prompt.task != TASK:
-            return Score(None, f"no tests for the task {prompt.task!r}; set tasks: [{TASK}]")
-        try:
-            problem = read_problem(prompt.metadata)
-        except BadProblem as error:
-            return Score(None, str(error))
-        program = final_program(completion.text)
-        if program is None or len(program) > self.max_chars:
-            return Score(0.0, "no program")
-        return Job(repr((problem, prompt.reference, program)), problem, prompt.reference, program)
+    def _job(self, completion: Completion, task: Task | Score) -> Score | Job:
+        if isinstance(task, Score):
+            return task
+        programs = [p for p in candidates(completion.text) if len(p) <= self.max_chars]
+        return Job(task, tuple(programs)) if programs else Score(0.0, "no program")
 
-    def _judge_references(self, jobs: Iterable[Job]) -> None:
+    def _judge_references(self, tasks: Iterable[Task]) -> None:
         """A reference program that fails its own tests would say that the tests are wrong."""
-        unknown = {_problem_key(job): job for job in jobs if _problem_key(job) not in self._faults}
-        self._faults |= {key: None for key, job in unknown.items() if not job.reference}
-        asked = {key: job for key, job in unknown.items() if job.reference}
-        found = self._pool.map(lambda job: self._run_tests(job.problem, job.reference), asked.values())
+        unknown = {task.key: task for task in tasks if task.key not in self._faults}
+        self._faults |= {key: None for key, task in unknown.items() if not task.reference}
+        asked = {key: task for key, task in unknown.items() if task.reference}
+        found = self._pool.map(lambda task: self._run_tests(task.problem, (task.reference,)), asked.values())
         for key, result in zip(asked, found, strict=True):
             if result.fate != Fate.NOT_RUN:  # which says nothing of the reference: asked again next time
                 self._faults[key] = f"the reference program: {result.note}" if result.fate else None
 
     def _grade(self, job: Job) -> Score:
-        fault = self._faults.get(_problem_key(job), str(Fate.NOT_RUN))
+        fault = self._faults.get(job.task.key, str(Fate.NOT_RUN))
         if fault is not None:
             return Score(None, fault)
-        result = self._run_tests(job.problem, job.program)
+        result = self._run_tests(job.task.problem, job.programs)
         if result.fate == Fate.NOT_RUN:
             return Score(None, result.note)
         value = result.passed / result.total if self.partial_credit else float(not result.fate)
         return Score(value, result.note)
 
-    def _run_tests(self, problem: Problem, program: str) -> Result:
+    def _run_tests(self, problem: Problem, programs: tuple[str, ...]) -> Result:
         slot = self._slots.get()
         try:
             if problem.function:
-                return self._run_calls(problem, program, slot)
-            return self._run_inputs(problem, program, slot)
+                return self._run_calls(problem, programs, slot)
+            return self._run_inputs(problem, programs, slot)
         finally:
             self._slots.put(slot)
 
-    def _run_inputs(self, problem: Problem, program: str, slot: int) -> Result:
+    def _run_inputs(self, problem: Problem, programs: tuple[str, ...], slot: int) -> Result:
         """A sandbox a test; without partial credit the first failure ends it."""
+        program, *alternatives = programs
+        request = {"function": None, "alternatives": alternatives}
         total, passed, first = len(problem.given), 0, Result(0, 0)
         for stdin, expected in zip(problem.given, problem.expected, strict=True):
-            ran = run_program(program, {"function": None}, stdin, limits=self.limits, slot=slot)
+            limits = self._room_for(len(expected.encode("utf-8", "surrogatepass")))
+            ran = run_program(program, request, stdin, limits=limits, slot=slot)
             if ran.fate is Fate.DONE and same_output(expected, ran.stdout, tolerance=problem.tolerance):
                 passed += 1
                 continue
@@ -145,10 +149,12 @@ class CodeReward:
                 break
         return replace(first, passed=passed, total=total)
 
-    def _run_calls(self, problem: Problem, program: str, slot: int) -> Result:
+    def _run_calls(self, problem: Problem, programs: tuple[str, ...], slot: int) -> Result:
         """All calls in one sandbox, which the program's state outlives from call to call."""
-        request = {"function": problem.function, "calls": problem.given}
-        ran = run_program(program, request, "", limits=self.limits, slot=slot)
+        program, *alternatives = programs
+        request = {"function": problem.function, "calls": problem.given, "alternatives": alternatives}
+        limits = self._room_for(len(json.dumps(problem.expected)))
+        ran = run_program(program, request, "", limits=limits, slot=slot)
         # a reply counts as soon as its line is whole, whatever became of the program later
         replies = ran.stdout.split(b"\n")[:-1]
         right = [
@@ -160,15 +166,27 @@ class CodeReward:
             return Result(total, total)
         return replace(_failure(ran), passed=min(sum(right), total - 1), total=total)
 
+    def _room_for(self, num_bytes: int) -> Limits:
+        """What is expected of a program must not be over its limit of output."""
+        return replace(self.limits, output_bytes=self.limits.output_bytes + num_bytes)
+
+
+def _task(prompt: Prompt) -> Task | Score:
+    """The problem of a prompt, or why there is none."""
+    if prompt.task != TASK:
+        return Score(None, f"no tests for the task {prompt.task!r}; set tasks: [{TASK}]")
+    try:
+        problem = read_problem(prompt.metadata)
+    except BadProblem as error:
+        return Score(None, str(error))
+    key = hashlib.sha256(repr((problem, prompt.reference)).encode("utf-8", "surrogatepass")).digest()
+    return Task(key, problem, prompt.reference)
+
 
 def _failure(ran: Ran) -> Result:
     fate = WRONG if ran.fate is Fate.DONE else str(ran.fate)
     last_line = (ran.stderr.strip().splitlines() or [""])[-1]
     return Result(0, 0, fate, last_line[:DETAIL_CHARS] if ran.fate is not Fate.DONE else "")
-
-
-def _problem_key(job: Job) -> str:
-    return repr((job.problem, job.reference))
 
 
 class Code(RewardConfig):
@@ -186,20 +204,20 @@ class Code(RewardConfig):
     wall_s: Annotated[float, Field(gt=0, le=3600)] = 20.0
     """The same by the clock, for programs that sleep; far above cpu_s, for machines that are busy."""
 
-    memory_mib: Annotated[int, Field(ge=64)] = 512
+    memory_mib: Annotated[int, Field(ge=64, le=1 << 20)] = 512
     """Memory of a program, its processes together."""
 
-    processes: Annotated[int, Field(ge=4, le=1024)] = 32
+    processes: Annotated[int, Field(ge=4, le=1024)] = 64
     """Processes and threads of a program."""
 
-    disk_mib: Annotated[int, Field(ge=1)] = 32
-    """What it may write to its own /tmp."""
+    disk_mib: Annotated[int, Field(ge=1, le=1 << 20)] = 32
+    """What it may write to its own /tmp and /dev/shm."""
 
-    files: Annotated[int, Field(ge=16)] = 1024
-    """Files and directories in it."""
+    files: Annotated[int, Field(ge=16, le=1 << 20)] = 1024
+    """Files and directories in them."""
 
-    output_kib: Annotated[int, Field(ge=1)] = 1024
-    """Standard output and error."""
+    output_kib: Annotated[int, Field(ge=1, le=1 << 20)] = 1024
+    """Standard output and error, beyond what is expected."""
 
     num_workers: Annotated[int, Field(ge=1, le=1024)] = 2
     """Sandboxes at a time on this rank."""

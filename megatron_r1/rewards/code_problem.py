@@ -6,17 +6,24 @@ A prompt's metadata holds the tests, of one of two kinds:
     {"function": "add", "tests": [{"args": [3, 4], "expected": 7}, ...]}    a function, or
                                                                                    a method of Solution
 
-"tolerance" (absolute and relative) lets numbers differ; without it a program's output is compared as text
-and a function's floats to nine digits. The prompt's reference, unless empty, is a program that must pass.
+"tolerance" (absolute and relative, up to MAX_TOLERANCE) lets numbers differ; without it a program's output is
+compared as text and a function's floats to nine digits. Infinity equals itself and no other number, as NaN
+does. The prompt's reference, unless empty, is a program that must pass.
 """
 
 import json
+import keyword
 import math
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 FLOAT_TOLERANCE = 1e-9
+MAX_TOLERANCE = 0.1  # beyond that "about right" is most of what a wrong program writes
+MAX_DEPTH = 100  # of lists in lists among arguments and expected values
+_NUMBER = re.compile(r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|inf(?:inity)?|nan)", re.I | re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +41,11 @@ class BadProblem(ValueError):
 
 
 def read_problem(metadata: Mapping[str, Any]) -> Problem:
-    """Raises BadProblem for anything that is not exactly as above."""
-    tests, function = metadata.get("tests"), metadata.get("function", "")
+    """Raises BadProblem for anything that is not exactly as above, or that nothing or anything would pass."""
+    tests, function = metadata.get("tests"), _function(metadata.get("function"))
     if not isinstance(tests, Sequence) or isinstance(tests, str) or not tests:
         raise BadProblem('metadata has no "tests"')
-    if not isinstance(function, str) or not (function == "" or function.isidentifier()):
-        raise BadProblem(f'"function" is no name: {function!r:.80}')
-    tolerance = metadata.get("tolerance")
-    if tolerance is not None and (isinstance(tolerance, bool) or not isinstance(tolerance, int | float)):
-        raise BadProblem(f'"tolerance" is no number: {tolerance!r:.80}')
+    tolerance = _tolerance(metadata.get("tolerance"))
     keys, types = (("args", "expected"), (list, object)) if function else (("stdin", "stdout"), (str, str))
     for number, test in enumerate(tests, start=1):
         if not isinstance(test, Mapping) or set(test) != set(keys):
@@ -50,7 +53,63 @@ def read_problem(metadata: Mapping[str, Any]) -> Problem:
         if not all(isinstance(test[key], type_) for key, type_ in zip(keys, types, strict=True)):
             raise BadProblem(f"test {number}: {' or '.join(keys)} has the wrong type")
     given, expected = (tuple(test[key] for test in tests) for key in keys)
-    return Problem(function, given, expected, tolerance)
+    problem = Problem(function, given, expected, tolerance)
+    _check_expected(problem)
+    return problem
+
+
+def _function(name: Any) -> str:
+    """As Python reads names: in compatibility form (its reference, "Identifiers")."""
+    if name is None or name == "":
+        return ""
+    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
+        raise BadProblem(f'"function" is no name: {name!r:.80}')
+    return unicodedata.normalize("NFKC", name)
+
+
+def _tolerance(value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise BadProblem(f'"tolerance" is no number: {value!r:.80}')
+    if not 0 <= value <= MAX_TOLERANCE:  # NaN is neither
+        raise BadProblem(f'"tolerance" must be from 0 to {MAX_TOLERANCE}: {value!r:.80}')
+    return float(value)
+
+
+def _check_expected(problem: Problem) -> None:
+    """What is expected must pass, and doing nothing must not."""
+    for number, (given, expected) in enumerate(zip(problem.given, problem.expected, strict=True), start=1):
+        if _too_deep([given, expected]):
+            raise BadProblem(f"test {number}: over {MAX_DEPTH} lists in one another")
+        if not _passes(expected, problem):
+            raise BadProblem(f"test {number}: what is expected is no JSON, or no UTF-8")
+    if problem.function and all(expected is None for expected in problem.expected):
+        raise BadProblem("every test expects null, which a function that does nothing gives")
+    if not problem.function and not any(expected.strip() for expected in problem.expected):
+        raise BadProblem("no test expects any output, so a program that does nothing would pass")
+
+
+def _too_deep(level: Sequence[Any]) -> bool:
+    for _ in range(MAX_DEPTH):
+        level = [
+            child
+            for value in level
+            if isinstance(value, list | dict)
+            for child in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _passes(expected: Any, problem: Problem) -> bool:
+    try:
+        if problem.function:
+            return same_value(expected, json.dumps(expected).encode(), tolerance=problem.tolerance)
+        return same_output(expected, expected.encode(), tolerance=problem.tolerance)
+    except (TypeError, ValueError):  # no JSON, endless digits, a lone surrogate
+        return False
 
 
 def same_output(expected: str, found: bytes, *, tolerance: float | None) -> bool:
@@ -71,9 +130,9 @@ def same_value(expected: Any, reply: bytes, *, tolerance: float | None) -> bool:
     """reply: one line that a program wrote, JSON or not."""
     try:
         found = json.loads(reply)
+        return _equal(expected, found, FLOAT_TOLERANCE if tolerance is None else tolerance)
     except (ValueError, RecursionError):  # UnicodeDecodeError and endless digits are ValueErrors
         return False
-    return _equal(expected, found, FLOAT_TOLERANCE if tolerance is None else tolerance)
 
 
 def _lines(text: str) -> list[str]:
@@ -87,13 +146,14 @@ def _same_words(expected: Sequence[str], found: Sequence[str], tolerance: float)
 
 
 def _close_words(expected: str, found: str, tolerance: float) -> bool:
-    try:
-        return _close(float(expected), float(found), tolerance)
-    except ValueError:
+    if not _NUMBER.fullmatch(expected) or not _NUMBER.fullmatch(found):
         return False
+    return _close(float(expected), float(found), tolerance)
 
 
 def _close(expected: float, found: float, tolerance: float) -> bool:
+    if math.isnan(expected) or math.isnan(found):
+        return math.isnan(expected) and math.isnan(found)
     return math.isclose(expected, found, rel_tol=tolerance, abs_tol=tolerance)
 
 
@@ -114,7 +174,8 @@ def _equal(expected: Any, found: Any, tolerance: float) -> bool:
 
 
 def _as_float(number: int | float) -> float:
+    """NaN, which no number equals, for an integer that no float holds."""
     try:
         return float(number)
     except OverflowError:
-        return math.inf
+        return math.nan

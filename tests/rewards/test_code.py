@@ -1,17 +1,21 @@
 """Right, wrong, ungradable and hostile programs, and what the audit says of each."""
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_r1.rewards.code import Code, CodeReward, final_program
+from megatron_r1.rewards.code import Code, CodeReward, Task, _task
 from megatron_r1.rewards.code_problem import BadProblem, read_problem, same_output, same_value
 from megatron_r1.rewards.combine import combine
 from megatron_r1.rewards.format import Format
+from megatron_r1.rewards.sandbox.limits import Limits
 from megatron_r1.types import Completion, Score
+from tests.rewards.right_programs import ADD as ADDS
+from tests.rewards.right_programs import ANSWERS, FUNCTIONS, PROGRAMS
 from tests.rewards.samples import completion
 from tests.rewards.sandbox.conftest import needs_sandbox
 
@@ -100,6 +104,13 @@ def test_a_reference_program_that_fails_its_tests_makes_the_item_ungradable(rewa
     ]
 
 
+def nested(depth: int) -> Any:
+    value: Any = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 BAD = {
     "no tests": {},
     "no list": {"tests": "x"},
@@ -109,7 +120,17 @@ BAD = {
     "too many keys": {"tests": [{"stdin": "1", "stdout": "1", "score": 1}]},
     "arguments that are no list": {"function": "f", "tests": [{"args": 1, "expected": 1}]},
     "a name that is none": {"function": "os.system", "tests": [{"args": [], "expected": 1}]},
-    "a tolerance that is none": {**SUMS, "tolerance": True},
+    **{
+        f"a tolerance of {value!r}": {**SUMS, "tolerance": value}
+        for value in (True, "1e-6", [1e-6], -1, -1e-9, 0.5, 1, 10**400, float("inf"), float("nan"))
+    },
+    "a keyword as name": {"function": "class", "tests": [{"args": [], "expected": 1}]},
+    "no output at all": {"tests": [{"stdin": "1", "stdout": "\n"}]},
+    "null everywhere": {"function": "f", "tests": [{"args": [], "expected": None}]},
+    "a lone surrogate": {"tests": [{"stdin": "1", "stdout": "\ud800"}]},
+    "lists without end": {"function": "f", "tests": [{"args": [nested(200)], "expected": 1}]},
+    "lists without end, expected": {"function": "f", "tests": [{"args": [], "expected": nested(200)}]},
+    "tests by name": {"tests": {"a": {"stdin": "1", "stdout": "1"}}},
 }
 
 
@@ -140,25 +161,6 @@ def test_it_judges_code_alone_and_adds_nothing_elsewhere() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("```python\na\n```", "a\n"),
-        ("```\na\n```\nand\n```py\nb\n```", "b\n"),
-        ("<think>```python\na\n```</think>```python\nb\n```", "b\n"),
-        ("<think>```python\na\n```</think>", None),
-        ("<think>```python\na\n```", None),
-        ("<think>x</think><answer>print(1)</answer>", "print(1)"),
-        ("<think>x</think><answer>so:\n```python\na\n```\n</answer>", "a\n"),
-        ("<think>x</think><answer> </answer>", None),
-        ("no program", None),
-        ("```python\nnever closed", None),
-    ],
-)
-def test_the_program_is_the_last_block_of_the_answer(text: str, expected: str | None) -> None:
-    assert final_program(text) == expected
-
-
-@pytest.mark.parametrize(
     ("expected", "found", "tolerance", "same"),
     [
         ("1 2\n", b"1 2", None, True),
@@ -171,6 +173,14 @@ def test_the_program_is_the_last_block_of_the_answer(text: str, expected: str | 
         ("nan\n", b"1\n", 1e-3, False),
         ("1\n", b"\xff\n", None, False),
         ("inf\n", b"1\n", 1e-3, False),
+        ("1\n", b"inf\n", 1e-3, False),
+        ("1\n", b"nan\n", 1e-3, False),
+        ("inf\n", b"-inf\n", 1e-3, False),
+        ("inf\n", b"Infinity\n", 1e-3, True),
+        ("nan\n", b"NaN\n", 1e-3, True),
+        ("1000\n", b"1_000\n", 1e-3, False),
+        ("12\n", "١٢\n".encode(), 1e-3, False),
+        ("1.5\n", b"+15.e-1\n", 0.0, True),
     ],
 )
 def test_outputs_are_compared_line_by_line(expected, found, tolerance, same) -> None:
@@ -192,6 +202,13 @@ def test_outputs_are_compared_line_by_line(expected, found, tolerance, same) -> 
         ({"a": 1}, b'{"a": 1}', True),
         ({"a": 1}, b'{"a": 1, "b": 2}', False),
         (1.0, b"NaN", False),
+        (1.0, b"Infinity", False),
+        (7, b"NaN", False),
+        (float("inf"), b"Infinity", True),
+        (float("inf"), b"-Infinity", False),
+        (float("inf"), b"1" + b"0" * 400, False),
+        (float("nan"), b"NaN", True),
+        (float("nan"), b"1.0", False),
         (1.0, b"1" + b"0" * 400, False),
         (7, b"[" * 100_000, False),
         (7, b"9" * 10_000, False),
@@ -204,12 +221,6 @@ def test_values_are_compared_by_type_and_value(expected, reply, same) -> None:
     assert same_value(expected, reply, tolerance=None) is same
 
 
-@given(st.text() | st.from_regex(r"[`a-z\n<>/ ]{0,80}"))
-def test_any_text_is_searched_for_a_program_without_an_error(text: str) -> None:
-    found = final_program(text)
-    assert found is None or found in text
-
-
 @given(
     st.binary(max_size=200), st.recursive(st.none() | st.booleans() | st.integers() | st.floats(), st.lists)
 )
@@ -220,3 +231,67 @@ def test_any_reply_is_compared_without_an_error(reply: bytes, expected: Any) -> 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists))
 def test_a_value_equals_what_json_makes_of_it(value: Any) -> None:
     assert same_value(value, json.dumps(value).encode(), tolerance=None)
+
+
+def grade(reward: CodeReward, texts: dict[str, tuple[str, Any]]) -> dict[str, Score]:
+    """All at once: two sandboxes at a time."""
+    given = [
+        completion(text, reference="", task="code", metadata=problem) for text, problem in texts.values()
+    ]
+    return dict(zip(texts, reward.score(given), strict=True))
+
+
+@needs_sandbox
+def test_right_programs_pass_whatever_they_do_besides() -> None:
+    texts: dict[str, tuple[str, Any]] = {
+        name: (f"<think>so</think>\n```python\n{source}\n# unlikely words\n```", ADDS)
+        for name, source in PROGRAMS.items()
+    }
+    for name, (function, source, arguments, expected) in FUNCTIONS.items():
+        problem = {"function": function, "tests": [{"args": arguments, "expected": expected}] * 2}
+        texts[f"function: {name}"] = f"<think>so</think>\n```python\n{source}\n```", problem
+    for name, answer in ANSWERS.items():
+        texts[f"answer: {name}"] = "<think>so</think>\n" + answer.format(RIGHT), ADDS
+        texts[f"answer with CRLF: {name}"] = texts[f"answer: {name}"][0].replace("\n", "\r\n"), ADDS
+    found = grade(Code(wall_s=60.0).build(), texts)
+    assert {name: score.note for name, score in found.items() if score.value != 1.0} == {}
+
+
+@needs_sandbox
+def test_wrong_programs_stay_wrong_beside_them(reward: CodeReward) -> None:
+    sources = {
+        "prints and hangs": (RIGHT + "\nimport time\ntime.sleep(600)", "time-out"),
+        "leaves with an error": (RIGHT + "\nexit(1)", "runtime error"),
+        "leaves before it answers": ("exit()\n" + RIGHT, "wrong output"),
+        "needs an import": ("def f(x: List[int]): pass\n" + RIGHT, "runtime error"),
+        "prints a surrogate": (RIGHT + "\nprint('\\ud800')", "runtime error"),
+    }
+    limits = Code(wall_s=3.0).build()
+    found = grade(limits, {n: (f"```python\n{source}\n```", ADDS) for n, (source, _) in sources.items()})
+    assert {n: (s.value, s.note.partition(":")[0]) for n, s in found.items()} == {
+        n: (0.0, fate) for n, (_, fate) in sources.items()
+    }
+
+
+@needs_sandbox
+def test_an_output_above_the_limit_passes_where_it_is_expected() -> None:
+    problem = {"tests": [{"stdin": "", "stdout": "x" * 3000}]}
+    reward = Code(output_kib=1).build()
+    assert reward.score([program("print('x' * 3000)", problem)]) == [Score(1.0, "1 of 1 tests")]
+    assert reward.score([program("print('x' * 5000)", problem)])[0].note.startswith("over the output limit")
+
+
+def test_a_problem_leaves_a_hash_and_not_its_tests_behind() -> None:
+    """300 problems of 100 kB each, all of them different."""
+    reward = CodeReward(limits=Limits(), num_workers=1, partial_credit=False, max_chars=1000)
+    tracemalloc.start()
+    for number in range(300):
+        tests = {"tests": [{"stdin": "x" * 100_000 + str(number), "stdout": "1"}]}
+        assert reward.score([completion("no program", task="code", metadata=tests)])[0].value == 0
+        task = _task(completion("", task="code", reference="", metadata=tests).prompt)
+        assert isinstance(task, Task)
+        reward._judge_references([task])
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(reward._faults) == 300
+    assert kept < 1_000_000

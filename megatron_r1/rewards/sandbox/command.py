@@ -3,14 +3,15 @@
 Who drops what, from the outside in:
 
     setpriv   as root only: another user, or RLIMIT_NPROC would not count
-    unshare   a user and a mount namespace, so that /tmp can be a tmpfs with a limit on its files:
-              bubblewrap's own has one on its bytes only (131,000 files in 3 s)
+    unshare   a user and a mount namespace, so that /tmp and /dev/shm can be a tmpfs with a limit on its
+              files: bubblewrap's own has one on its bytes only (131,000 files in 3 s)
     bwrap     no network, no other processes, no capability, nothing of the machine but /usr, read-only
     prlimit   what the kernel counts for each process
     python3   isolated, without site packages, on driver.py
 """
 
 import os
+import resource
 import shutil
 from functools import cache
 from pathlib import Path
@@ -24,10 +25,13 @@ PATH = "/usr/sbin:/usr/bin:/sbin:/bin"  # all that the sandbox can learn of our 
 TOOLS = ("bwrap", "unshare", "mount", "prlimit", "sh")
 REMEDY = "`megatron-r1 doctor bubblewrap` says what is missing and the command that mends it"
 FIRST_UID = 2_000_000_000  # nobody's: files, processes and signals of no other user are in reach
-DRIVER, PROGRAM = "/driver.py", "/program.py"
+ADDRESS_SPACE_BYTES = 2 << 30  # for stacks that are asked for and hardly used: threading.stack_size(2**29)
+STACK_BYTES = 256 << 20  # of the main thread, for deep recursion
+DRIVER, PROGRAM, REQUEST = "/driver.py", "/program.py", "/request.json"
 
-# $1 is the mount options; what follows is bwrap and its arguments
-MOUNT_TMP = 'mount -t tmpfs -o "$1" tmpfs /tmp && shift && exec "$@"'
+# One file system for /tmp and /dev/shm, so that its limits hold for both. $1 is the mount options; what
+# follows is bwrap and its arguments.
+MOUNT_TMP = 'mount -t tmpfs -o "$1" tmpfs /tmp && mkdir -m 1777 /tmp/tmp /tmp/shm && shift && exec "$@"'
 
 
 def require_tools() -> None:
@@ -50,7 +54,14 @@ def require_tools() -> None:
 
 
 def sandboxed(
-    limits: Limits, *, driver_fd: int, program_fd: int, filter_fd: int, status_fd: int, slot: int
+    limits: Limits,
+    *,
+    driver_fd: int,
+    program_fd: int,
+    request_fd: int,
+    filter_fd: int,
+    status_fd: int,
+    slot: int,
 ) -> list[str]:
     """The whole command; the descriptors have to be inherited. slot: which worker, for a user of its own."""
     tmp = f"size={limits.disk_bytes},nr_inodes={limits.files},mode=1777,nosuid,nodev"
@@ -61,6 +72,7 @@ def sandboxed(
         *_bubblewrap(),
         *("--json-status-fd", str(status_fd), "--seccomp", str(filter_fd)),
         *("--ro-bind-data", str(driver_fd), DRIVER, "--ro-bind-data", str(program_fd), PROGRAM),
+        *("--ro-bind-data", str(request_fd), REQUEST),
         # last: what is mounted after it could not be made
         *("--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp", "--"),
         *_rlimits(limits),
@@ -104,9 +116,10 @@ def _bubblewrap() -> tuple[str, ...]:
         ),
         *("--die-with-parent", "--new-session", "--cap-drop", "ALL", "--hostname", "sandbox", "--clearenv"),
         *("--setenv", "PATH", "/usr/bin:/bin", "--setenv", "HOME", "/tmp", "--setenv", "LANG", "C.UTF-8"),
-        *("--setenv", "OMP_NUM_THREADS", "1"),
-        *("--ro-bind", "/usr", "/usr", *links, "--proc", "/proc", "--dev", "/dev", "--bind", "/tmp", "/tmp"),
-        *("--size", "65536", "--tmpfs", "/dev/shm"),
+        # arenas: the C library reserves 64 MiB of addresses for each thread otherwise
+        *("--setenv", "OMP_NUM_THREADS", "1", "--setenv", "MALLOC_ARENA_MAX", "2"),
+        *("--ro-bind", "/usr", "/usr", *links, "--proc", "/proc", "--dev", "/dev"),
+        *("--bind", "/tmp/tmp", "/tmp", "--bind", "/tmp/shm", "/dev/shm"),
     )
 
 
@@ -123,11 +136,18 @@ def _rlimits(limits: Limits) -> list[str]:
     return [
         _found("prlimit"),
         f"--cpu={int(cpu_s)}",
-        f"--as={limits.memory_bytes}",
+        f"--as={limits.memory_bytes + ADDRESS_SPACE_BYTES}",
+        f"--stack={_stack_bytes()}:",
         f"--nproc={limits.processes}",
         f"--fsize={limits.file_bytes}",
         f"--nofile={limits.open_files}",
         "--core=0",
         "--memlock=0",
         "--msgqueue=0",
+        "--sigpending=256",
     ]
+
+
+def _stack_bytes() -> int:
+    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    return STACK_BYTES if hard == resource.RLIM_INFINITY else min(STACK_BYTES, hard)

@@ -24,12 +24,14 @@ network.settimeout(1)
 print(json.dumps({
     "it runs as a user without rights": os.getuid() != 0,
     "it sees /usr and nothing else of the machine": set(os.listdir("/")) <= {
-        "bin", "dev", "driver.py", "lib", "lib32", "lib64", "proc", "program.py", "tmp", "usr"},
+        "bin", "dev", "driver.py", "lib", "lib32", "lib64", "proc", "program.py",
+        "request.json", "tmp", "usr"},
     "it sees no process but its own": all(int(p) < 100 for p in os.listdir("/proc") if p.isdigit()),
     "it has no network": len(open("/proc/net/dev").read().splitlines()) == 3
         and refused(lambda: network.connect(("192.0.2.1", 80))),
     "it inherits no environment": set(os.environ) <= {
-        "PATH", "HOME", "LANG", "LC_CTYPE", "OMP_NUM_THREADS", "PWD"},
+        "PATH", "HOME", "LANG", "LC_CTYPE", "OMP_NUM_THREADS", "MALLOC_ARENA_MAX",
+        "PWD"},
     "it can write to /tmp": not refused(lambda: open("/tmp/a", "w").close()),
     "it can write nowhere else": refused(lambda: open("/usr/a", "w")) and refused(lambda: open("/a", "w")),
     "its files are limited in number": os.statvfs("/tmp").f_files <= 100000,

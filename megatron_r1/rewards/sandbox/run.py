@@ -8,7 +8,7 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -69,22 +69,28 @@ def run_program(source: str, request: Mapping[str, Any], stdin: str, *, limits: 
     the resumed run has to find what the uninterrupted one does.
     """
     require_tools()
-    data = f"{json.dumps(dict(request))}\n{stdin}".encode("utf-8", "surrogatepass")
-    ran, cut_short = _run(source, data, limits, slot)
-    return _run(source, data, limits, slot)[0] if cut_short else ran
+    texts = (stdin, source, json.dumps(dict(request)))
+    data = [text.encode("utf-8", "surrogatepass") for text in texts]
+    ran, cut_short = _run(data, limits, slot)
+    return _run(data, limits, slot)[0] if cut_short else ran
 
 
-def _run(source: str, data: bytes, limits: Limits, slot: int) -> tuple[Ran, bool]:
-    """The program on this standard input, and whether one of JOB_SIGNALS ended it or its sandbox."""
+def _run(data: Sequence[bytes], limits: Limits, slot: int) -> tuple[Ran, bool]:
+    """data: standard input, program and request. Whether one of JOB_SIGNALS ended it or its sandbox, too."""
     with contextlib.ExitStack() as stack:
-        given = stack.enter_context(_sealed(data))
-        program = stack.enter_context(_sealed(source.encode("utf-8", "surrogatepass")))
+        given, program, asked = (stack.enter_context(_sealed(part)) for part in data)
         driver = stack.enter_context(_sealed(_driver()))
         filter_ = stack.enter_context(_sealed(seccomp.program()))
         status, status_out = os.pipe()
         stack.callback(os.close, status)
         command = sandboxed(
-            limits, driver_fd=driver, program_fd=program, filter_fd=filter_, status_fd=status_out, slot=slot
+            limits,
+            driver_fd=driver,
+            program_fd=program,
+            request_fd=asked,
+            filter_fd=filter_,
+            status_fd=status_out,
+            slot=slot,
         )
         try:
             process = subprocess.Popen(
@@ -92,7 +98,7 @@ def _run(source: str, data: bytes, limits: Limits, slot: int) -> tuple[Ran, bool
                 stdin=given,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                pass_fds=(driver, program, filter_, status_out),
+                pass_fds=(driver, program, asked, filter_, status_out),
                 start_new_session=True,  # Ctrl-C is the rank's to handle
                 cwd="/",
                 env={"PATH": PATH},
