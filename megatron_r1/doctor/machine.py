@@ -9,7 +9,7 @@ from megatron_r1.doctor.finding import Finding, Status
 from megatron_r1.doctor.packages import torch_facts
 from megatron_r1.errors import R1Error
 from megatron_r1.launch.cores import usable_cores
-from megatron_r1.rewards.sandbox import proof
+from megatron_r1.rewards.sandbox import cgroup, proof
 
 GIB = 2**30
 UTIL_LINUX = "apt-get install util-linux mount python3-minimal"
@@ -109,7 +109,7 @@ def _whole_sandbox(version: str, used_for: str) -> Finding:
     except R1Error as error:  # a tool is missing
         return Finding(f"{version}, incomplete", used_for, Status.BROKEN, UTIL_LINUX, note=str(error))
     if found is None:
-        return Finding(version, used_for)
+        return Finding(version, used_for, note=cgroup.holds())
     return Finding(f"{version}, leaks", used_for, Status.BROKEN, note=f"In the whole sandbox, {found}.")
 
 

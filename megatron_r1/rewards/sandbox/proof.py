@@ -19,8 +19,6 @@ def refused(action):
         return True
     return False
 
-network = socket.socket()
-network.settimeout(1)
 print(json.dumps({
     "it runs as a user without rights": os.getuid() != 0,
     "it sees /usr and nothing else of the machine": set(os.listdir("/")) <= {
@@ -28,13 +26,14 @@ print(json.dumps({
         "request.json", "tmp", "usr"},
     "it sees no process but its own": all(int(p) < 100 for p in os.listdir("/proc") if p.isdigit()),
     "it has no network": len(open("/proc/net/dev").read().splitlines()) == 3
-        and refused(lambda: network.connect(("192.0.2.1", 80))),
+        and all(refused(lambda: socket.socket(family)) for family in (2, 10, 16, 40)),
     "it inherits no environment": set(os.environ) <= {
         "PATH", "HOME", "LANG", "LC_CTYPE", "OMP_NUM_THREADS", "MALLOC_ARENA_MAX",
         "PWD"},
     "it can write to /tmp": not refused(lambda: open("/tmp/a", "w").close()),
     "it can write nowhere else": refused(lambda: open("/usr/a", "w")) and refused(lambda: open("/a", "w")),
-    "its files are limited in number": os.statvfs("/tmp").f_files <= 100000,
+    "its files are limited in number": all(
+        0 < os.statvfs(folder).f_files <= 1 << 20 for folder in ("/tmp", "/dev/shm")),
     "its memory is limited": resource.getrlimit(resource.RLIMIT_AS)[0] > 0,
     "it can start a process": subprocess.run(["/usr/bin/true"]).returncode == 0,
     "system calls are filtered": refused(lambda: os.memfd_create("x")),

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from megatron_r1.rewards.sandbox import seccomp, watch
+from megatron_r1.rewards.sandbox import cgroup, seccomp, watch
 from megatron_r1.rewards.sandbox.command import PATH, require_tools, sandboxed
 from megatron_r1.rewards.sandbox.limits import Limits
 
@@ -57,7 +57,9 @@ class _Sandbox:
 
     process: subprocess.Popen[bytes]
     began: float
+    group: cgroup.Group | None
     first_pid: int = 0
+    looks: watch.Watch | None = None
     exit_code: int | None = None
     usage: watch.Usage = watch.NOTHING
 
@@ -78,6 +80,10 @@ def run_program(source: str, request: Mapping[str, Any], stdin: str, *, limits: 
 def _run(data: Sequence[bytes], limits: Limits, slot: int) -> tuple[Ran, bool]:
     """data: standard input, program and request. Whether one of JOB_SIGNALS ended it or its sandbox, too."""
     with contextlib.ExitStack() as stack:
+        try:
+            group = stack.enter_context(cgroup.group(limits))
+        except OSError as error:
+            return Ran(Fate.NOT_RUN, b"", f"no control group: {error}", watch.NOTHING), False
         given, program, asked = (stack.enter_context(_sealed(part)) for part in data)
         driver = stack.enter_context(_sealed(_driver()))
         filter_ = stack.enter_context(_sealed(seccomp.program()))
@@ -94,7 +100,7 @@ def _run(data: Sequence[bytes], limits: Limits, slot: int) -> tuple[Ran, bool]:
         )
         try:
             process = subprocess.Popen(
-                command,
+                [*(group.enter if group else ()), *command],
                 stdin=given,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -105,7 +111,7 @@ def _run(data: Sequence[bytes], limits: Limits, slot: int) -> tuple[Ran, bool]:
             )
         finally:
             os.close(status_out)
-        sandbox = _Sandbox(process, time.monotonic())
+        sandbox = _Sandbox(process, time.monotonic(), group)
         try:
             ran = _supervise(sandbox, status, limits)
         finally:
@@ -148,7 +154,7 @@ def _supervise(sandbox: _Sandbox, status: int, limits: Limits) -> Ran:
                 if not chunk:
                     selector.unregister(key.fd)
                 (news if key.fd == status else pipes[key.fd]).extend(chunk)
-            _read_status(sandbox, news)
+            _read_status(sandbox, news, limits)
             if len(out) + len(err) > limits.output_bytes:
                 fate = Fate.OUTPUT
             elif sandbox.exit_code is None:
@@ -158,7 +164,7 @@ def _supervise(sandbox: _Sandbox, status: int, limits: Limits) -> Ran:
     return Ran(fate or _by_exit_code(sandbox, err), bytes(out), _tail(err), sandbox.usage)
 
 
-def _read_status(sandbox: _Sandbox, news: bytearray) -> None:
+def _read_status(sandbox: _Sandbox, news: bytearray, limits: Limits) -> None:
     """bubblewrap's own words: the first process's number, and the program's exit code once it has one."""
     while b"\n" in news:
         line, _, rest = bytes(news).partition(b"\n")
@@ -166,6 +172,7 @@ def _read_status(sandbox: _Sandbox, news: bytearray) -> None:
         event = json.loads(line)
         if "child-pid" in event:
             sandbox.first_pid, sandbox.began = event["child-pid"], time.monotonic()
+            sandbox.looks = watch.Watch(sandbox.first_pid, limits, sandbox.group)
         if "exit-code" in event:
             sandbox.exit_code = event["exit-code"]
 
@@ -173,12 +180,12 @@ def _read_status(sandbox: _Sandbox, news: bytearray) -> None:
 def _excess(sandbox: _Sandbox, limits: Limits) -> Fate | None:
     """Which limit is broken, if any."""
     elapsed_s = time.monotonic() - sandbox.began
-    if not sandbox.first_pid:
+    if sandbox.looks is None:
         return Fate.NOT_RUN if elapsed_s > START_LIMIT_S else None
     if elapsed_s > limits.wall_s:
         return Fate.TIME_OUT
     try:
-        sandbox.usage = usage = watch.measure(sandbox.first_pid, memory_limit=limits.memory_bytes)
+        sandbox.usage = usage = sandbox.looks.look()
     except OSError:  # it has just ended, or is not built yet; the wall limit holds in any case
         return None
     if usage.cpu_s > limits.cpu_s:
@@ -190,6 +197,8 @@ def _excess(sandbox: _Sandbox, limits: Limits) -> Fate | None:
 
 def _by_exit_code(sandbox: _Sandbox, err: bytearray) -> Fate:
     code = sandbox.exit_code
+    if sandbox.group is not None and sandbox.group.ran_out_of_memory():
+        return Fate.MEMORY
     if code is None:
         return Fate.NOT_RUN
     if code in (128 + signal.SIGXCPU, 128 + signal.SIGKILL):

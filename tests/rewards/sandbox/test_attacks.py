@@ -1,6 +1,7 @@
 """What programs try, and that it fails: each attack runs for real, in a real sandbox."""
 
 import os
+import platform
 import socket
 import threading
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from megatron_r1.rewards.sandbox import cgroup, seccomp
 from megatron_r1.rewards.sandbox.limits import MIB
 from megatron_r1.rewards.sandbox.run import Fate, Ran
 from tests.rewards.sandbox.conftest import SMALL, needs_sandbox
@@ -35,6 +37,14 @@ def nothing_is_left_behind() -> Iterator[None]:
 
 def _sandboxed(process: psutil.Process) -> bool:
     return "/driver.py" in (process.info["cmdline"] or [])
+
+
+@pytest.fixture(params=["as lent", "no control group"])
+def bounds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """With the control group that this machine lends, if any, and without."""
+    if request.param == "no control group":
+        monkeypatch.setattr(cgroup, "lent", lambda: None)
+    return request.param
 
 
 # ---- processes
@@ -106,6 +116,19 @@ def test_cpu_time_is_counted_over_all_processes(run: Run) -> None:
     assert ran.usage.cpu_s < 2 * 2.0  # 8 processes with 2 s each would be 16
 
 
+def test_children_that_nobody_waits_for_use_cpu_time_too(run: Run, bounds: str) -> None:
+    source = (
+        "import os, signal, time\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\nwhile True:\n"
+        "    if os.fork() == 0:\n        while time.process_time() < 0.2: pass\n        os._exit(0)\n"
+        "    time.sleep(0.1)"
+    )
+    began = time.monotonic()
+    ran = run(source, cpu_s=1.0, processes=8)
+    assert ran.fate in (Fate.TIME_OUT, Fate.PROCESSES, Fate.RUNTIME_ERROR)
+    assert ran.fate is Fate.TIME_OUT or time.monotonic() - began < 30
+    assert ran.usage.cpu_s < 3.0
+
+
 def test_ignored_signals_save_nobody(run: Run) -> None:
     source = (
         "import signal\nfor s in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}:\n"
@@ -159,6 +182,39 @@ def test_memory_that_no_process_owns_is_refused(run: Run, kind: str) -> None:
     assert (ran.fate, ran.stdout) == (Fate.DONE, b"1\n")  # EPERM
 
 
+def test_the_buffers_of_sockets_count_as_memory(run: Run, bounds: str) -> None:
+    source = (
+        "import os, socket, time\nfor _ in range(13):\n    if os.fork() == 0: break\nopen_ = []\n"
+        "while len(open_) < 28:\n    open_ += socket.socketpair()\n    for s in open_[-2:]:\n"
+        "        s.setblocking(False)\n        try:\n            while True: s.send(bytes(1 << 15))\n"
+        "        except BlockingIOError: pass\ntime.sleep(30)"
+    )
+    ran = run(source)  # 14 processes x 28 sockets x 208 KiB = 80 MiB, which no process shows as its own
+    assert ran.fate is Fate.MEMORY
+
+
+def test_larger_buffers_are_refused(run: Run) -> None:
+    source = (
+        "import fcntl, os, socket\na, b = socket.socketpair()\nfor number in (7, 8, 32, 33):\n"
+        "    try: a.setsockopt(socket.SOL_SOCKET, number, 1 << 30)\n"
+        "    except OSError as error: print(error.errno)\n"
+        "try: fcntl.fcntl(os.pipe()[0], 1031, 1 << 20)\nexcept OSError as error: print(error.errno)"
+    )
+    assert run(source).stdout == b"1\n" * 5
+
+
+def test_every_listed_system_call_is_refused(run: Run) -> None:
+    """Asked for with zeros, which do nothing in any of them."""
+    numbers = seccomp.MACHINES[platform.machine()][1]
+    ran = run(
+        "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+        f"for name, number in {numbers!r}.items():\n"
+        "    if libc.syscall(number, 0, 0, 0, 0, 0, 0) != -1 or ctypes.get_errno() != 1: print(name)\n"
+        "print('tried')"
+    )
+    assert (ran.fate, ran.stdout) == (Fate.DONE, b"tried\n")
+
+
 # ---- disk and output
 
 
@@ -182,12 +238,22 @@ def test_one_file_is_cut_at_its_limit(run: Run) -> None:
     assert ran.fate is Fate.RUNTIME_ERROR or int(ran.stdout) == SMALL.file_bytes
 
 
-def test_files_are_limited_in_number(run: Run) -> None:
+@pytest.mark.parametrize("folders", [["/tmp"], ["/dev/shm"], ["/tmp", "/dev/shm"]])
+def test_files_are_limited_in_number(run: Run, folders: list[str]) -> None:
     source = (
-        "made = 0\ntry:\n    while True:\n        open(f'/tmp/{made}', 'w').close(); made += 1\n"
-        "except OSError: print(made)"
+        f"made = 0\ntry:\n    while True:\n        for folder in {folders!r}:\n"
+        "            open(f'{folder}/{made}', 'w').close(); made += 1\nexcept OSError: print(made)"
     )
     assert int(run(source).stdout) < SMALL.files
+
+
+def test_shared_memory_is_part_of_the_disk(run: Run) -> None:
+    source = (
+        "written = 0\ntry:\n    for i in range(1000):\n"
+        "        with open(f'{(\"/tmp\", \"/dev/shm\")[i % 2]}/{i}', 'wb') as f:\n"
+        "            written += f.write(bytes(1 << 20))\nexcept OSError: print(written >> 20)"
+    )
+    assert int(run(source).stdout) <= SMALL.disk_bytes // MIB
 
 
 def test_directories_are_limited_in_number(run: Run) -> None:
@@ -283,6 +349,17 @@ def test_the_network_is_away(run: Run) -> None:
             "    except OSError: print('refused')"
         )
         assert run(source).stdout == b"refused\n" * 2
+
+
+def test_no_socket_but_of_its_own_processes(run: Run) -> None:
+    """AF_VSOCK reaches the host of a virtual machine, AF_NETLINK and AF_ALG the kernel."""
+    source = (
+        "import socket\nfor family in range(64):\n    for kind in (1, 2, 3, 5):\n"
+        "        try: socket.socket(family, kind); print(family, kind)\n"
+        "        except OSError as error: assert error.errno == 1, (family, error)"
+    )
+    ran = run(source)
+    assert (ran.fate, ran.stdout) == (Fate.DONE, b"1 1\n")  # AF_UNIX, SOCK_STREAM
 
 
 def test_our_unix_sockets_are_away(run: Run) -> None:

@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -159,28 +160,77 @@ def test_a_killed_parent_takes_its_sandboxes_along() -> None:
 
 def test_a_system_call_is_refused_allowed_or_fatal_as_listed() -> None:
     architecture, refused = seccomp.MACHINES[platform.machine()]
+    listed = {*refused.values(), *seccomp.RULED[platform.machine()].values()}
     assert verdict(architecture, 0) == seccomp.ALLOW
     assert {verdict(architecture, number) for number in refused.values()} == {seccomp.REFUSE}
-    neighbours = {n + d for n in refused.values() for d in (-1, 1)} - set(refused.values())
+    neighbours = {n + d for n in listed for d in (-1, 1)} - listed
     assert {verdict(architecture, number) for number in neighbours} == {seccomp.ALLOW}
+    assert verdict(architecture, seccomp.NEWER) == verdict(architecture, 500) == seccomp.ABSENT
     assert verdict(architecture, seccomp.X32_BIT | 1) == seccomp.REFUSE
     assert verdict(architecture ^ 1, 0) == seccomp.KILL
 
 
-def verdict(architecture: int, number: int) -> int:
-    """What the filter answers, by the kernel's rules for these four instructions."""
+def test_both_machines_list_the_same_calls() -> None:
+    """aarch64 never had the older ones."""
+    (_, x86), (_, arm) = seccomp.MACHINES["x86_64"], seccomp.MACHINES["aarch64"]
+    old = {
+        "inotify_init", "uselib", "modify_ldt", "iopl", "ioperm", "ustat", "sysfs", "create_module",
+        "get_kernel_syms", "query_module",
+    }  # fmt: skip
+    assert set(x86) - set(arm) == old
+    assert set(arm) <= set(x86)
+    assert set(seccomp.RULED["x86_64"]) == set(seccomp.RULED["aarch64"])
+
+
+@pytest.mark.parametrize(
+    ("call", "arguments", "expected"),
+    [
+        ("socket", (socket.AF_UNIX, socket.SOCK_STREAM), seccomp.ALLOW),
+        ("socket", (socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC), seccomp.ALLOW),
+        ("socket", (socket.AF_UNIX, socket.SOCK_DGRAM), seccomp.REFUSE),
+        *(("socket", (family, 1), seccomp.REFUSE) for family in range(46) if family != socket.AF_UNIX),
+        ("socketpair", (socket.AF_UNIX, 1), seccomp.ALLOW),
+        ("socketpair", (socket.AF_INET, 1), seccomp.REFUSE),
+        ("setsockopt", (0, socket.SOL_SOCKET, socket.SO_REUSEADDR), seccomp.ALLOW),
+        ("setsockopt", (0, socket.SOL_SOCKET, socket.SO_SNDBUF), seccomp.REFUSE),
+        ("setsockopt", (0, 6, socket.SO_REUSEADDR), seccomp.REFUSE),
+        ("fcntl", (0, 2), seccomp.ALLOW),
+        ("fcntl", (0, 1031), seccomp.REFUSE),
+        ("prctl", (15,), seccomp.ALLOW),
+        ("prctl", (4,), seccomp.REFUSE),
+        ("clone", (0x01200011,), seccomp.ALLOW),  # fork
+        ("clone", (0x003D0F00,), seccomp.ALLOW),  # a thread
+        *(("clone", (1 << bit | 17,), seccomp.REFUSE) for bit in (17, 25, 26, 27, 28, 29, 30)),
+        ("clone3", (), seccomp.ABSENT),
+    ],
+)
+def test_arguments_decide_where_they_have_to(call: str, arguments: tuple[int, ...], expected: int) -> None:
+    number = seccomp.RULED[platform.machine()][call]
+    assert verdict(seccomp.MACHINES[platform.machine()][0], number, *arguments) == expected
+
+
+def verdict(architecture: int, number: int, *arguments: int) -> int:
+    """What the filter answers, by the kernel's rules for these instructions."""
     lines = list(struct.iter_unpack("=HBBI", seccomp.program()))
+    data = {seccomp.NUMBER: number, seccomp.ARCHITECTURE: architecture}
+    data |= {seccomp.ARGUMENTS + 8 * i: value for i, value in enumerate((*arguments, 0, 0, 0, 0, 0, 0)[:6])}
     place = value = 0
     while True:
         code, if_true, if_false, constant = lines[place]
+        place += 1
         if code == seccomp.RETURN:
             return constant
         if code == seccomp.LOAD:
-            value = {seccomp.NUMBER: number, seccomp.ARCHITECTURE: architecture}[constant]
+            value = data[constant]
+        elif code == seccomp.AND:
+            value &= constant
         else:
-            holds = value == constant if code == seccomp.JUMP_EQUAL else value >= constant
+            holds = {
+                seccomp.JUMP_EQUAL: value == constant,
+                seccomp.JUMP_AT_LEAST: value >= constant,
+                seccomp.JUMP_BITS: bool(value & constant),
+            }[code]
             place += if_true if holds else if_false
-        place += 1
 
 
 def test_check_can_say_what_is_missing_here(monkeypatch, tmp_path) -> None:
