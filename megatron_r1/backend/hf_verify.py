@@ -1,6 +1,6 @@
 """Our logits beside transformers', token by token, and the first layer in which the two part ways."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,9 @@ from megatron_r1.backend.hf_logits import traces
 from megatron_r1.backend.layout import Layout
 from megatron_r1.backend.model import default_options
 from megatron_r1.backend.policy import MegatronPolicy
+from megatron_r1.backend.precision import parameter_dtype
 from megatron_r1.huggingface.reference import EMBEDDING, LOGITS, layer_name, reference_states
+from megatron_r1.models.shape import FamilyConfig
 
 TOLERANCE = 1e-3  # of the standard deviation; both sides compute in fp32, traps cost a thousand times as much
 
@@ -85,10 +87,12 @@ def verify(
     transformers runs first, on rank 0; its model is gone before ours is built.
     """
     main = dist.get_rank() == 0
+    manifest = on_all_ranks(f"{checkpoint}: not read", lambda: files.read_manifest(checkpoint))
+    family = family_in(manifest)
+    like = _formats(family, parameter_dtype(manifest.precision))  # type: ignore[arg-type]
     theirs = on_all_ranks(
-        f"{directory}: not read", lambda: reference_states(directory, prompts) if main else []
+        f"{directory}: not read", lambda: reference_states(directory, prompts, like=like) if main else []
     )
-    family = family_in(files.read_manifest(checkpoint))
     longest = max(map(len, prompts))
     policy = MegatronPolicy(
         family, layout, default_options("fp32"), seed=0, eos_id=0, tokens_per_pack=-(-longest // 8) * 8 + 8
@@ -98,6 +102,12 @@ def verify(
     if not main:
         return None
     return compare(theirs, [trace.states for trace in ours], family.shape().num_layers, tolerance)
+
+
+def _formats(family: FamilyConfig, dtype: torch.dtype) -> Callable[[str], torch.dtype]:
+    """The number format of a checkpoint's weights by Hugging Face's name."""
+    wide = {name for weight in family.weights() if weight.row.fp32 for name in weight.hf}
+    return lambda name: torch.float32 if name in wide else dtype
 
 
 def compare(

@@ -1,7 +1,6 @@
 """config.json and the files that travel with a model: found, read, and carried along untouched."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -99,10 +98,3 @@ def carried_files(directory: Path) -> list[Path]:
         if path.stat().st_size <= LARGEST_CARRIED:
             found.append(path)
     return found
-
-
-def carry(source: Path, target: Path) -> None:
-    """Copy the carried files; config.json too, for the export to start from."""
-    target.mkdir(parents=True, exist_ok=True)
-    for path in carried_files(source):
-        shutil.copyfile(path, target / path.name)

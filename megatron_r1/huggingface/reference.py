@@ -11,18 +11,20 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from megatron_r1.errors import CheckpointError
-from megatron_r1.huggingface.config_file import CONFIG, carry
+from megatron_r1.errors import CheckpointError, R1Error
+from megatron_r1.huggingface.config_file import CONFIG, INDEX
 from megatron_r1.huggingface.safetensors_file import Planned, bytes_of, header_of
 from megatron_r1.huggingface.source import SCALE, Source
 
 EMBEDDING, LOGITS = "embedding", "logits"
+LONGEST_ERROR = 300  # characters of transformers' own words that are repeated
 
 
 def layer_name(index: int) -> str:
@@ -30,9 +32,14 @@ def layer_name(index: int) -> str:
     return f"layer {index}"
 
 
-def reference_states(directory: Path, prompts: Sequence[Sequence[int]]) -> list[dict[str, Tensor]]:
-    """Of each prompt, in fp32: logits [S, V], and the states after the embedding and each layer [S, h]."""
-    with _loaded(directory) as model, torch.no_grad():
+def reference_states(
+    directory: Path, prompts: Sequence[Sequence[int]], *, like: Callable[[str], torch.dtype]
+) -> list[dict[str, Tensor]]:
+    """Of each prompt, in fp32: logits [S, V], and the states after the embedding and each layer [S, h].
+
+    like: the number format that the checkpoint holds a tensor of Hugging Face's name in.
+    """
+    with _loaded(Source(directory), like) as model, torch.no_grad():
         return [_states(model, prompt) for prompt in prompts]
 
 
@@ -59,7 +66,7 @@ def _keep(found: dict[str, Tensor], name: str) -> Callable[[Any, Any, Any], None
 
 
 @contextmanager
-def _loaded(directory: Path) -> Iterator[Any]:
+def _loaded(source: Source, like: Callable[[str], torch.dtype]) -> Iterator[Any]:
     if importlib.util.find_spec("transformers") is None:
         raise CheckpointError("verify needs transformers to compare with: pip install transformers")
     from transformers import AutoModelForCausalLM
@@ -67,31 +74,83 @@ def _loaded(directory: Path) -> Iterator[Any]:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    source = Source(directory)
-    with ExitStack() as stack:
-        if any(source.in_blocks(name) for name in source.names):
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="megatron-r1-verify-")))
-            directory = _without_blocks(source, folder)
+    with tempfile.TemporaryDirectory(prefix="megatron-r1-verify-") as folder, _in_words(source.directory):
+        _write_view(source, Path(folder), like)
         model = AutoModelForCausalLM.from_pretrained(
-            directory, attn_implementation="eager", dtype=torch.float32, trust_remote_code=False
+            folder,
+            attn_implementation="eager",
+            experts_implementation="eager",  # its grouped products take widths that 4 divides only
+            dtype=torch.float32,
+            trust_remote_code=False,
         )
         yield model.eval()
 
 
-def _without_blocks(source: Source, folder: Path) -> Path:
-    """The model with its FP8 blocks dequantised: transformers gets cut blocks wrong on a CPU."""
-    carry(source.directory, folder)
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    config.pop("quantization_config", None)
+@contextmanager
+def _in_words(directory: Path) -> Iterator[None]:
+    """What goes wrong inside transformers, whose errors are of any type, as one sentence."""
+    try:
+        yield
+    except R1Error:
+        raise
+    except Exception as error:  # foreign code: KeyError, ValueError, RuntimeError, ImportError and others
+        text = " ".join(str(error).split())[:LONGEST_ERROR] or "without a word"
+        raise CheckpointError(
+            f"{directory}: transformers {version('transformers')} can't compute this model, so there is "
+            f"nothing to compare with: {type(error).__name__}: {text}"
+        ) from error
+
+
+def _write_view(source: Source, folder: Path, like: Callable[[str], torch.dtype]) -> None:
+    """The model as an import reads it, in a form that every transformers reads: an index and shards.
+
+    A file stays where it is (a link) if its tensors lose nothing in the checkpoint. One with FP8 blocks, or
+    with wider numbers than the checkpoint has, is written anew with the numbers that an import makes of it:
+    rounding is no mistake of a conversion. transformers gets cut FP8 blocks wrong on a CPU, too.
+    """
+    config = {key: value for key, value in source.config.items() if key != "quantization_config"}
     (folder / CONFIG).write_text(json.dumps(config), encoding="utf-8")
-    names = sorted(name for name in source.names if not name.endswith(SCALE))
-    planned = [Planned(name, torch.float32, source.entry(name).shape) for name in names]
-    _require_space(folder, sum(tensor.num_bytes for tensor in planned))
-    with (folder / "model.safetensors").open("wb") as file:
-        file.write(header_of(planned))
-        for name in names:
-            file.write(bytes_of(source.read(name, torch.float32)))
-    return folder
+    shards = [_Shard(f"model-{i + 1:05d}.safetensors", file, source, like)
+              for i, file in enumerate(source.files)]  # fmt: skip
+    _require_space(folder, sum(shard.num_bytes for shard in shards))
+    weight_map: dict[str, str] = {}
+    for shard in shards:
+        shard.write(folder)
+        weight_map |= dict.fromkeys(shard.names, shard.name)
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}), encoding="utf-8")
+
+
+class _Shard:
+    """One file of the view: what it holds, and whether it has to be written."""
+
+    def __init__(self, name: str, file: Path, source: Source, like: Callable[[str], torch.dtype]) -> None:
+        self.name, self.file, self.source, self.like = name, file, source, like
+        self.names = sorted(n for n in source.names_in(file) if not n.endswith(SCALE))
+        self.rounds = any(source.in_blocks(n) or self._narrows(n) for n in self.names)
+
+    def _narrows(self, name: str) -> bool:
+        there = self.source.dtype(name)
+        return there.is_floating_point and torch.promote_types(there, self.like(name)) != self.like(name)
+
+    @property
+    def planned(self) -> list[Planned]:
+        return [Planned(n, self._dtype(n), self.source.entry(n).shape) for n in self.names]
+
+    def _dtype(self, name: str) -> torch.dtype:
+        return self.like(name) if self.source.dtype(name).is_floating_point else self.source.dtype(name)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(tensor.num_bytes for tensor in self.planned) if self.rounds else 0
+
+    def write(self, folder: Path) -> None:
+        if not self.rounds:
+            (folder / self.name).symlink_to(self.file.absolute())
+            return
+        with (folder / self.name).open("wb") as file:
+            file.write(header_of(self.planned))
+            for tensor in self.planned:
+                file.write(bytes_of(self.source.read(tensor.name, tensor.dtype)))
 
 
 def _require_space(folder: Path, num_bytes: int) -> None:

@@ -59,6 +59,10 @@ class Source:
     def files(self) -> list[Path]:
         return sorted({file.path for file in self._files.values()})
 
+    def names_in(self, path: Path) -> list[str]:
+        """The tensors of one of the files."""
+        return [name for name, file in self._files.items() if file.path == path]
+
     def entry(self, name: str) -> Entry:
         return self._files[name].tensors[name]
 

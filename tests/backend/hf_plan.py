@@ -31,6 +31,7 @@ ONE_RANK = [
     Scenario("checkpoints_one", "hf.checkpoints", {}, {"names": SOME}),
     Scenario("mtp_one", "hf.mtp_loss"),
     Scenario("traps", "hf_traps.run"),
+    Scenario("verified_files", "hf_verified_files.run"),
     Scenario("full_size", "hf_full_size.covered"),
     *(Scenario(n, f"hf_files.{n}") for n in ("interrupted", "refused", "not_finite", "blocks", "formats")),
     Scenario("blocks_in_transformers", "hf_files.blocks_in_transformers"),

@@ -4,6 +4,7 @@ import pytest
 
 from tests.backend import hf_plan
 from tests.backend.scenarios.hf_traps import TRAPS
+from tests.backend.scenarios.hf_verified_files import RIGHT as FILES
 
 RIGHT = [name for name in TRAPS if name.startswith("none")]
 WRONG = [name for name in TRAPS if name not in RIGHT]
@@ -34,3 +35,22 @@ def test_our_side_may_have_any_layout(hf_two, layout):
     assert found["relative"] < 1e-4
     assert found["places"] == 6  # the embedding, four layers and the logits, from all pipeline stages
     assert "all 4 agree" in found["text"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FILES)
+def test_what_an_import_rounds_and_what_transformers_alone_cannot_read_is_no_difference(hf_one, name):
+    assert hf_one["verified_files"][name] is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["scales_lost", "scales_by_one_percent"])
+def test_wrong_scales_of_blocks_are_a_difference(hf_one, name):
+    assert hf_one["verified_files"][name] == "layer 0"
+
+
+@pytest.mark.slow
+def test_what_transformers_stumbles_over_is_said_in_words(hf_one):
+    text = hf_one["verified_files"]["refused"]
+    assert "there is nothing to compare with" in text
+    assert "attention_dropout" in text
