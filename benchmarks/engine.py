@@ -28,7 +28,7 @@ def main() -> None:
 
 
 def _rows(name: str, policy: Any) -> list[dict[str, Any]]:
-    policy.eos_id = -1  # all outputs are as long as they may be
+    policy.eos_ids = (-1,)  # all outputs are as long as they may be
     draw = torch.Generator().manual_seed(0)
     shared = torch.randint(2, 500, (GROUPS, LENGTH), generator=draw).repeat_interleave(OUTPUTS, 0)
     apart = shared.clone()

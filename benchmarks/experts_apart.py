@@ -75,7 +75,7 @@ def _policy(rank: int, port: int, expert: int, **changes: Any) -> Any:
     layout = Layout(ranks=2, expert=expert)
     parallel.start(layout)
     model = DeepseekV3(**configuration(expert, ROUNDS)["model"] | changes)
-    return MegatronPolicy(model, layout, ModelOptions(), seed=7, eos_id=1, tokens_per_pack=4096)
+    return MegatronPolicy(model, layout, ModelOptions(), seed=7, eos_ids=(1,), tokens_per_pack=4096)
 
 
 def _rollouts(rank: int, port: int, expert: int, extra: int) -> tuple[list[Timing], dict[str, int]]:

@@ -82,7 +82,7 @@ def policy(shape: dict[str, int], layout: Any) -> Any:
         ffn_hidden_size=3 * hidden, num_experts=shape["experts"], experts_per_token=2,
         moe_ffn_hidden_size=shape["moe"], num_expert_groups=4, groups_per_token=2, init_std=0.02,
     )  # fmt: skip
-    policy = MegatronPolicy(family, layout, ModelOptions(), seed=0, eos_id=1, tokens_per_pack=4096)
+    policy = MegatronPolicy(family, layout, ModelOptions(), seed=0, eos_ids=(1,), tokens_per_pack=4096)
     policy.start_training(OptimizerOptions())
     return policy
 

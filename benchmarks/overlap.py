@@ -143,7 +143,9 @@ def _steps(ranks: int, given: dict[str, Any], megatron: dict[str, Any], steps: i
     parallel.start(layout)
     options = default_options("bf16")
     family = _family().model_copy(update={"megatron": megatron})
-    policy = MegatronPolicy(family, layout, options, seed=0, eos_id=1, tokens_per_pack=work.tokens_per_pack)
+    policy = MegatronPolicy(
+        family, layout, options, seed=0, eos_ids=(1,), tokens_per_pack=work.tokens_per_pack
+    )
     policy.start_training(OptimizerOptions())
     generator = torch.Generator().manual_seed(policy.replicas.index)
     tokens = torch.randint(2, family.vocab_size, (work.sequences, work.length + 1), generator=generator)

@@ -95,7 +95,7 @@ def _trained(layers: int, layout: Any) -> Any:
         v_head_dim=32, num_dense_layers=1, ffn_hidden_size=256, num_experts=8, experts_per_token=2,
         moe_ffn_hidden_size=64, num_shared_experts=1, mtp_layers=1,
     )  # fmt: skip
-    policy = MegatronPolicy(family, layout, ModelOptions(), seed=0, eos_id=EOS, tokens_per_pack=1024)
+    policy = MegatronPolicy(family, layout, ModelOptions(), seed=0, eos_ids=(EOS,), tokens_per_pack=1024)
     policy.start_training(OptimizerOptions())
     weights = torch.full((LENGTH,), 1 / SEQUENCES / (LENGTH - 1))
     for step in range(STEPS):

@@ -47,7 +47,9 @@ def our_policy(shape: dict[str, Any], layout: Any, *, tokens_per_pack: int = 819
         num_query_groups=shape["groups"],
         ffn_hidden_size=shape["ffn"],
     )
-    return MegatronPolicy(family, layout, ModelOptions(), seed=0, eos_id=EOS, tokens_per_pack=tokens_per_pack)
+    return MegatronPolicy(
+        family, layout, ModelOptions(), seed=0, eos_ids=(EOS,), tokens_per_pack=tokens_per_pack
+    )
 
 
 def shape_of(family: Any) -> dict[str, Any]:

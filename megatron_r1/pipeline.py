@@ -325,7 +325,7 @@ def _build(
             prompt_logits=run.prompt_logits,
         ),
         seed=run.seed,
-        eos_id=tokenizer.eos_id,
+        eos_ids=tokenizer.eos_ids,
         rollout_layout=run.sampling_layout,
         rollout_options=RolloutOptions(
             engine=run.rollout_engine,

@@ -86,7 +86,7 @@ def policy(
     draw = policy_module.set_initial_weights if seeded else _draw_weights
     with patch.object(policy_module, "set_initial_weights", draw):
         return MegatronPolicy(
-            SIZES[size], Layout(), options, seed=0, eos_id=eos_id, tokens_per_pack=tokens_per_pack
+            SIZES[size], Layout(), options, seed=0, eos_ids=(eos_id,), tokens_per_pack=tokens_per_pack
         )
 
 

@@ -33,10 +33,10 @@ def measure(
 ) -> Decode:
     """The time of one rollout less that of a shorter one, so that prompts and the start drop out.
 
-    The policy's eos_id must be none of its tokens: all rows run to the end.
+    The policy's eos_ids must be none of its tokens: all rows run to the end.
     """
     vocabulary = policy.family.shape().vocab_size
-    assert policy.eos_id >= vocabulary, "rows that end early leave the batch"
+    assert min(policy.eos_ids) >= vocabulary, "rows that end early leave the batch"
     prompts = torch.randint(0, vocabulary, (rows, prompt_length), generator=torch.Generator().manual_seed(0))
     asked, keys = prompts.tolist(), list(range(rows))
     short, long = new_tokens

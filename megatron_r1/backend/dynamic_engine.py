@@ -52,16 +52,19 @@ def generate(
     sampling: Sampling,
     *,
     keys: Sequence[int],
-    eos_id: int,
+    eos_ids: Sequence[int],
     rows: int | None,
 ) -> list[Sampled]:
     """rollout.generate by the engine; the caller has put the model into inference mode."""
     (model,) = chunks
     assert not sampling.keep_routes, "the engine keeps no routes"
-    drawn = KeyedSampling(keys, sampling, eos_id)
+    drawn = KeyedSampling(keys, sampling, eos_ids)
     with attention_without_flash(model):
-        engine = _engine(model, prompts or [[eos_id]], sampling, drawn, rows=rows or MAX_REQUESTS)
-        params = SamplingParams(num_tokens_to_generate=sampling.max_new_tokens, termination_id=eos_id)
+        some = prompts or [[drawn.termination_id]]
+        engine = _engine(model, some, sampling, drawn, rows=rows or MAX_REQUESTS)
+        params = SamplingParams(
+            num_tokens_to_generate=sampling.max_new_tokens, termination_id=drawn.termination_id
+        )
         for request, prompt in enumerate(prompts):
             engine.add_request(request, list(prompt), params)
         while _any_rank_waits(engine):
@@ -138,10 +141,14 @@ class NoTokenizer:
 
 
 class KeyedSampling(EngineSampling):
-    """Our draws in the place of the engine's, noted down as they are made."""
+    """Our draws in the place of the engine's, noted down as they are made.
 
-    def __init__(self, keys: Sequence[int], sampling: Sampling, eos_id: int) -> None:
-        self.keys, self.sampling, self.eos_id = list(keys), sampling, eos_id
+    The engine knows one id that ends an output, termination_id: it is given that one for each of eos_ids.
+    """
+
+    def __init__(self, keys: Sequence[int], sampling: Sampling, eos_ids: Sequence[int]) -> None:
+        self.keys, self.sampling = list(keys), sampling
+        self.termination_id, *self.other_ends = eos_ids
         self.tokens: list[list[int]] = [[] for _ in keys]
         self.logprobs: list[list[float]] = [[] for _ in keys]
         truncated = sampling.keep_nucleus and sampling.top_p < 1
@@ -176,6 +183,8 @@ class KeyedSampling(EngineSampling):
         for request, token, logprob in zip(requests, tokens.tolist(), logprobs.tolist(), strict=True):
             self.tokens[request].append(token)
             self.logprobs[request].append(logprob)
+        for end in self.other_ends:
+            tokens = tokens.where(tokens != end, self.termination_id)
         return tokens if output is None else output.copy_(tokens)
 
     def log_probs_kernel(self, logits: Tensor, context: Any, **options: Any) -> Tensor:

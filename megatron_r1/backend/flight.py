@@ -115,14 +115,15 @@ class Flight:
         sampling: Sampling,
         *,
         keys: Sequence[int],
-        eos_id: int,
+        eos_ids: Sequence[int],
         rows: int | None,
         begun: Sequence[Begun] | None = None,
         on_end: OnEnd | None = None,
     ) -> None:
-        """decoder: makes one, as its constructor. rows: the most outputs that run at once, None for all.
-        begun: as of Policy.generate; none of them has ended or is at its limit."""
-        self.prompts, self.keys, self.sampling, self.eos_id = prompts, keys, sampling, eos_id
+        """decoder: makes one, as its constructor. eos_ids: each of them ends an output. rows: the most
+        outputs that run at once, None for all. begun: as of Policy.generate; none of them has ended or is at
+        its limit."""
+        self.prompts, self.keys, self.sampling, self.eos_ids = prompts, keys, sampling, eos_ids
         self.on_end = on_end
         before = [Sampled([], []) for _ in prompts] if begun is None else [b.output for b in begun]
         self.results = [replace(o, token_ids=[*o.token_ids], logprobs=[*o.logprobs]) for o in before]
@@ -189,7 +190,7 @@ class Flight:
     def _enter(self) -> None:
         """Waiting prompts come behind the batch, each different one through the model once."""
         if not self._can_enter():  # but a rank that shares this rank's experts has prompts that do
-            logits = self._prefill([[self.eos_id]], [self.dummy])
+            logits = self._prefill([[self.eos_ids[0]]], [self.dummy])
             if not self.rows:
                 self._take([_Row(self.dummy, key=0, start=1, ended=True)], [0], logits)
             return
@@ -311,7 +312,7 @@ class Flight:
             result.token_ids.append(token)
             row.fresh += 1
             row.drawn += 1
-            row.ended = token == self.eos_id or row.drawn == limit
+            row.ended = token in self.eos_ids or row.drawn == limit
             if row.ended and self.due is not None:
                 self.due.discard(row.output)
             if row.ended and self.on_end is not None:

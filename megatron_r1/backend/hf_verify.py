@@ -95,7 +95,12 @@ def verify(
     )
     longest = max(map(len, prompts))
     policy = MegatronPolicy(
-        family, layout, default_options("fp32"), seed=0, eos_id=0, tokens_per_pack=-(-longest // 8) * 8 + 8
+        family,
+        layout,
+        default_options("fp32"),
+        seed=0,
+        eos_ids=(0,),
+        tokens_per_pack=-(-longest // 8) * 8 + 8,
     )
     policy.load(checkpoint, weights_only=True)
     ours = traces(policy, prompts, states=True)

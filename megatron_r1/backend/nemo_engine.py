@@ -49,7 +49,7 @@ def generate(
     sampling: Sampling,
     *,
     keys: Sequence[int],
-    eos_id: int,
+    eos_ids: Sequence[int],
     rows: int | None,
 ) -> list[Sampled]:
     """rollout.generate by NeMo; the caller has put the model into inference mode."""
@@ -60,7 +60,7 @@ def generate(
     nemo = _inference()
     rows = places(model, prompts, rows or MAX_REQUESTS)
     length = max(map(len, prompts)) + sampling.max_new_tokens
-    drawn = KeyedSampling(keys, sampling, eos_id)
+    drawn = KeyedSampling(keys, sampling, eos_ids)
     gib = cache_gib(model, rows=rows, length=length, page=PAGE_TOKENS)
     context = StaticInferenceContext(max_batch_size=rows, max_sequence_length=length)
     with attention_without_flash(model), _built_by(nemo, drawn, gib):
@@ -70,7 +70,7 @@ def generate(
             [list(prompt) for prompt in prompts],  # token ids, which the engine takes in the place of text
             max_batch_size=rows,
             inference_params=CommonInferenceParams(
-                num_tokens_to_generate=sampling.max_new_tokens, termination_id=eos_id
+                num_tokens_to_generate=sampling.max_new_tokens, termination_id=drawn.termination_id
             ),
         )
     return drawn.results()

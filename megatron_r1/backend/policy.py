@@ -65,23 +65,24 @@ class MegatronPolicy:
         options: ModelOptions,
         *,
         seed: int,
-        eos_id: int,
+        eos_ids: Sequence[int],
         tokens_per_pack: int,
         rollout_layout: Layout | None = None,
         rollout_options: RolloutOptions | None = None,
         score_head: bool = False,
         offload: Collection[str] = (),
     ) -> None:
-        """tokens_per_pack: the most tokens of one micro-batch on a rank. rollout_layout: of what samples,
-        None for `layout`. score_head: for a MegatronScorer. offload: of "optimizer", "reference" and
-        "reward_models", what is in host memory outside its phase; on the CPU nothing moves.
+        """eos_ids: each of them ends an output; the first is the one that is learnt. tokens_per_pack: the
+        most tokens of one micro-batch on a rank. rollout_layout: of what samples, None for `layout`.
+        score_head: for a MegatronScorer. offload: of "optimizer", "reference" and "reward_models", what is in
+        host memory outside its phase; on the CPU nothing moves.
 
         Raises ConfigError where the model can't be sampled from as rollout_options ask."""
         self.score_head, self.language_family = score_head, family
         if score_head:
             family = heads.without_language_head(family)
         self.family, self.layout, self.options = family, layout, options
-        self.eos_id, self.tokens_per_pack = eos_id, tokens_per_pack
+        self.eos_ids, self.tokens_per_pack = tuple(eos_ids), tokens_per_pack
         self.rollout_layout = layout if rollout_layout is None else rollout_layout
         self.rollout_options = rollout_options or RolloutOptions()
         self.version = 0
@@ -123,7 +124,7 @@ class MegatronPolicy:
         self._require_positions(longest + sampling.max_new_tokens, "a prompt and max_new_tokens")
         finish_parameter_gather(self.models)
         self._put_away()
-        how: Any = {"eos_id": self.eos_id, "options": self.rollout_options, "begun": begun}
+        how: Any = {"eos_ids": self.eos_ids, "options": self.rollout_options, "begun": begun}
         if self.rollout_layout.places_like(self.layout):
             with phase("rollout"), self._awake():
                 return rollout.generate(self.chunks, prompts, sampling, keys=keys, on_end=on_end, **how)

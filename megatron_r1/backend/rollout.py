@@ -123,7 +123,7 @@ def generate(
     sampling: Sampling,
     *,
     keys: Sequence[int],
-    eos_id: int,
+    eos_ids: Sequence[int],
     options: RolloutOptions | None = None,
     decoder: type[Decoder] | None = None,
     begun: Sequence[Begun] | None = None,
@@ -131,8 +131,8 @@ def generate(
 ) -> list[Sampled]:
     """One output a prompt; all ranks of a replica return the same.
 
-    options: what `require` lets through. decoder: instead of the fitting one. begun, on_end: as of
-    Policy.generate, for the engines of our own.
+    eos_ids: each of them ends an output. options: what `require` lets through. decoder: instead of the
+    fitting one. begun, on_end: as of Policy.generate, for the engines of our own.
     """
     with inference(chunks):
         options = options or RolloutOptions()
@@ -144,11 +144,11 @@ def generate(
         if engine == "dynamic":
             from megatron_r1.backend import dynamic_engine  # it imports a second of Megatron's servers
 
-            return dynamic_engine.generate(chunks, prompts, sampling, keys=keys, eos_id=eos_id, rows=rows)
+            return dynamic_engine.generate(chunks, prompts, sampling, keys=keys, eos_ids=eos_ids, rows=rows)
         if engine == "nemo":
             from megatron_r1.backend import nemo_engine  # and this NeMo, where it is installed
 
-            return nemo_engine.generate(chunks, prompts, sampling, keys=keys, eos_id=eos_id, rows=rows)
+            return nemo_engine.generate(chunks, prompts, sampling, keys=keys, eos_ids=eos_ids, rows=rows)
         steps = GraphedDecoder if options.cuda_graphs else LeanDecoder
         own = partial(DraftingDecoder if options.speculation else steps, precision=options.precision)
         chosen: Callable[..., Decoder] = decoder or (own if lean else ModuleDecoder)
@@ -158,7 +158,7 @@ def generate(
             prompts,
             sampling,
             keys=keys,
-            eos_id=eos_id,
+            eos_ids=eos_ids,
             rows=rows,
             begun=begun,
             on_end=on_end,

@@ -27,10 +27,10 @@ class MegatronScorer:
         return self.model.replicas
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[float]:
-        return self._scores([_sequence(ids, self.model.eos_id) for ids in sequences]).tolist()
+        return self._scores([_sequence(ids, self.model.eos_ids[0]) for ids in sequences]).tolist()
 
     def train_step(self, sequences: Sequence[Sequence[int]], loss: ScoreLoss, *, lr: float) -> StepStats:
-        given = [_sequence(ids, self.model.eos_id) for ids in sequences]
+        given = [_sequence(ids, self.model.eos_ids[0]) for ids in sequences]
         scores = self._scores(given).requires_grad_()
         own, sums = loss(scores)
         (derivative,) = torch.autograd.grad(own, scores)

@@ -1,49 +1,116 @@
-"""Hugging Face's tokenizer.json, through the `tokenizers` library."""
+"""Hugging Face's tokenizer.json, through the `tokenizers` library.
+
+The ids of a text are those of transformers' AutoTokenizer where that reads the file as it is. It doesn't
+everywhere: beside a config.json of Qwen2 it builds a tokenizer of its own from the vocabulary alone, with
+other ids for numbers. `megatron-r1 convert verify` compares the two and says where they differ.
+"""
 
 import json
 from collections.abc import Collection, Sequence
 from functools import cached_property
+from itertools import islice, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from megatron_r1.data.special_pieces import split_special
+from megatron_r1.data.tokenizer_files import TOKENIZER, TokenizerFiles, read_files, read_json
 from megatron_r1.errors import DataError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
+TRIALS = 1000  # pieces that are tried for one that is a token
+
 
 class HuggingFaceTokenizer:
     """A tokenizer.json through the `tokenizers` library."""
 
-    def __init__(self, path: Path, *, bos: str | None, eos: str | None, pad: str | None) -> None:
-        from tokenizers import Tokenizer as Backend
-
-        self._path = path / "tokenizer.json" if path.is_dir() else path
+    def __init__(
+        self,
+        path: Path,
+        *,
+        bos: str | None = None,
+        eos: str | None = None,
+        pad: str | None = None,
+        add_bos: bool | None = None,
+        stop: Sequence[str] | None = None,
+    ) -> None:
+        """bos, eos, pad, add_bos, stop: as in TokenizerConfig."""
+        self._path = path / TOKENIZER if path.is_dir() else path
         if not self._path.is_file():
-            raise DataError(f"{self._path}: no such file; `path` names tokenizer.json or its directory")
-        if "model" not in _read_json(self._path):
-            raise DataError(f"{self._path}: not a tokenizer.json: no `model` in it")
-        self._backend = Backend.from_file(str(self._path))
+            raise DataError(f"{self._path}: no such file; `path` names {TOKENIZER} or its directory")
+        self._content = _usable(self._path)
+        files = read_files(self._path.parent)
+        self._backend = _backend(self._path, json.dumps(self._content))
+        self._add(files)
         self._special = {t.content: i for i, t in self._backend.get_added_tokens_decoder().items()}
         self.vocab_size = max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
-        named = _named_pieces(self._path.with_name("tokenizer_config.json"))
-        eos = eos or named["eos"]
+        eos = eos or files.named["eos"]
         if eos is None:
             raise DataError(f"{self._path}: tokenizer_config.json names no eos_token; set tokenizer.eos")
-        bos, pad = bos or named["bos"], pad or named["pad"] or eos
-        self.bos_id = None if bos is None else self.piece_id(bos)
         self.eos_id = self.piece_id(eos)
-        self.pad_id = self.piece_id(pad)
-        self._dropped = {self.bos_id, self.eos_id, self.pad_id}
+        others = files.stop_ids if stop is None else tuple(map(self.piece_id, stop))
+        self.eos_ids = tuple(dict.fromkeys([self.eos_id, *others]))
+        self.pad_id = self.eos_id if pad is None else self.piece_id(pad)
+        if pad is None and files.named["pad"] is not None:  # named, and the vocabulary may lack it: never fed
+            self.pad_id = self._backend.token_to_id(files.named["pad"]) or self.pad_id
+        self.bos_id, self.chat_bos_id = self._begins(bos, files.named["bos"], add_bos)
+        self._dropped = {self.bos_id, self.chat_bos_id, self.pad_id, *self.eos_ids}
+
+    def _add(self, files: TokenizerFiles) -> None:
+        """Tokens that tokenizer_config.json declares and tokenizer.json lacks, as transformers adds them."""
+        from tokenizers import AddedToken
+
+        for token_id, content, flags in files.added:
+            if self._backend.token_to_id(content) is None:
+                self._backend.add_tokens([AddedToken(content, **flags)])
+            found = self._backend.token_to_id(content)
+            if found != token_id:
+                raise DataError(
+                    f"{self._path}: {content!r} is token {found}, and added_tokens_decoder of "
+                    f"tokenizer_config.json says {token_id}; fetch both files from one place"
+                )
+
+    def _begins(
+        self, chosen: str | None, named: str | None, add_bos: bool | None
+    ) -> tuple[int | None, int | None]:
+        """What begins any text, and what begins a chat whose format writes BOS itself."""
+        piece = chosen or named
+        bos = None if piece is None else self._backend.token_to_id(piece)
+        if chosen is not None:
+            bos = self.piece_id(chosen)
+        if add_bos is False:
+            return None, None
+        if add_bos or (add_bos is None and chosen is not None):
+            if bos is None:
+                raise DataError(f"{self._path}: no BOS is named; set tokenizer.bos, or add_bos: false")
+            return bos, bos
+        first = self._put_before()
+        return first, first if bos is None else bos
+
+    def _put_before(self) -> int | None:
+        """What the post-processor of the file puts before a text."""
+        candidates = ("a", *islice(self._backend.get_vocab(with_added_tokens=False), TRIALS))
+        for text in candidates:
+            encoded = self._backend.encode(text)
+            if 0 in encoded.sequence_ids:
+                break
+        else:
+            raise DataError(f"{self._path}: none of its pieces is a token of itself; fetch it again")
+        before = list(
+            takewhile(lambda pair: pair[1] is None, zip(encoded.ids, encoded.sequence_ids, strict=True))
+        )
+        if len(before) > 1:
+            raise DataError(
+                f"{self._path}: its post-processor begins a text with {len(before)} pieces; set "
+                "tokenizer.add_bos to true for BOS alone, or to false for none"
+            )
+        return before[0][0] if before else None
 
     @cached_property
     def _plain(self) -> "Backend":
         """The same model without its added tokens, so that their names are text like any other."""
-        from tokenizers import Tokenizer as Backend
-
-        content = _read_json(self._path)
-        return Backend.from_str(json.dumps(content | {"added_tokens": [], "post_processor": None}))
+        return _backend(self._path, json.dumps(self._content | {"added_tokens": [], "post_processor": None}))
 
     def encode(self, text: str, *, special: Collection[str] | None = None) -> list[int]:
         found = set(split_special(text, self._special)[1::2])
@@ -60,7 +127,7 @@ class HuggingFaceTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         known = [i for i in ids if i not in self._dropped and i < self.vocab_size]
         # a model's vocabulary may have more rows than the tokenizer has pieces
-        unknown = "\ufffd" * sum(i >= self.vocab_size for i in ids)
+        unknown = "\ufffd" * sum(i >= self.vocab_size and i not in self._dropped for i in ids)
         return self._backend.decode(known, skip_special_tokens=False) + unknown
 
     def piece_id(self, piece: str) -> int:
@@ -70,18 +137,21 @@ class HuggingFaceTokenizer:
         return token
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _usable(path: Path) -> dict:
+    """The file without what makes ids depend on anything but the text: truncation, padding, dropout."""
+    content = read_json(path)
+    if not isinstance(content.get("model"), dict):
+        raise DataError(f"{path}: not a tokenizer.json: no `model` in it")
+    model = {**content["model"]}
+    if model.get("dropout") is not None:
+        model["dropout"] = None
+    return {**content, "model": model, "truncation": None, "padding": None}
+
+
+def _backend(path: Path, text: str) -> "Backend":
+    from tokenizers import Tokenizer as Backend
+
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: a JSON object is needed, not a {type(content).__name__}")
-    return content
-
-
-def _named_pieces(path: Path) -> dict[str, str | None]:
-    """bos, eos and pad as tokenizer_config.json names them: a string, or a mapping with `content`."""
-    content = _read_json(path) if path.is_file() else {}
-    named = {role: content.get(f"{role}_token") for role in ("bos", "eos", "pad")}
-    return {role: piece["content"] if isinstance(piece, dict) else piece for role, piece in named.items()}
+        return Backend.from_str(text)
+    except Exception as error:  # the library raises bare Exceptions
+        raise DataError(f"{path}: the tokenizers library can't read it: {error}") from error

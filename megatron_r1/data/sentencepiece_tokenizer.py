@@ -33,8 +33,9 @@ class SentencePieceTokenizer:
         self._surface = {i: piece for piece, i in self._special.items()}
         plain = [p for i, p in enumerate(pieces) if i not in self._surface and not processor.is_unknown(i)]
         self._glue = " " if all(piece.startswith("▁") for piece in plain) else ""
-        self.bos_id = processor.bos_id() if processor.bos_id() >= 0 else None
+        self.bos_id = self.chat_bos_id = processor.bos_id() if processor.bos_id() >= 0 else None
         self.eos_id = processor.eos_id()
+        self.eos_ids = (self.eos_id,)
         if self.eos_id < 0:
             raise DataError(
                 f"{name}: the sentencepiece model has no end-of-sequence piece; train it with one"

@@ -36,6 +36,7 @@ class TurnStyle(Protocol):
 
     required_pieces: tuple[str, ...]
     think_prefix: str  # what force_think puts at the start of the answer
+    writes_bos: bool  # whether BOS is part of the format, or as the tokenizer begins any text
 
     def opening(self, system: str | None, tokenizer: Tokenizer) -> list[int]:
         """What comes before the first turn, after BOS."""
@@ -55,6 +56,7 @@ class R1Zero:
 
     required_pieces = ()
     think_prefix = f" {THINK_OPEN}"
+    writes_bos = False
 
     def opening(self, system: str | None, tokenizer: Tokenizer) -> list[int]:
         ids = tokenizer.encode(R1_ZERO_PREAMBLE, special=TAGS)
@@ -74,6 +76,7 @@ class Minimal:
     assistant_piece = "<assistant>"
     required_pieces = (user_piece, assistant_piece, *TAGS)
     think_prefix = THINK_OPEN
+    writes_bos = False
 
     def opening(self, system: str | None, tokenizer: Tokenizer) -> list[int]:
         if system is not None:
@@ -95,6 +98,7 @@ class DeepSeek:
     assistant_piece = "<｜Assistant｜>"
     required_pieces = (user_piece, assistant_piece)
     think_prefix = f"{THINK_OPEN}\n"
+    writes_bos = True
 
     def opening(self, system: str | None, tokenizer: Tokenizer) -> list[int]:
         return [] if system is None else tokenizer.encode(system, special=())
@@ -124,7 +128,8 @@ class ChatTemplate:
         force_think: begin the answer with the opening tag; for evaluation only.
         """
         system, turns = self._turns(messages)
-        ids = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+        bos_id = tokenizer.chat_bos_id if self._style.writes_bos else tokenizer.bos_id
+        ids = [] if bos_id is None else [bos_id]
         ids += self._style.opening(system, tokenizer)
         for message in turns:
             if message.role == "user":
@@ -140,7 +145,7 @@ class ChatTemplate:
         return [*tokenizer.encode(text, special=TAGS), tokenizer.eos_id]
 
     def document_ids(self, document: Document, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-        """Ids of what is given and of what is learnt; plain text is given BOS alone."""
+        """Ids of what is given and of what is learnt; plain text is given BOS or nothing."""
         if document.messages:
             given = self.prompt_ids(document.messages, tokenizer)
         else:

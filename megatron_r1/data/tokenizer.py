@@ -50,6 +50,12 @@ class TokenizerConfig(Section):
     """huggingface: the piece that ends an answer, where tokenizer_config.json does not say."""
     pad: str | None = None
     """huggingface: the padding piece, where tokenizer_config.json does not say."""
+    add_bos: bool | None = None
+    """huggingface: whether BOS begins every prompt and text; null: it does where `bos` is set, else as
+    transformers' AutoTokenizer does it, for which the post-processor of tokenizer.json decides."""
+    stop: list[str] | None = None
+    """huggingface: pieces besides EOS that end an answer; null: those that generation_config.json beside the
+    tokenizer (or config.json) lists as eos_token_id; []: EOS alone."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> "TokenizerConfig":
@@ -57,8 +63,11 @@ class TokenizerConfig(Section):
             raise ValueError("give exactly one of `path` and `train`")
         if self.kind == "huggingface" and self.train is not None:
             raise ValueError("`train` needs kind: sentencepiece")
-        if self.kind == "sentencepiece" and (self.bos or self.eos or self.pad):
-            raise ValueError("bos, eos and pad are part of a sentencepiece model and can't be set")
+        if self.kind == "sentencepiece":
+            names = ("bos", "eos", "pad", "add_bos", "stop")
+            given = [name for name in names if getattr(self, name) is not None]
+            if given:
+                raise ValueError(f"{', '.join(given)}: part of a sentencepiece model and can't be set")
         return self
 
 
@@ -66,8 +75,10 @@ class Tokenizer(Protocol):
     """Text to token ids and back."""
 
     vocab_size: int
-    bos_id: int | None  # None: the model has no such piece, as in Qwen
-    eos_id: int
+    bos_id: int | None  # what begins every prompt and text; None: nothing does, as in Qwen
+    chat_bos_id: int | None  # what begins a chat in a format that writes BOS itself, as DeepSeek's
+    eos_id: int  # what ends an answer that is learnt
+    eos_ids: tuple[int, ...]  # all that end an output that is sampled; the first is eos_id
     pad_id: int
 
     def encode(self, text: str, *, special: Collection[str] | None = None) -> list[int]:
@@ -79,7 +90,7 @@ class Tokenizer(Protocol):
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text with tags readable; bos, eos and pad are dropped."""
+        """The text with tags readable; bos, pad and all of eos_ids are dropped."""
         ...
 
     def piece_id(self, piece: str) -> int:
@@ -99,7 +110,12 @@ def load_tokenizer(
     if config.kind == "huggingface":
         assert config.path is not None
         tokenizer: Tokenizer = HuggingFaceTokenizer(
-            Path(config.path), bos=config.bos, eos=config.eos, pad=config.pad
+            Path(config.path),
+            bos=config.bos,
+            eos=config.eos,
+            pad=config.pad,
+            add_bos=config.add_bos,
+            stop=config.stop,
         )
     elif config.train is not None:
         assert directory is not None, "a trained tokenizer needs a directory to be kept in"

@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from megatron_r1.data.tokenizer import Tokenizer
 from megatron_r1.stages.context import StageContext
-from megatron_r1.stages.sampling import completion_of, draw_key
+from megatron_r1.stages.sampling import completion_of, draw_key, ended
 from megatron_r1.types import Begun, Completion, Prompt, Replicas, Sampled, Sampling
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Ahead:
 
         Returns their completions, whole groups in a row, and the number of tokens drawn for all questions.
         """
-        context, eos_id = self.context, self.context.tokenizer.eos_id
+        context, tokenizer = self.context, self.context.tokenizer
         limits = [
             -(-sampling.max_new_tokens * (self.rollouts - place // due) // self.rollouts)
             for place in range(len(self.asked))
@@ -70,7 +71,7 @@ class Ahead:
             (place, output)
             for place, one in enumerate(self.asked)
             for output in range(self.group_size)
-            if not _has_ended(one.outputs[output], eos_id, limits[place])
+            if not _has_ended(one.outputs[output], tokenizer, limits[place])
         ]
         version = context.policy.version
         found = context.policy.generate(
@@ -150,8 +151,8 @@ def ahead_problems(stage: "Grpo", run: "RunConfig") -> list[str]:
     return found
 
 
-def _has_ended(output: Sampled, eos_id: int, limit: int) -> bool:
-    return output.token_ids[-1:] == [eos_id] or len(output.token_ids) >= limit
+def _has_ended(output: Sampled, tokenizer: Tokenizer, limit: int) -> bool:
+    return ended(output.token_ids, tokenizer) or len(output.token_ids) >= limit
 
 
 def _packed(output: Sampled, versions: Sequence[int]) -> dict[str, Any]:

@@ -195,7 +195,9 @@ def _require_same_vocabulary(teacher: str, theirs: Tokenizer, context: StageCont
     """Token by token: a teacher's opinion of another piece under the same number would be nonsense."""
     ours = context.tokenizer
     if theirs.vocab_size == ours.vocab_size and theirs.eos_id == ours.eos_id:
-        different = [i for i in range(ours.vocab_size) if theirs.decode([i]) != ours.decode([i])]
+        ends = {*theirs.eos_ids, *ours.eos_ids}  # decoded to nothing by the side that lists them
+        pieces = (i for i in range(ours.vocab_size) if i not in ends)
+        different = [i for i in pieces if theirs.decode([i]) != ours.decode([i])]
         if not different:
             return
         what = f"token {different[0]} is {theirs.decode(different[:1])!r} and {ours.decode(different[:1])!r}"

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
+from megatron_r1.data.tokenizer import Tokenizer
 from megatron_r1.errors import DataError
 from megatron_r1.stages.context import StageContext
 from megatron_r1.types import Completion, OnEnd, Prompt, Sampled, Sampling
@@ -41,13 +42,18 @@ def completion_of(
         token_ids=output.token_ids,
         rollout_logprobs=output.logprobs,
         text=context.tokenizer.decode(output.token_ids),
-        finished=output.token_ids[-1:] == [context.tokenizer.eos_id],
+        finished=ended(output.token_ids, context.tokenizer),
         policy_version=version,
         routes=output.routes,
         nucleus=output.nucleus,
         drafted=output.drafted,
         accepted=output.accepted,
     )
+
+
+def ended(token_ids: Sequence[int], tokenizer: Tokenizer) -> bool:
+    """Whether an output has said its end, rather than been cut at the limit."""
+    return bool(token_ids) and token_ids[-1] in tokenizer.eos_ids
 
 
 def draft_counts(completions: Iterable[Completion]) -> dict[str, float]:

@@ -31,7 +31,7 @@ def test_minimal_is_bos_user_question_assistant(toy):
 
 def test_r1_zero_is_the_papers_text_and_ends_where_the_assistant_begins(deepseek):
     ids = get_template("r1_zero").prompt_ids([Message("user", "What is 7 + 8?")], deepseek)
-    assert ids[0] == deepseek.bos_id
+    assert deepseek.piece_id("<｜begin▁of▁sentence｜>") not in ids  # nothing puts it before a text
     assert deepseek.decode(ids) == (
         "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. "
         "The assistant first thinks about the reasoning process in the mind and then provides the user with "

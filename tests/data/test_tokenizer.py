@@ -146,7 +146,8 @@ def test_deepseeks_tags_and_roles_are_single_tokens_unless_plain_text_is_asked_f
 
 
 def test_deepseeks_ends_come_from_its_configuration_and_options_win(deepseek, deepseek_path):
-    assert (deepseek.bos_id, deepseek.eos_id, deepseek.pad_id) == (0, 1, 1)
+    assert (deepseek.chat_bos_id, deepseek.eos_id, deepseek.pad_id) == (0, 1, 1)
+    assert deepseek.bos_id is None  # its post-processor puts nothing before a text
     assert deepseek.vocab_size == 129280
     config = TokenizerConfig(
         kind="huggingface", path=str(deepseek_path / "tokenizer.json"), pad="<｜▁pad▁｜>"

@@ -57,7 +57,7 @@ def policy(
     if mtp_layers:
         config = config.model_copy(update={"mtp_layers": mtp_layers})
     return MegatronPolicy(
-        config, layout or Layout(), ModelOptions(**options), seed=3, eos_id=EOS, tokens_per_pack=512
+        config, layout or Layout(), ModelOptions(**options), seed=3, eos_ids=(EOS,), tokens_per_pack=512
     )
 
 

@@ -11,7 +11,7 @@ class SpellingTokenizer:
     """data.tokenizer.Tokenizer."""
 
     vocab_size = FIRST + 0x110000
-    bos_id, eos_id, pad_id = 0, 1, 1
+    bos_id, chat_bos_id, eos_id, eos_ids, pad_id = 0, 0, 1, (1,), 1
 
     def encode(self, text: str, *, special: Collection[str] | None = None) -> list[int]:
         known = [piece for piece in PIECES if special is None or piece in special]

@@ -111,7 +111,7 @@ def _one_by_one(policy: MegatronPolicy, prompts: list[list[int]]) -> list[Sample
 def uneven_policy(family: FamilyConfig, layout: Layout) -> MegatronPolicy:
     """Norms that aren't 1 and router biases that aren't 0."""
     policy = MegatronPolicy(
-        family, layout, ModelOptions(), seed=11, eos_id=models.EOS, tokens_per_pack=models.LENGTH
+        family, layout, ModelOptions(), seed=11, eos_ids=(models.EOS,), tokens_per_pack=models.LENGTH
     )
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -129,7 +129,7 @@ def _generate(
 ) -> list[Sampled]:
     keys = [100 * policy.replicas.index + i for i in range(len(prompts))]
     return rollout.generate(
-        policy.chunks, prompts, SAMPLING, keys=keys, eos_id=models.EOS,
+        policy.chunks, prompts, SAMPLING, keys=keys, eos_ids=(models.EOS,),
         options=RolloutOptions(rows=rows), decoder=decoder,
     )  # fmt: skip
 

@@ -34,7 +34,7 @@ def ways(layout: Layout, shared: Path, *, names: Sequence[str]) -> dict[str, Any
         decoder = ModuleDecoder if name == "modules" else Counting
         with _limit(LIMITS.get(name, 0)), _counted() as counts:
             outputs = rollout.generate(
-                policy.chunks, prompts, SAMPLING, keys=keys, eos_id=models.EOS, decoder=decoder
+                policy.chunks, prompts, SAMPLING, keys=keys, eos_ids=(models.EOS,), decoder=decoder
             )
         found[name] = {"outputs": _plain(outputs), **counts}
     return found | {"bits": _bits()}

@@ -37,7 +37,7 @@ def policy_of(
 ) -> MegatronPolicy:
     """Sampling in FP8; own: the rollout's layout."""
     return MegatronPolicy(
-        family, layout, ModelOptions(), seed=11, eos_id=models.EOS, tokens_per_pack=models.LENGTH,
+        family, layout, ModelOptions(), seed=11, eos_ids=(models.EOS,), tokens_per_pack=models.LENGTH,
         rollout_layout=own, rollout_options=RolloutOptions(engine=engine, precision="fp8"),
     )  # fmt: skip
 

@@ -29,7 +29,7 @@ HF = "hf"  # folder of transformers' models
 
 
 def policy_of(family: FamilyConfig, layout: Layout) -> MegatronPolicy:
-    return MegatronPolicy(family, layout, ModelOptions(), seed=5, eos_id=1, tokens_per_pack=64)
+    return MegatronPolicy(family, layout, ModelOptions(), seed=5, eos_ids=(1,), tokens_per_pack=64)
 
 
 def no_progress(done: int, total: int) -> None:

@@ -101,7 +101,7 @@ def policy(
     options = ModelOptions(precision=precision, recompute=recompute, **computing)  # type: ignore[arg-type]
     config = FAMILIES[family].model_copy(update={} if vocabulary is None else {"vocab_size": vocabulary})
     return MegatronPolicy(
-        config, layout, options, seed=seed, eos_id=EOS, tokens_per_pack=LENGTH, offload=offload
+        config, layout, options, seed=seed, eos_ids=(EOS,), tokens_per_pack=LENGTH, offload=offload
     )
 
 

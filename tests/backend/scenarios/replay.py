@@ -238,7 +238,7 @@ def foreign_attention(layout: Layout, shared: Path) -> dict[str, Any]:
 
     def sample() -> list[list[int]]:
         found = rollout.generate(
-            chunks, PROMPTS, sampling, keys=keys, eos_id=models.EOS, decoder=ModuleDecoder
+            chunks, PROMPTS, sampling, keys=keys, eos_ids=(models.EOS,), decoder=ModuleDecoder
         )
         return [output.token_ids for output in found]
 

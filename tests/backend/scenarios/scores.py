@@ -22,7 +22,7 @@ def scorer(
     family: str, layout: Layout, *, seed: int = 0, tokens_per_pack: int = models.LENGTH
 ) -> MegatronScorer:
     model = MegatronPolicy(
-        models.FAMILIES[family], layout, ModelOptions(), seed=seed, eos_id=models.EOS,
+        models.FAMILIES[family], layout, ModelOptions(), seed=seed, eos_ids=(models.EOS,),
         tokens_per_pack=tokens_per_pack, score_head=True,
     )  # fmt: skip
     return MegatronScorer(model)
@@ -120,7 +120,7 @@ def from_files(layout: Layout, shared: Path) -> dict[str, float]:
     found = []
     for start in ("files", "checkpoint"):
         model = MegatronPolicy(
-            made_model.V3, layout, ModelOptions(), seed=1, eos_id=0, tokens_per_pack=models.LENGTH,
+            made_model.V3, layout, ModelOptions(), seed=1, eos_ids=(0,), tokens_per_pack=models.LENGTH,
             score_head=True,
         )  # fmt: skip
         if start == "files":

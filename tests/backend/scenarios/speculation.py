@@ -49,7 +49,7 @@ def _compared(policy: MegatronPolicy, prompts: list[list[int]], sampling: Sampli
 
     def sample(decoder: Any, rows: int | None = None) -> list[Sampled]:
         return rollout.generate(
-            policy.chunks, prompts, sampling, keys=keys, eos_id=models.EOS,
+            policy.chunks, prompts, sampling, keys=keys, eos_ids=(models.EOS,),
             options=RolloutOptions(rows=rows), decoder=decoder,
         )  # fmt: skip
 
@@ -94,7 +94,7 @@ def by_hand(layout: Layout, shared: Path) -> dict[str, float]:
     Recording.found = []
     prompt = [9, 4, 33, 2]
     output = rollout.generate(
-        policy.chunks, [prompt], Sampling(30, seed=8), keys=[0], eos_id=models.EOS, decoder=Recording
+        policy.chunks, [prompt], Sampling(30, seed=8), keys=[0], eos_ids=(models.EOS,), decoder=Recording
     )[0]
     tokens = torch.tensor(prompt + output.token_ids)
     with torch.no_grad():
@@ -115,7 +115,8 @@ def refused(layout: Layout, shared: Path) -> list[str]:
     for shape, engine in cases:
         try:
             MegatronPolicy(
-                DeepseekV3(**shape), layout, ModelOptions(), seed=0, eos_id=models.EOS, tokens_per_pack=64,
+                DeepseekV3(**shape), layout, ModelOptions(), seed=0, eos_ids=(models.EOS,),
+                tokens_per_pack=64,
                 rollout_options=RolloutOptions(engine=engine, speculation="mtp"),
             )  # fmt: skip
         except ConfigError as error:
@@ -128,7 +129,7 @@ def counts(layout: Layout, shared: Path) -> dict[str, Any]:
     training forward, and the same of what the drafts alone would have made of the second token."""
     policy = MegatronPolicy(
         DeepseekV3(**{**models.V3, "vocab_size": SMALL, "init_std": 0.2}), layout, ModelOptions(),
-        seed=11, eos_id=models.EOS, tokens_per_pack=256,
+        seed=11, eos_ids=(models.EOS,), tokens_per_pack=256,
         rollout_options=RolloutOptions(speculation="mtp"),
     )  # fmt: skip
     outputs = policy.generate([PROMPT] * COUNT, Sampling(3, seed=1), keys=list(range(COUNT)))
