@@ -57,6 +57,27 @@ def test_few_at_a_time_are_the_same_outputs(one: Results, family: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "layout"),
+    [
+        *((f"sampled_{family}", "one") for family in plan.FAMILIES),
+        *((f"sampled_{family}", layout) for family, layout in plan.SAMPLED_TWO),
+        *((f"dynamic_{family}", "one") for family in plan.DYNAMIC),
+        *((f"dynamic_{family}", layout) for family, layout in plan.DYNAMIC_TWO),
+    ],
+)
+def test_each_of_several_ids_ends_an_output(one: Results, two: Results, name: str, layout: str) -> None:
+    found = (one if layout == "one" else two)[f"{name}_{layout}"]
+    ends = found["eos_ids"][0]["tokens"]
+    assert len(ends) > 1
+    for row, whole in zip(found["ends"], found["sampled"], strict=True):
+        last = next((i for i, token in enumerate(whole["tokens"]) if token in ends), len(whole["tokens"]))
+        assert row["tokens"] == whole["tokens"][: last + 1]
+    assert any(
+        len(r["tokens"]) < len(w["tokens"]) for r, w in zip(found["ends"], found["sampled"], strict=True)
+    )
+
+
+@pytest.mark.parametrize(
     ("family", "layout"), [*((family, "one") for family in plan.FAMILIES), *plan.CARRIED_TWO]
 )
 def test_outputs_that_go_on_in_a_second_call_are_those_of_one(

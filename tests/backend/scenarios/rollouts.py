@@ -28,7 +28,8 @@ def sample(
     carried: bool = True,
 ) -> dict[str, list[dict[str, Any]]]:
     """Each prompt's output and log-probs, by sampling; `few`: three at a time; `alone`: only replica 0 has a
-    prompt. carried: in two calls, too, where the engine can go on."""
+    prompt; `ends`: other tokens than EOS end an output too. carried: in two calls, too, where the engine can
+    go on."""
     policy = models.policy(family, layout, seed=11)
     policy.rollout_options.engine = engine
     if engine == "dynamic":
@@ -39,11 +40,20 @@ def sample(
     training = [chunk.training for chunk in policy.chunks]
     assert all(training), "the engine left the model as it was"
     found["alone"] = _sample(policy, SAMPLINGS["sampled"], 1)
+    before, policy.eos_ids = policy.eos_ids, (models.EOS, *_other_ends(found["sampled"]))
+    found["ends"] = _sample(policy, SAMPLINGS["sampled"], len(PROMPT_LENGTHS))
+    found["eos_ids"] = [{"tokens": list(policy.eos_ids)}]
+    policy.eos_ids = before
     if carried and engine not in ("dynamic", "nemo"):
         policy.rollout_options.rows = None
         shortest = min(found["sampled"], key=lambda row: len(row["tokens"]))["key"]
         found["carried"] = _sample(policy, SAMPLINGS["sampled"], len(PROMPT_LENGTHS), due=shortest)
     return found
+
+
+def _other_ends(rows: list[dict[str, Any]]) -> list[int]:
+    """Tokens in the middle of two outputs."""
+    return sorted({row["tokens"][len(row["tokens"]) // 2] for row in rows[1:3]} - {models.EOS})
 
 
 def _in_two_calls(
