@@ -94,6 +94,7 @@ class _Export:
         self.copies = {copy.name: copy for copy in family.copies() if copy.exported}
         path = self.folder / origin.SCALES
         self.scales = SafetensorsFile(path) if path.is_file() else None
+        self.quantization = self._quantization() if options.blocks else None
         self.shards = target.plan_shards(list(self._groups()), limit_bytes=options.shard_bytes)
 
     def run(self, manifest: Manifest, progress: Callable[[int, int], None]) -> None:
@@ -140,11 +141,20 @@ class _Export:
             carried.pop(name, None)
         target.finish(self.parts, self.shards, self._config(), carried)
 
-    def _config(self) -> dict[str, Any]:
+    def _quantization(self) -> dict[str, Any]:
+        """What config.json will say of FP8 blocks: the model's own words, if it came in the same blocks."""
+        came_in_blocks = self.origin is not None and self.origin.blocks
+        own = (self._carried_config() or {}).get("quantization_config") if came_in_blocks else None
+        return own or fp8.CONFIG
+
+    def _carried_config(self) -> dict[str, Any] | None:
         path = self.folder / CONFIG
-        carried = read_json(path) if path.is_file() else None
+        return read_json(path) if path.is_file() else None
+
+    def _config(self) -> dict[str, Any]:
+        carried = self._carried_config()
         dtype = torch.bfloat16 if self.options.blocks else self._most()
-        return merged_config(self.family, carried, dtype=CONFIG_NAMES[dtype], blocks=self.options.blocks)
+        return merged_config(self.family, carried, dtype=CONFIG_NAMES[dtype], quantization=self.quantization)
 
     def _most(self) -> torch.dtype:
         sizes: dict[torch.dtype, int] = {}
@@ -188,7 +198,8 @@ class _Export:
         stored = stored_name(self.reader, weight)
         value = to_hugging_face(weight, part, lambda rows: self.reader.read(stored, rows))
         if name == original and self._in_blocks(name, weight):
-            codes, scales = fp8.quantize(value, self._old_scales(name))
+            powers_of_two = fp8.are_powers_of_two(self.quantization or {})
+            codes, scales = fp8.quantize(value, self._old_scales(name), powers_of_two=powers_of_two)
             return {name: codes, name + SCALE: scales}
         return {name: value.to(self._dtype(original, weight))}
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_r1.errors import DataError
+from megatron_r1.json_reader import read_json_object
 
 ROLES = ("bos", "eos", "pad")
 TOKENIZER, SETTINGS, LEGACY = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
@@ -36,8 +37,8 @@ class TokenizerFiles:
 def read_files(folder: Path) -> TokenizerFiles:
     """Raises DataError with the file and the key where one of them is damaged."""
     path = folder / SETTINGS
-    settings = read_json(path) if path.exists() else {}
-    if "added_tokens_decoder" not in settings and (folder / LEGACY).exists():
+    settings = read_json(path) if _is_there(path) else {}
+    if "added_tokens_decoder" not in settings and _is_there(folder / LEGACY):
         settings = {**settings, **read_json(folder / LEGACY)}
     named = {role: _piece(settings.get(f"{role}_token"), f"{path}: {role}_token") for role in ROLES}
     return TokenizerFiles(named, _added(settings.get("added_tokens_decoder"), path), _stop_ids(folder))
@@ -45,18 +46,12 @@ def read_files(folder: Path) -> TokenizerFiles:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of a regular file; DataError for anything else."""
-    if not path.is_file():
-        what = "is no regular file" if path.exists() or path.is_symlink() else "no such file"
-        raise DataError(f"{path}: {what}")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except RecursionError:
-        raise DataError(f"{path}: not JSON that can be read: nested too deeply; fetch it again") from None
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path}: not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: a JSON object is needed, not a {type(content).__name__}")
-    return content
+    return read_json_object(path, error=DataError, remedy="fetch it again")
+
+
+def _is_there(path: Path) -> bool:
+    """A link to nothing counts: reading it says what is wrong."""
+    return path.exists() or path.is_symlink()
 
 
 def _piece(value: Any, where: str) -> str | None:
@@ -86,7 +81,7 @@ def _added(value: Any, path: Path) -> list[tuple[int, str, dict[str, bool]]]:
 def _stop_ids(folder: Path) -> tuple[int, ...]:
     for name in (GENERATION, CONFIG):
         path = folder / name
-        if path.exists():
+        if _is_there(path):
             value = read_json(path).get("eos_token_id")
             if value is not None:
                 return _ids(value, f"{path}: eos_token_id")

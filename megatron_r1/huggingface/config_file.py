@@ -1,12 +1,14 @@
 """config.json and the files that travel with a model: found, read, and carried along untouched."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from megatron_r1 import registry
 from megatron_r1.errors import CheckpointError, ConfigError
+from megatron_r1.json_reader import read_json_object
 from megatron_r1.models.hf_config import HfConfig
 from megatron_r1.models.shape import FamilyConfig
 
@@ -23,15 +25,8 @@ DTYPE_KEYS = ("torch_dtype", "dtype")
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises CheckpointError for anything else."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file; give the directory of a Hugging Face model") from None
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path}: can't be read as JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: a JSON object is needed, not a {type(content).__name__}")
-    return content
+    remedy = "fetch it again, or give the directory of a Hugging Face model"
+    return read_json_object(path, error=CheckpointError, remedy=remedy)
 
 
 def family_of(values: Mapping[str, Any], where: Path) -> FamilyConfig:
@@ -42,7 +37,7 @@ def family_of(values: Mapping[str, Any], where: Path) -> FamilyConfig:
         if issubclass(entry.config, FamilyConfig) and entry.config.hf_architecture
     }
     named = values.get("architectures")
-    architecture = named[0] if isinstance(named, list) and named else None
+    architecture = str(named[0]) if isinstance(named, list) and named else None
     if architecture is None:  # older files give the type only
         types = {config.hf_model_type: name for name, config in known.items()}
         architecture = types.get(str(values.get("model_type")))
@@ -51,15 +46,25 @@ def family_of(values: Mapping[str, Any], where: Path) -> FamilyConfig:
             f"{where}: architecture {architecture or values.get('model_type')!r} can't be converted; "
             f"there are {', '.join(sorted(str(name) for name in known))}"
         )
-    return known[architecture].from_hf(HfConfig(values))
+    try:
+        return known[architecture].from_hf(HfConfig(values))
+    except ValidationError as error:  # what a family itself refuses
+        found = "; ".join(str(one["msg"]) for one in error.errors())
+        raise ConfigError(
+            f"{where}: {architecture}: this configuration can't be converted: {found}"
+        ) from None
 
 
 def merged_config(
-    family: FamilyConfig, carried: Mapping[str, Any] | None, *, dtype: str, blocks: bool
+    family: FamilyConfig,
+    carried: Mapping[str, Any] | None,
+    *,
+    dtype: str,
+    quantization: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The config.json to write: the carried one, changed only where the family now says something else.
 
-    dtype: the name of the weights' number format. blocks: whether the weights are FP8 blocks.
+    dtype: the name of the weights' number format. quantization: what says how they are quantised.
     """
     ours = family.to_hf()
     if carried is None:
@@ -73,18 +78,11 @@ def merged_config(
                 config.pop(key, None)
             changed |= {key: ours[key] for key in ("rope_theta", "rope_scaling")}
         config |= changed
-    spelling = "dtype" if "dtype" in config else "torch_dtype"
-    config[spelling] = dtype
+    for spelling in [key for key in DTYPE_KEYS if key in config] or DTYPE_KEYS[:1]:
+        config[spelling] = dtype
     config.pop("quantization_config", None)
-    if blocks:
-        config["quantization_config"] = {
-            "activation_scheme": "dynamic",
-            "fmt": "e4m3",
-            "quant_method": "fp8",
-            "weight_block_size": [128, 128],
-        }
-        if carried is not None and "quantization_config" in carried:
-            config["quantization_config"] = carried["quantization_config"]
+    if quantization is not None:
+        config["quantization_config"] = dict(quantization)
     return config
 
 

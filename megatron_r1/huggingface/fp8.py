@@ -6,9 +6,10 @@ at the right and lower edge are cut. transformers gets those wrong on the CPU: V
 
 # M x N weights, m x n blocks: m = ceil(M / 128)
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,13 @@ from torch import Tensor
 BLOCK = 128
 LARGEST = 448.0  # of float8_e4m3fn
 CODES = torch.float8_e4m3fn
+CONFIG = {  # config.json's quantization_config
+    "activation_scheme": "dynamic",
+    "fmt": "e4m3",
+    "quant_method": "fp8",
+    "weight_block_size": [BLOCK, BLOCK],
+}
+POWERS = "ue8m0"  # DeepSeek-V3.1's scale_fmt
 TILE_BLOCKS = 16  # a tile of one row of blocks stays in a core's cache
 
 
@@ -41,6 +49,11 @@ def scale_shape(shape: tuple[int, ...]) -> tuple[int, int]:
     return -(-rows // BLOCK), -(-columns // BLOCK)
 
 
+def are_powers_of_two(config: Mapping[str, Any]) -> bool:
+    """Whether a quantization_config says so of its scales."""
+    return config.get("scale_fmt") == POWERS
+
+
 def dequantize(codes: Tensor, scales: Tensor, dtype: torch.dtype, *, top: int = 0, left: int = 0) -> Tensor:
     """codes [M, N] float8_e4m3fn and scales [m, n] fp32 -> [M, N] of dtype, rounded once.
 
@@ -53,12 +66,15 @@ def dequantize(codes: Tensor, scales: Tensor, dtype: torch.dtype, *, top: int = 
     return out
 
 
-def quantize(weight: Tensor, scales: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def quantize(
+    weight: Tensor, scales: Tensor | None = None, *, powers_of_two: bool = False
+) -> tuple[Tensor, Tensor]:
     """[M, N] -> codes [M, N] and scales [m, n].
 
     scales: those that an import found. A block whose weights are still those codes times that scale, rounded
     to the weights' own type, keeps it, so that nothing changes; any other block gets a new one, its largest
-    magnitude / 448 (1 for a block of zeros).
+    magnitude / 448 (1 for a block of zeros). powers_of_two: that one rounded up to 2^k, as DeepSeek-V3.1 is
+    released (scale_fmt ue8m0: an exponent and nothing else); no other scale is kept.
     """
     rows, columns = weight.shape
     codes = torch.empty(rows, columns, dtype=CODES)
@@ -68,11 +84,13 @@ def quantize(weight: Tensor, scales: Tensor | None = None) -> tuple[Tensor, Tens
         if scales is not None:
             old = scales[place]
             code, kept = _again(part, old, tile)
+            if powers_of_two:
+                kept &= _next_power(old) == old
             if kept.all():
                 codes[tile.rows, tile.columns], found[place] = code, old
                 continue
         exact = part.to(torch.float32, copy=True)
-        scale = _fresh_scale(exact)
+        scale = _next_power(_fresh_scale(exact)) if powers_of_two else _fresh_scale(exact)
         if scales is not None:
             scale = torch.where(kept, old, scale)
         # division, not a product with the inverse: quantising again must give the same codes
@@ -124,6 +142,12 @@ def _fresh_scale(part: Tensor) -> Tensor:
         found.append(torch.maximum(edge.amax(), -edge.amin())[None])
     largest = torch.cat(found)
     return torch.where(largest > 0, largest / LARGEST, 1.0)
+
+
+def _next_power(scale: Tensor) -> Tensor:
+    """The smallest 2^k that is not below it."""
+    mantissa, exponent = torch.frexp(scale)  # 0.5 <= mantissa < 1
+    return torch.ldexp(torch.ones_like(scale), exponent - (mantissa == 0.5).to(exponent.dtype))
 
 
 def _again(part: Tensor, scale: Tensor, tile: _Tile) -> tuple[Tensor, Tensor]:

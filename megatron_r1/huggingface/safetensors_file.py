@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 from megatron_r1.errors import CheckpointError
+from megatron_r1.json_reader import NotJson, parse_json
+from megatron_r1.regular_file import file_problem
 
 DTYPES = {
     "F64": torch.float64,
@@ -26,6 +28,7 @@ DTYPES = {
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu,
     "I64": torch.int64,
     "I32": torch.int32,
     "I16": torch.int16,
@@ -35,6 +38,7 @@ DTYPES = {
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 LONGEST_HEADER = 100_000_000
+LARGEST_NUMBER = 1 << 62  # of a shape or a place
 FEWEST_BYTES = 4096  # of a row that are worth a read of their own
 BLOCK_BYTES = 8 << 20  # of whole rows, where a narrow column is cut out of them
 
@@ -135,6 +139,9 @@ def fill(file: BinaryIO, start: int, data: Tensor) -> None:
 
 
 def _read_header(path: Path) -> dict[str, Entry]:
+    problem = file_problem(path)
+    if problem is not None:
+        raise CheckpointError(f"{path}: {problem}; fetch the file again")
     size = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(8)
@@ -148,15 +155,9 @@ def _read_header(path: Path) -> dict[str, Entry]:
 
 
 def _parse(path: Path, text: bytes) -> dict[str, Any]:
-    def once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            raise ValueError("a name comes twice")
-        return found
-
     try:
-        header = json.loads(text, object_pairs_hook=once)
-    except ValueError as error:
+        header = parse_json(text)
+    except NotJson as error:
         raise CheckpointError(f"{path}: its header can't be read ({error}); fetch it again") from None
     if not isinstance(header, dict):
         raise CheckpointError(f"{path}: its header is no mapping; fetch it again")
@@ -170,9 +171,9 @@ def _entry(path: Path, name: str, value: Any, base: int) -> Entry:
         numbers = [*shape, begin, end]
     except (KeyError, TypeError, ValueError):
         raise CheckpointError(f"{path}: the entry of {name} is malformed; fetch it again") from None
-    if dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise CheckpointError(f"{path}: {name} is of type {dtype}; only {', '.join(DTYPES)} can be read")
-    if not all(isinstance(number, int) and number >= 0 for number in numbers):
+    if not all(type(number) is int and 0 <= number <= LARGEST_NUMBER for number in numbers):
         raise CheckpointError(f"{path}: the shape or the place of {name} is no list of whole numbers")
     needed = prod(shape) * DTYPES[dtype].itemsize
     if end - begin != needed:

@@ -19,11 +19,13 @@ from megatron_r1.huggingface.config_file import CONFIG, INDEX, family_of, read_j
 from megatron_r1.huggingface.safetensors_file import Buffer, Entry, SafetensorsFile
 from megatron_r1.models.shape import FamilyConfig
 from megatron_r1.models.weights import Weight
+from megatron_r1.regular_file import file_problem
 
 SCALE = "_scale_inv"  # after the name of a weight in FP8 blocks
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 COPY_ROWS = 4096  # compared at a time
 MOST_NAMED = 8  # tensors that an error lists
+MOST_MISSING = 100  # times as many tensors as there are, of which the names are still looked for
 NUMBERED = re.compile(r"-of-(\d+)\.safetensors$")
 
 
@@ -168,6 +170,7 @@ class Source:
     def _check_tensors(self, family: FamilyConfig) -> Iterator[str]:
         """Names that the table uses; raises unless all are there, in the right shapes and types."""
         missing, wrong = [], []
+        self._check_count(family)
         for weight in family.weights():
             for part, name in enumerate(weight.hf):
                 if name not in self._files:
@@ -187,15 +190,26 @@ class Source:
             raise CheckpointError(f"{self.directory}: {_list(wrong)}")
         yield from (name for name in self.names if name.endswith(family.hf_recomputed))
 
+    def _check_count(self, family: FamilyConfig) -> None:
+        """Before millions of names are made and listed one by one."""
+        rows = family.weight_rows()
+        needed = sum(len(row.hf) * max(1, len(row.layers)) * max(1, row.experts) for row in rows)
+        if needed > MOST_MISSING * len(self.names) + MOST_MISSING:
+            raise CheckpointError(
+                f"{self.directory / CONFIG}: describes a model of {needed:,} tensors, and the files hold "
+                f"{len(self.names):,}; fetch the files that are missing, or the right {CONFIG}"
+            )
+
     def _wrong(self, name: str, shape: tuple[int, ...]) -> Iterator[str]:
         entry = self.entry(name)
         if entry.shape != shape:
             yield f"{name} has the shape {list(entry.shape)} and the configuration says {list(shape)}"
         if self.in_blocks(name):
             scales = self.entry(name + SCALE)
-            if entry.dtype != fp8.CODES or scales.shape != fp8.scale_shape(entry.shape):
+            fits = len(entry.shape) == 2 and scales.shape == fp8.scale_shape(entry.shape)
+            if entry.dtype != fp8.CODES or not fits or not scales.dtype.is_floating_point:
                 yield (
-                    f"{name} is {entry.dtype} with scales of shape {list(scales.shape)}: "
+                    f"{name} is {entry.dtype} with scales of shape {list(scales.shape)} and {scales.dtype}: "
                     f"no FP8 weight in blocks of {fp8.BLOCK}"
                 )
         elif not entry.dtype.is_floating_point or entry.dtype.itemsize < 2:
@@ -204,10 +218,10 @@ class Source:
 
 def fingerprint(directory: Path) -> dict[str, Any]:
     """What decides the weights of a directory, without reading them: configuration and sizes."""
-    paths = sorted(directory.glob("*.safetensors"))
+    source = Source(directory)
     return {
-        "config": read_json(directory / CONFIG),
-        "files": {path.name: path.stat().st_size for path in paths},
+        "config": source.config,
+        "files": {path.name: path.stat().st_size for path in source.files},
     }
 
 
@@ -267,7 +281,7 @@ def _open(directory: Path) -> dict[str, SafetensorsFile]:
     """Which file holds which tensor."""
     paths = sorted(directory.glob("*.safetensors"))
     index = directory / INDEX
-    if index.is_file():
+    if index.exists() or index.is_symlink():  # a link to nothing is no reason to go on without
         return _by_index(directory, index)
     if not paths:
         pickled = sorted(path.name for path in directory.iterdir() if path.suffix in PICKLES)
@@ -294,14 +308,22 @@ def _check_complete(directory: Path, paths: Sequence[Path]) -> None:
 
 def _by_index(directory: Path, index: Path) -> dict[str, SafetensorsFile]:
     weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(_plain(name) for name in weight_map.values()):
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise CheckpointError(
             f"{index}: its weight_map is no mapping of tensors to file names; fetch it again"
         )
+    elsewhere = sorted({name for name in weight_map.values() if not _plain(name)})
+    if elsewhere:
+        raise CheckpointError(
+            f"{index}: names files outside its directory: {_list([ascii(name) for name in elsewhere])}; an "
+            "index names the files beside it and nothing else"
+        )
     files: dict[str, SafetensorsFile] = {}
     for name in sorted(set(weight_map.values())):
-        if not (directory / name).is_file():
-            raise CheckpointError(f"{directory / name}: missing, and the index names it; fetch it")
+        problem = file_problem(directory / name)
+        if problem is not None:
+            what = "missing" if problem == "no such file" else problem
+            raise CheckpointError(f"{directory / name}: {what}, and the index names it; fetch it")
         files[name] = SafetensorsFile(directory / name)
     found = {tensor: files[name] for tensor, name in weight_map.items()}
     lost = [f"{tensor} in {name}" for tensor, name in weight_map.items() if tensor not in files[name].tensors]
@@ -312,6 +334,6 @@ def _by_index(directory: Path, index: Path) -> dict[str, SafetensorsFile]:
     return found
 
 
-def _plain(name: Any) -> bool:
+def _plain(name: str) -> bool:
     """A file of this directory: an index must not lead anywhere else."""
-    return isinstance(name, str) and Path(name).name == name
+    return Path(name).name == name and name not in ("", "..")

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from megatron_r1.config.section import Section
 from megatron_r1.models.dense import L, M, feed_forward_rows
-from megatron_r1.models.hf_config import HfConfig, write_rope
+from megatron_r1.models.hf_config import MOST_LAYERS, HfConfig, write_rope
 from megatron_r1.models.shape import FamilyConfig, ModelShape
 from megatron_r1.models.weights import SAME, Copy, HalvesToPairs, Row, Shard
 
@@ -336,7 +336,7 @@ class DeepseekV3(FamilyConfig):
 
 
 def _arguments(config: HfConfig) -> dict[str, Any]:
-    heads, experts = config.integer("num_attention_heads"), config.optional_integer("n_routed_experts")
+    heads, experts = config.size("num_attention_heads"), config.optional_integer("n_routed_experts")
     config.needs("q_lora_rank", "first_k_dense_replace", "n_shared_experts", "n_group", "topk_group")
     config.require("hidden_act", "silu", why="another activation")
     config.require("attention_bias", False, why="biases in the attention")
@@ -346,49 +346,59 @@ def _arguments(config: HfConfig) -> dict[str, Any]:
     config.require("topk_method", "noaux_tc", why="another router")
     config.require("moe_layer_freq", 1, why="layers without experts after the first ones")
     config.require("norm_topk_prob", True, why="Megatron's sigmoid router normalises, off by 5 in the logits")
-    if experts is None:
-        config.refuse("n_routed_experts is missing: a model without experts")
+    if not experts:
+        config.refuse("n_routed_experts is missing or 0: a model without experts")
+    rotated, positions = config.size("qk_rope_head_dim"), config.size("max_position_embeddings")
+    if rotated % 2 and rotated > 1:
+        config.refuse(f"qk_rope_head_dim={rotated} is odd, and RoPE turns pairs")
     theta, scaling = config.rope(1e4)
-    layers, dense = config.integer("num_hidden_layers"), config.integer("first_k_dense_replace", 0)
+    layers = config.size("num_hidden_layers", most=MOST_LAYERS)
+    dense = config.integer("first_k_dense_replace", 0)
     if dense >= layers:
         config.refuse(f"first_k_dense_replace={dense} of {layers} layers: a model without experts")
     return {
         "family": "deepseek_v3",
-        "vocab_size": config.integer("vocab_size"),
+        "vocab_size": config.size("vocab_size"),
         "num_layers": layers,
-        "hidden_size": config.integer("hidden_size"),
+        "hidden_size": config.size("hidden_size"),
         "num_attention_heads": heads,
         "q_lora_rank": config.optional_integer("q_lora_rank"),
-        "kv_lora_rank": config.integer("kv_lora_rank"),
-        "qk_head_dim": config.integer("qk_nope_head_dim"),
-        "qk_pos_emb_head_dim": config.integer("qk_rope_head_dim"),
-        "v_head_dim": config.integer("v_head_dim"),
+        "kv_lora_rank": config.size("kv_lora_rank"),
+        "qk_head_dim": config.size("qk_nope_head_dim"),
+        "qk_pos_emb_head_dim": rotated,
+        "v_head_dim": config.size("v_head_dim"),
         "num_dense_layers": dense,
-        "ffn_hidden_size": config.integer("intermediate_size"),
+        "ffn_hidden_size": config.size("intermediate_size"),
         "num_experts": experts or 0,
         "num_shared_experts": config.optional_integer("n_shared_experts") or 0,
-        "moe_ffn_hidden_size": config.integer("moe_intermediate_size"),
-        "router_scaling_factor": config.number("routed_scaling_factor"),
+        "moe_ffn_hidden_size": config.size("moe_intermediate_size"),
+        "router_scaling_factor": config.positive("routed_scaling_factor"),
         "mtp_layers": config.optional_integer("num_nextn_predict_layers")
         or config.optional_integer("num_mtp_layers")
         or 0,
         "rope_theta": theta,
-        "rope_interleave": bool(config.get("rope_interleave", True)),
-        "yarn": None if scaling is None else _yarn(config, scaling),
-        "norm_epsilon": config.number("rms_norm_eps", 1e-6),
+        "rope_interleave": config.flag("rope_interleave", default=True),
+        "yarn": None if scaling is None else _yarn(config, scaling, positions),
+        "norm_epsilon": config.positive("rms_norm_eps", 1e-6, most=1.0),
         "init_std": config.number("initializer_range", 0.02),
-        "max_position_embeddings": config.integer("max_position_embeddings"),
-        **_groups(config),
+        "max_position_embeddings": positions,
+        **_groups(config, experts or 0),
     }
 
 
-def _groups(config: HfConfig) -> dict[str, Any]:
+def _groups(config: HfConfig, experts: int) -> dict[str, Any]:
     """Megatron scores a group by its best topk / topk_group experts, Hugging Face by its best two."""
-    topk = config.integer("num_experts_per_tok")
+    topk = config.size("num_experts_per_tok")
     groups, chosen = config.optional_integer("n_group") or 1, config.optional_integer("topk_group") or 1
     if topk == 1:
         config.refuse(
             "num_experts_per_tok=1: Megatron does not normalise a single expert's weight, off by 2.8"
+        )
+    if experts and topk > experts:
+        config.refuse(f"num_experts_per_tok={topk} of n_routed_experts={experts}")
+    if chosen > groups or experts % groups:
+        config.refuse(
+            f"n_group={groups} and topk_group={chosen} of n_routed_experts={experts}: no equal groups"
         )
     if groups == chosen:  # all of them: no limit
         return {"experts_per_token": topk}
@@ -401,7 +411,7 @@ def _groups(config: HfConfig) -> dict[str, Any]:
     return {"experts_per_token": topk, "num_expert_groups": groups, "groups_per_token": chosen}
 
 
-def _yarn(config: HfConfig, scaling: dict[str, Any]) -> Yarn | None:
+def _yarn(config: HfConfig, scaling: dict[str, Any], positions: int) -> Yarn | None:
     """Without both of mscale and mscale_all_dim, the rotated part is scaled as with mscale 1 alone."""
     if scaling["type"] != "yarn":
         config.refuse(f"rope_scaling of type {scaling['type']!r}: only yarn can be converted")
@@ -412,12 +422,12 @@ def _yarn(config: HfConfig, scaling: dict[str, Any]) -> Yarn | None:
     scale, all_dim = numbers.number("mscale", 0.0), numbers.number("mscale_all_dim", 0.0)
     if all_dim and not scale:
         config.refuse("rope_scaling.mscale_all_dim without mscale: Megatron divides the one by the other")
-    positions = config.integer("max_position_embeddings")
     return Yarn(
-        factor=numbers.number("factor"),
-        original_max_position_embeddings=numbers.integer("original_max_position_embeddings", positions),
-        beta_fast=numbers.number("beta_fast", 32.0),
-        beta_slow=numbers.number("beta_slow", 1.0),
+        factor=numbers.positive("factor"),
+        original_max_position_embeddings=numbers.integer("original_max_position_embeddings", positions)
+        or positions,
+        beta_fast=numbers.positive("beta_fast", 32.0),
+        beta_slow=numbers.positive("beta_slow", 1.0),
         mscale=scale if all_dim else 1.0,
         mscale_all_dim=all_dim,
     )

@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Self, get_args
 
 from pydantic import Field
 
-from megatron_r1.models.hf_config import HfConfig, write_rope
+from megatron_r1.models.hf_config import MOST_LAYERS, HfConfig, write_rope
 from megatron_r1.models.shape import FamilyConfig, ModelShape
 from megatron_r1.models.weights import GATE_UP, Copy, Qkv, Row, Shard
 
@@ -96,30 +96,42 @@ class DenseConfig(FamilyConfig):
         config.require("use_sliding_window", False, why="sliding windows")
         config.require("attention_bias", cls.qkv_bias, why="other biases than the family has")
         config.require("mlp_bias", False, why="biases in the feed-forward network")
-        for kind in sorted(set(config.get("layer_types", None) or ()) - {"full_attention"}):
-            config.refuse(f"layer_types holds {kind!r}: only full_attention can be converted")
-        heads = config.integer("num_attention_heads")
+        types = config.get("layer_types") or []
+        for kind in sorted({str(kind) for kind in (types if isinstance(types, list) else [types])}):
+            if kind != "full_attention":
+                config.refuse(f"layer_types holds {kind!r}: only full_attention can be converted")
+        heads = config.size("num_attention_heads")
+        groups = config.optional_integer("num_key_value_heads") or heads
+        if heads % groups:
+            config.refuse(f"num_attention_heads={heads} is no multiple of num_key_value_heads={groups}")
+        hidden, width = config.size("hidden_size"), config.optional_integer("head_dim") or cls.hf_head_dim
+        if width is None and hidden % heads:
+            config.refuse(
+                f"hidden_size={hidden} is no multiple of num_attention_heads={heads}, without head_dim"
+            )
+        if (width or hidden // heads) % 2:
+            config.refuse(f"head_dim={width or hidden // heads} is odd, and RoPE turns pairs")
         theta, scaling = config.rope(cls.hf_theta)
         return {
             "family": get_args(cls.model_fields["family"].annotation)[0],
-            "vocab_size": config.integer("vocab_size"),
-            "num_layers": config.integer("num_hidden_layers"),
-            "hidden_size": config.integer("hidden_size"),
+            "vocab_size": config.size("vocab_size"),
+            "num_layers": config.size("num_hidden_layers", most=MOST_LAYERS),
+            "hidden_size": hidden,
             "num_attention_heads": heads,
-            "num_query_groups": config.optional_integer("num_key_value_heads") or heads,
-            "head_dim": config.optional_integer("head_dim") or cls.hf_head_dim,
-            "tie_embeddings": bool(config.get("tie_word_embeddings", False)),
+            "num_query_groups": groups,
+            "head_dim": width,
+            "tie_embeddings": config.flag("tie_word_embeddings", default=False),
             "rope_theta": theta,
-            "norm_epsilon": config.number("rms_norm_eps", 1e-6),
+            "norm_epsilon": config.positive("rms_norm_eps", 1e-6, most=1.0),
             "init_std": config.number("initializer_range", 0.02),
-            "max_position_embeddings": config.integer("max_position_embeddings"),
+            "max_position_embeddings": config.size("max_position_embeddings"),
             **cls._network(config),
             **cls._scaling(config, scaling),
         }
 
     @classmethod
     def _network(cls, config: HfConfig) -> dict[str, Any]:
-        return {"ffn_hidden_size": config.integer("intermediate_size")}
+        return {"ffn_hidden_size": config.size("intermediate_size")}
 
     @classmethod
     def _scaling(cls, config: HfConfig, scaling: dict[str, Any] | None) -> dict[str, Any]:

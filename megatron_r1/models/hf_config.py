@@ -10,6 +10,11 @@ from typing import Any
 
 from megatron_r1.errors import ConfigError
 
+LARGEST_SIZE = 1 << 31
+MOST_LAYERS = 10_000  # of any model that could be a real one
+LARGEST_NUMBER = 1e15
+LONGEST_VALUE = 80  # characters of a value that are repeated
+
 
 @dataclass(slots=True)
 class HfConfig:
@@ -29,23 +34,51 @@ class HfConfig:
             self.refuse(f"{key} is missing")
         return (default or 0) if found is None else found
 
+    def size(self, key: str, *, most: int = LARGEST_SIZE) -> int:
+        """A whole number from 1 to `most`, that must be there. 1 stands for one that is refused."""
+        before = len(self.refusals)
+        found = self.integer(key)
+        if len(self.refusals) == before and not 1 <= found <= most:
+            self.refuse(f"{key}={_short(found)} is not between 1 and {most:,}")
+        return found if len(self.refusals) == before else 1
+
     def optional_integer(self, key: str) -> int | None:
         """As `integer`, but null means none, and so does a missing key."""
         value = self.values.get(key)
-        if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+        if value is None or (type(value) is int and 0 <= value <= LARGEST_SIZE):
             return value
         self._reported.add(key)
-        self.refuse(f"{key}={value!r} is no whole number")
+        self.refuse(f"{key}={_short(value)} is no whole number from 0 to {LARGEST_SIZE:,}")
         return None
 
     def number(self, key: str, default: float | None = None) -> float:
+        """A finite number."""
         value = self.values.get(key)
         if value is None and default is not None:
             return default
         if isinstance(value, bool) or not isinstance(value, int | float):
-            self.refuse(f"{key} is missing" if value is None else f"{key}={value!r} is no number")
+            self.refuse(f"{key} is missing" if value is None else f"{key}={_short(value)} is no number")
+            return 0.0
+        if not abs(value) <= LARGEST_NUMBER:
+            self.refuse(f"{key}={_short(value)} is not a finite number")
             return 0.0
         return float(value)
+
+    def positive(self, key: str, default: float | None = None, *, most: float = LARGEST_NUMBER) -> float:
+        """A finite number above 0. 1 stands for one that is refused."""
+        before = len(self.refusals)
+        found = self.number(key, default)
+        if len(self.refusals) == before and not 0.0 < found <= most:
+            what = "must be above 0" if most == LARGEST_NUMBER else f"must be above 0 and at most {most:g}"
+            self.refuse(f"{key}={found:g} {what}")
+        return found if len(self.refusals) == before else 1.0
+
+    def flag(self, key: str, *, default: bool) -> bool:
+        """true or false; a missing or null key gives the default."""
+        value = self.values.get(key)
+        if value is not None and not isinstance(value, bool):
+            self.refuse(f"{key}={_short(value)} is neither true nor false")
+        return default if value is None else bool(value)
 
     def needs(self, *keys: str) -> None:
         """Refuse the configuration if one of the keys is not written out, though it may be null."""
@@ -57,7 +90,7 @@ class HfConfig:
         """Refuse any other value than `wanted`; a missing or null key is fine."""
         value = self.values.get(key)
         if value is not None and value != wanted:
-            self.refuse(f"{key}={value!r}: {why}; only {wanted!r} can be converted")
+            self.refuse(f"{key}={_short(value)}: {why}; only {wanted!r} can be converted")
 
     def refuse(self, text: str) -> None:
         self.refusals.append(text)
@@ -67,18 +100,20 @@ class HfConfig:
         joint = self.values.get("rope_parameters")
         scaling = joint if joint is not None else self.values.get("rope_scaling")
         if scaling is not None and not isinstance(scaling, Mapping):
-            self.refuse(f"rope_scaling={scaling!r} is no mapping")
+            self.refuse(f"rope_scaling={_short(scaling)} is no mapping")
             scaling = None
         scaling = dict(scaling or {})
-        inner = scaling.pop("rope_theta", None)
-        theta = self.number("rope_theta", default_theta) if inner is None else inner
+        inside = scaling.get("rope_theta") is not None
+        holder = HfConfig(scaling, self.refusals) if inside else self
+        theta = holder.positive("rope_theta", default_theta)
+        scaling.pop("rope_theta", None)
         kind = scaling.pop("rope_type", None) or scaling.pop("type", None) or "default"
         scaling.pop("type", None)
-        for holder in (scaling, self.values):
-            if holder.get("partial_rotary_factor", 1.0) != 1.0:
+        for values in (scaling, self.values):
+            if values.get("partial_rotary_factor") not in (None, 1.0):
                 self.refuse("partial_rotary_factor: these families rotate whole heads")
         scaling.pop("partial_rotary_factor", None)
-        return float(theta), None if kind == "default" else {"type": kind, **scaling}
+        return theta, None if kind == "default" else {"type": str(kind), **scaling}
 
     def finish(self, architecture: str) -> None:
         """Raises ConfigError with all refusals."""
@@ -86,6 +121,13 @@ class HfConfig:
             raise ConfigError(
                 f"{architecture}: this configuration can't be converted: {'; '.join(self.refusals)}"
             )
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, int) and abs(value) > 10**LONGEST_VALUE:
+        return "a number of more than 80 digits"
+    text = repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
 
 
 def write_rope(theta: float, scaling: Mapping[str, Any] | None) -> dict[str, Any]:

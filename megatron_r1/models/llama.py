@@ -58,12 +58,14 @@ class Llama(DenseConfig):
             config.refuse(f"rope_scaling of type {scaling['type']!r}: only llama3 can be converted")
             return {}
         numbers = HfConfig(scaling, config.refusals)
+        if scaling.get("low_freq_factor") == scaling.get("high_freq_factor") is not None:
+            config.refuse("rope_scaling.low_freq_factor equals high_freq_factor: no ramp lies between them")
         return {
             "rope_scaling": Llama3Rope(
-                factor=numbers.number("factor"),
-                low_freq_factor=numbers.number("low_freq_factor"),
-                high_freq_factor=numbers.number("high_freq_factor"),
-                original_max_position_embeddings=numbers.integer("original_max_position_embeddings"),
+                factor=numbers.positive("factor"),
+                low_freq_factor=numbers.positive("low_freq_factor"),
+                high_freq_factor=numbers.positive("high_freq_factor"),
+                original_max_position_embeddings=numbers.size("original_max_position_embeddings"),
             )
         }
 

@@ -72,14 +72,16 @@ class Qwen3Moe(DenseConfig):
     def _network(cls, config: HfConfig) -> dict[str, Any]:
         config.require("decoder_sparse_step", 1, why="layers without experts")
         config.require("mlp_only_layers", [], why="layers without experts")
+        experts = config.size("num_local_experts" if "num_local_experts" in config.values else "num_experts")
+        topk = config.size("num_experts_per_tok")
+        if topk > experts:
+            config.refuse(f"num_experts_per_tok={topk} of {experts} experts")
         return {
             "ffn_hidden_size": config.integer("intermediate_size", 0),
-            "num_experts": config.integer(
-                "num_local_experts" if "num_local_experts" in config.values else "num_experts"
-            ),
-            "experts_per_token": config.integer("num_experts_per_tok"),
-            "moe_ffn_hidden_size": config.integer("moe_intermediate_size"),
-            "normalize_expert_weights": bool(config.get("norm_topk_prob", False)),
+            "num_experts": experts,
+            "experts_per_token": topk,
+            "moe_ffn_hidden_size": config.size("moe_intermediate_size"),
+            "normalize_expert_weights": config.flag("norm_topk_prob", default=False),
             "aux_loss": config.number("router_aux_loss_coef", 1e-3),
         }
 

@@ -54,3 +54,13 @@ def test_what_transformers_stumbles_over_is_said_in_words(hf_one):
     text = hf_one["verified_files"]["refused"]
     assert "there is nothing to compare with" in text
     assert "attention_dropout" in text
+
+
+@pytest.mark.slow
+def test_after_training_an_fp8_export_says_of_its_scales_what_they_are(hf_one):
+    powers, plain = (hf_one["verified_files"]["trained"][name] for name in ("ue8m0", "None"))
+    assert powers["says"]["scale_fmt"] == "ue8m0"
+    assert powers["powers"]
+    assert "scale_fmt" not in plain["says"]
+    assert not plain["powers"]
+    assert powers["count"] == plain["count"] > 30

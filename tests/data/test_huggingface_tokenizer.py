@@ -150,17 +150,17 @@ NESTED = "[" * 100_000
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("tokenizer.json", NESTED, "nested too deeply"),
-        ("tokenizer.json", "[]", "a JSON object is needed, not a list"),
+        ("tokenizer.json", NESTED, "nested deeper than 100 brackets"),
+        ("tokenizer.json", "[]", "a JSON object is needed, not an array"),
         ("tokenizer.json", '{"model": 5}', "no `model` in it"),
         ("tokenizer.json", '{"model": {"type": "Nothing"}}', "can't read it"),
         ("tokenizer.json", "\udc00", "not JSON"),
-        ("tokenizer_config.json", NESTED, "nested too deeply"),
+        ("tokenizer_config.json", NESTED, "nested deeper than 100 brackets"),
         ("tokenizer_config.json", '{"eos_token": 5}', "eos_token: 5 names no piece"),
         ("tokenizer_config.json", '{"eos_token": {"content": []}}', "names no piece"),
         ("tokenizer_config.json", '{"added_tokens_decoder": {"x": {}}}', "no mapping of token ids"),
         ("tokenizer_config.json", '{"added_tokens_decoder": {"5": {}}}', "5 has no content"),
-        ("generation_config.json", "5", "a JSON object is needed, not a int"),
+        ("generation_config.json", "5", "a JSON object is needed, not a number"),
     ],
 )
 def test_damaged_files_are_named_in_words(tmp_path, name, text, words):
@@ -176,7 +176,7 @@ def test_a_directory_in_the_place_of_a_file_is_named(tmp_path, name):
     folder = made_tokenizer.write(tmp_path)
     (folder / name).unlink(missing_ok=True)
     (folder / name).mkdir()
-    with pytest.raises(DataError, match=f"{name}: is no regular file"):
+    with pytest.raises(DataError, match=f"{name}: a directory, not a file"):
         load(folder)
 
 

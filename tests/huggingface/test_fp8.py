@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -93,3 +95,31 @@ def test_the_error_of_normal_weights_is_the_one_of_the_format():
     values = weight((576, 2048))
     found = fp8.dequantize(*fp8.quantize(values), torch.float32)
     assert float((found - values).norm() / values.norm()) == pytest.approx(0.0265, abs=5e-4)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_powers_of_two_are_the_smallest_that_hold_the_block(shape):
+    values = weight(shape)
+    _, plain = fp8.quantize(values)
+    codes, scales = fp8.quantize(values, powers_of_two=True)
+    assert torch.equal(scales.log2(), scales.log2().round())
+    assert (scales >= plain).all()
+    assert (scales < 2 * plain).all()
+    assert not codes.float().isnan().any()
+    assert same(fp8.quantize(values, scales, powers_of_two=True)[0], codes)
+
+
+def test_a_scale_that_is_a_power_of_two_already_is_itself():
+    values = torch.full((128, 128), 448.0) * 2.0**-9
+    assert fp8.quantize(values, powers_of_two=True)[1].item() == 2.0**-9
+    assert fp8.quantize(torch.zeros(3, 3), powers_of_two=True)[1].item() == 1.0
+
+
+def test_of_old_scales_only_powers_of_two_are_kept_where_the_configuration_says_so():
+    codes, scales = fp8.quantize(weight((128, 256)))
+    scales[0, 1] = 2.0**-12
+    values = fp8.dequantize(codes, scales, torch.float32)
+    assert torch.equal(fp8.quantize(values, scales)[1], scales)
+    found = fp8.quantize(values, scales, powers_of_two=True)[1]
+    assert found[0, 1] == scales[0, 1]
+    assert found[0, 0] == 2.0 ** math.ceil(math.log2(scales[0, 0]))

@@ -67,7 +67,7 @@ def test_what_is_written_is_read_by_the_library(values, tmp_path):
 
 
 def test_every_type_has_a_name():
-    assert len(DTYPES) == len(set(DTYPES.values())) == 12
+    assert len(DTYPES) == len(set(DTYPES.values())) == 13
 
 
 def test_a_buffer_is_used_again_and_shows_no_more_than_was_asked_for(file, values, tmp_path):
@@ -133,7 +133,23 @@ def test_a_cut_file_is_refused(file, kept):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [(b"{", "header can't be read"), (b"[1]", "no mapping"), (b'{"a": 1, "a": 2}', "a name comes twice")],
+    [
+        (b"{", "header can't be read"),
+        (b"[1]", "no mapping"),
+        (b'{"a": 1, "a": 2}', "the key 'a' comes twice"),
+        (b"[" * 5000, "nested deeper than 100"),
+        (b'{"\\ud800": 1}', "half a surrogate pair"),
+        (b'{"a": {"dtype": [], "shape": [1], "data_offsets": [0, 4]}}', "a is of type"),
+        (b'{"a": {"dtype": "F32", "shape": [true], "data_offsets": [0, 4]}}', "no list of whole numbers"),
+        (b'{"a": {"dtype": "F32", "shape": [1e400], "data_offsets": [0, 4]}}', "too large for a float"),
+        (
+            b'{"a": {"dtype": "F32", "shape": [' + b"9" * 3000 + b'], "data_offsets": [0, 4]}}',
+            "whole numbers",
+        ),
+        (b'{"a": {"dtype": "F32", "shape": {"x": 1}, "data_offsets": [0, 4]}}', "no list of whole numbers"),
+        (b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4, 8]}}', "entry of a is malformed"),
+        (b'{"a": null}', "entry of a is malformed"),
+    ],
 )
 def test_a_header_that_is_none_is_refused(tmp_path, text, words):
     path = tmp_path / "x.safetensors"

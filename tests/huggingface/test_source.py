@@ -1,6 +1,7 @@
 """What can be wrong in a directory: each mistake is refused with its name."""
 
 import json
+import os
 import pickle
 
 import pytest
@@ -79,15 +80,34 @@ QUANTIZED = {"quant_method": "fp8", "weight_block_size": [128, 128]}
     ("break_it", "words"),
     [
         (lambda d: (d / "config.json").unlink(), "config.json: no such file"),
-        (lambda d: (d / "config.json").write_text("{nonsense"), "can't be read as JSON"),
-        (lambda d: (d / "config.json").write_text("[]"), "a JSON object is needed, not a list"),
-        (lambda d: (d / "config.json").write_bytes(b"\xff\xfe"), "can't be read as JSON"),
+        (lambda d: (d / "config.json").write_text("{nonsense"), "config.json: not JSON"),
+        (lambda d: (d / "config.json").write_text("[]"), "a JSON object is needed, not an array"),
+        (lambda d: (d / "config.json").write_bytes(b"\xff\xfe"), "config.json: not JSON"),
         (lambda d: (d / "model-00002-of-00003.safetensors").unlink(), "00002-of-00003.safetensors: missing"),
         (lambda d: cut(d / "model-00002-of-00003.safetensors"), "00002.* the file is cut"),
         (lambda d: change_index(d, lambda m: m.update(stray="model-00001-of-00003.safetensors")),
          "disagrees with the shards; not there: stray in model-00001"),
         (lambda d: change_index(d, lambda m: m.pop(Q)), f"disagrees with the shards; not in the index: {Q}"),
-        (lambda d: change_index(d, lambda m: m.update({Q: "../x.safetensors"})), "weight_map is no mapping"),
+        (lambda d: change_index(d, lambda m: m.update({Q: "../x.safetensors"})), r"directory: '\.\./x"),
+        (lambda d: change_index(d, lambda m: m.update({Q: ".."})), r"outside its directory: '\.\.'"),
+        (lambda d: change_index(d, lambda m: m.update({Q: "/etc/passwd"})), "outside its directory"),
+        (lambda d: change_index(d, lambda m: m.update({Q: ""})), "outside its directory: ''"),
+        (lambda d: change_index(d, lambda m: m.update({Q: "a\0b"})), "holds a NUL character, and the index"),
+        (lambda d: change_index(d, lambda m: m.update({Q: ["x"]})), "weight_map is no mapping"),
+        (lambda d: (d / INDEX).write_text("[" * 9999), "index.json: not JSON: nested deeper"),
+        (lambda d: (d / INDEX).write_text('{"weight_map": []}'), "weight_map is no mapping"),
+        (lambda d: instead(d / INDEX, "directory"), "index.json: a directory, not a file"),
+        (lambda d: instead(d / INDEX, "link"), "index.json: a link to nowhere, which is not there"),
+        (lambda d: instead(d / INDEX, "pipe"), "index.json: a named pipe, not a file"),
+        (lambda d: instead(d / SHARD, "directory"), "00002.*: a directory, not a file, and the index"),
+        (lambda d: instead(d / SHARD, "link"), "00002.*: a link to nowhere, which is not there"),
+        (lambda d: instead(d / SHARD, "pipe"), "00002.*: a named pipe, not a file"),
+        (lambda d: (d / INDEX).unlink() or instead(d / SHARD, "directory"), "00002.*: a directory, not"),
+        (lambda d: (d / INDEX).unlink() or instead(d / SHARD, "link"), "00002.*: a link to nowhere"),
+        (lambda d: (d / INDEX).unlink() or instead(d / SHARD, "pipe"), "00002.*: a named pipe"),
+        (lambda d: instead(d / "config.json", "pipe"), "config.json: a named pipe, not a file"),
+        (lambda d: instead(d / "config.json", "directory"), "config.json: a directory, not a file"),
+        (lambda d: (d / "config.json").write_text("[" * 9999), "config.json: not JSON: nested deeper"),
         (lambda d: (d / INDEX).write_text("{}"), "weight_map is no mapping"),
         (lambda d: (d / INDEX).unlink() or next(d.glob("*3.safetensors")).unlink(), "2 of 3 shards"),
     ],
@@ -96,6 +116,17 @@ def test_damaged_directories_are_refused(tmp_path, break_it, words):
     break_it(write(tmp_path, shards=3))
     with pytest.raises(CheckpointError, match=words):
         plan(tmp_path)
+
+
+SHARD = "model-00002-of-00003.safetensors"
+
+
+def instead(path, what):
+    """Something that is no file in the place of one."""
+    path.unlink()
+    {"directory": path.mkdir, "pipe": lambda: os.mkfifo(path), "link": lambda: path.symlink_to("nowhere")}[
+        what
+    ]()
 
 
 def cut(path):
@@ -130,7 +161,7 @@ def test_a_tensor_in_two_files_is_refused(tmp_path):
         (lambda v: v.update({Q: v[Q].to(torch.int32)}), f"{Q} is of type torch.int32"),
         (lambda v: v.update({Q: v[Q].to(torch.float8_e4m3fn)}), f"{Q} is of type torch.float8"),
         (lambda v: v.update({Q: v[Q].to(torch.float8_e4m3fn), f"{Q}_scale_inv": torch.ones(2, 1)}),
-         r"with scales of shape \[2, 1\]: no FP8 weight in blocks of 128"),
+         r"with scales of shape \[2, 1\] and torch.float32: no FP8 weight in blocks of 128"),
     ],
 )  # fmt: skip
 def test_tensors_that_the_table_does_not_expect_are_refused(tmp_path, change, words):
@@ -211,3 +242,12 @@ def test_reading_takes_nothing_but_the_slice(tmp_path):
     assert torch.equal(
         source.read(Q, torch.float32, rows=range(3, 5), columns=range(1, 9)), expected[3:5, 1:9]
     )
+
+
+def test_ten_million_layers_are_refused_before_their_names_are_made(tmp_path):
+    write(tmp_path, num_hidden_layers=10_000_000)
+    with pytest.raises(ConfigError, match="num_hidden_layers=10000000 is not between 1 and 10,000"):
+        plan(tmp_path)
+    write(tmp_path, num_hidden_layers=9_999)
+    with pytest.raises(CheckpointError, match="describes a model of 119,991 tensors, and the files hold 27"):
+        plan(tmp_path)

@@ -1,5 +1,7 @@
 """config.json and the families: every option that can't be converted is refused by name."""
 
+import math
+
 import pytest
 
 from megatron_r1.errors import ConfigError
@@ -26,6 +28,8 @@ QWEN3 = Qwen3(family="qwen3", ffn_hidden_size=24, **DENSE)
 MOE = Qwen3Moe(
     family="qwen3_moe", num_experts=4, experts_per_token=2, moe_ffn_hidden_size=8, **DENSE,
 )  # fmt: skip
+RULE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192}  # fmt: skip
 FAMILIES = [V3, LLAMA, QWEN2, QWEN3, MOE]
 
 
@@ -75,6 +79,42 @@ def test_what_a_family_writes_it_reads(family):
         (LLAMA, {"mlp_bias": True}, "mlp_bias=True"),
         (LLAMA, {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "'dynamic': only llama3"),
         (LLAMA, {"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, "low_freq_factor is missing"),
+        (LLAMA, {"rope_scaling": {**RULE, "factor": 0}}, "factor=0 must be above 0"),
+        (LLAMA, {"rope_scaling": {**RULE, "low_freq_factor": 4.0}}, "no ramp"),
+        (LLAMA, {"rope_scaling": {**RULE, "original_max_position_embeddings": 0}}, "is not between 1 and"),
+        (LLAMA, {"rope_scaling": {"rope_type": ["llama3"]}}, "only llama3"),
+        (LLAMA, {"rope_parameters": {"rope_theta": "x"}}, "rope_theta='x' is no number"),
+        (LLAMA, {"rope_parameters": {"rope_theta": math.nan}}, "rope_theta=nan is not a finite number"),
+        (LLAMA, {"rope_theta": math.nan}, "rope_theta=nan is not a finite number"),
+        (LLAMA, {"rope_theta": math.inf}, "rope_theta=inf is not a finite number"),
+        (LLAMA, {"rope_theta": 0}, "rope_theta=0 must be above 0"),
+        (V3, {"rope_theta": -1e4}, "rope_theta=-10000 must be above 0"),
+        (QWEN2, {"rms_norm_eps": math.nan}, "rms_norm_eps=nan is not a finite number"),
+        (QWEN2, {"rms_norm_eps": 0}, "rms_norm_eps=0 must be above 0 and at most 1"),
+        (QWEN2, {"rms_norm_eps": True}, "rms_norm_eps=True is no number"),
+        (V3, {"rms_norm_eps": 1e3}, "rms_norm_eps=1000 must be above 0 and at most 1"),
+        (QWEN2, {"initializer_range": math.inf}, "initializer_range=inf is not a finite number"),
+        (QWEN2, {"vocab_size": 0}, "vocab_size=0 is not between 1"),
+        (QWEN2, {"vocab_size": 10**5000}, "vocab_size=a number of more than 80 digits is no whole number"),
+        (QWEN2, {"num_hidden_layers": 10**7}, "num_hidden_layers=10000000 is not between 1 and 10,000"),
+        (QWEN2, {"num_hidden_layers": True}, "num_hidden_layers=True is no whole number"),
+        (QWEN2, {"num_attention_heads": 0}, "num_attention_heads=0 is not between 1"),
+        (QWEN2, {"num_key_value_heads": 3}, "num_attention_heads=4 is no multiple of num_key_value_heads=3"),
+        (QWEN2, {"hidden_size": 18, "head_dim": None}, "hidden_size=18 is no multiple of"),
+        (QWEN3, {"head_dim": 5}, "head_dim=5 is odd"),
+        (QWEN2, {"tie_word_embeddings": "false"}, "tie_word_embeddings='false' is neither true nor false"),
+        (QWEN2, {"layer_types": 5}, "layer_types holds '5'"),
+        (QWEN2, {"layer_types": [{}, None]}, "layer_types holds"),
+        (MOE, {"num_experts_per_tok": 9}, "num_experts_per_tok=9 of 4 experts"),
+        (MOE, {"norm_topk_prob": 1}, "norm_topk_prob=1 is neither"),
+        (V3, {"n_group": 3, "topk_group": 2}, "n_group=3 and topk_group=2 of n_routed_experts=8: no equal"),
+        (V3, {"n_group": 2, "topk_group": 4, "num_experts_per_tok": 8}, "n_group=2 and topk_group=4"),
+        (V3, {"num_experts_per_tok": 16, "topk_group": 8, "n_group": 8}, "tok=16 of n_routed"),
+        (V3, {"qk_rope_head_dim": 5}, "qk_rope_head_dim=5 is odd"),
+        (V3, {"routed_scaling_factor": math.nan}, "routed_scaling_factor=nan"),
+        (V3, {"rope_scaling": {"type": "yarn", "factor": math.nan}}, "factor=nan is not a finite number"),
+        (V3, {"rope_scaling": {"type": "yarn", "factor": 4, "beta_slow": 0}}, "beta_slow=0 must be above 0"),
+        (V3, {"n_routed_experts": 0}, "n_routed_experts is missing or 0"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_converted_is_refused_by_name(family, changes, words):

@@ -8,15 +8,17 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from megatron_r1.backend import hf_import
+from megatron_r1.backend.hf_export import ExportOptions, export_model
 from megatron_r1.backend.hf_verify import verify
 from megatron_r1.backend.layout import Layout
 from megatron_r1.errors import CheckpointError
 from megatron_r1.huggingface import fp8
 from tests.backend import hf_models
-from tests.backend.scenarios.hf import no_progress
+from tests.backend.scenarios.hf import no_progress, policy_of
 from tests.huggingface import made_model
 
 QUANTIZATION = {"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "dynamic"}
@@ -27,7 +29,7 @@ def values(dtype: torch.dtype) -> dict[str, Tensor]:
     return {name: value * 0.05 if value.dim() > 1 else value for name, value in found.items()}
 
 
-def blocks(directory: Path) -> Path:
+def blocks(directory: Path, **config: Any) -> Path:
     """FP8 blocks whose scales are no powers of two, as every released model's before V3.1."""
     torch.manual_seed(0)
     found = values(torch.bfloat16)
@@ -35,7 +37,8 @@ def blocks(directory: Path) -> Path:
     for name in [name for name, row in rows.items() if row.blocks]:
         codes, scales = fp8.quantize(found[name])
         found |= {name: codes, f"{name}_scale_inv": scales * (1 + torch.rand_like(scales))}
-    return made_model.write(directory, made_model.V3, values=found, quantization_config=QUANTIZATION)
+    named = {"quantization_config": QUANTIZATION, **config}
+    return made_model.write(directory, made_model.V3, values=found, **named)
 
 
 def still_says_fp8(directory: Path) -> Path:
@@ -79,6 +82,7 @@ def run(layout: Layout, shared: Path) -> dict[str, Any]:
         "by_one_percent", blocks, None, shared, scales=lambda scales: scales * 1.01
     )
     found["refused"] = _refused(shared)
+    found["trained"] = {str(name): _trained(name, shared) for name in ("ue8m0", None)}
     return found
 
 
@@ -106,6 +110,29 @@ def _first(
     compared = verify(directory, checkpoint, hf_models.prompts(32), layout=Layout())
     assert compared is not None
     return None if compared.first_different is None else compared.first_different.place
+
+
+def _trained(scale_fmt: str | None, shared: Path) -> dict[str, Any]:
+    """What an export to FP8 holds after every weight has moved: its words, and whether all scales are 2^k."""
+    named = {**QUANTIZATION, **({} if scale_fmt is None else {"scale_fmt": scale_fmt})}
+    source = blocks(shared / f"files_{scale_fmt}_hf", quantization_config=named)
+    policy = policy_of(made_model.V3, Layout())
+    policy.load_hugging_face(source)
+    with torch.no_grad():
+        for chunk in policy.chunks:
+            for parameter in chunk.parameters():
+                parameter *= 1.01
+    policy.save(shared / f"files_{scale_fmt}", {})
+    out = shared / f"files_{scale_fmt}_out"
+    export_model(shared / f"files_{scale_fmt}", out, ExportOptions(blocks=True), progress=no_progress)
+    tensors = load_file(out / "model.safetensors")
+    scales = torch.cat([t.flatten() for name, t in tensors.items() if name.endswith("_scale_inv")])
+    config = json.loads((out / "config.json").read_text())["quantization_config"]
+    return {
+        "says": config,
+        "powers": bool((scales.log2() == scales.log2().round()).all()),
+        "count": len(scales),
+    }
 
 
 def _refused(shared: Path) -> str:
