@@ -3,9 +3,9 @@
 The task of a prompt names its verifier:
 
     integer, number   exact literals (fractions, never floats)
-    choice            a letter A-J
+    choice            a letter A-J, or several
     exact             text in a normal form
-    math              exact constants, then math-verify in a killable process
+    math              exact rules, then algebra in a killable process (rewards/mathematics)
     gym:NAME          reasoning-gym's own scorer, right only at full marks; the entry is in
                       prompt.metadata["entry"]
     json:TASK         any of these, where the answer is the "answer" of a JSON object

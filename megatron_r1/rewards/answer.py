@@ -1,17 +1,46 @@
 """Where the chain of thought ends and what the final answer is.
 
-The answer is looked for after </think> only, so that nothing tried out while thinking counts:
-the last complete <answer>...</answer> first; a \\boxed{...} inside it is unwrapped; without any answer
-tag the last balanced \\boxed{...}. An answer that was opened and never closed is no answer.
+The answer is looked for after </think> only, so that nothing tried out while thinking counts: the last
+complete <answer>...</answer> that is not empty; without any answer tag the last balanced \\boxed{...} or
+\\fbox{...} that is not empty (`\\boxed 5` is one too). Boxes joined by nothing but `and`, `or`, a comma or a
+name (`\\boxed{3} and y = \\boxed{4}`) are one answer, `3, 4`. An answer that was opened and never closed is
+no answer, and neither is one without tag or box: `#### 42` and `answer: 42` earn nothing there, since the
+format asks for a mark.
+
+A reference, and the content of an answer, may hold a whole solution: `bare_answer` takes from both alike the
+last boxes, what follows the last `####` (GSM8K), or what follows a lead-in (`The answer is`, `答案是`).
 All searches are linear in the text: a model under training writes megabytes of brackets.
 """
 
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from megatron_r1.data.template import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
 
 BOX_WINDOW_CHARS = 20_000  # a box is looked for in this much of the end
-_BRACE = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
+_BRACE = re.compile(
+    r"\\f?box(?:ed)?\s*(?:(?P<open>\{)|(?P<bare>-?[0-9][0-9.,/]*[0-9]|-?[0-9]|[A-Za-z](?![A-Za-z])))|\\.|[{}]",
+    re.DOTALL,
+)
+_JOINT = re.compile(
+    r"[\s$*.]*(?:\\[()\[\]])*[\s$]*(?:(?:,|;|&|、|，|和|或|and|or|\\(?:text|quad|qquad)\s*(?:\{\s*(?:and|or)?\s*\})?)[\s$]*)+"
+    r"(?:\\[(\[])?[\s$]*(?:\\?[A-Za-z]+(?:_\{?\w+\}?)?\s*=)?[\s$]*"
+)
+_HASHES = re.compile(r"####\s*(.*?)\s*$", re.DOTALL)
+_LEAD_IN = re.compile(
+    r"(?:^|\b(?:the|my|our|final|correct)\s+|(?:^|[.,:;]\s*))(?:final\s+|correct\s+)?(?:answer)\s*(?:is\s*:?|:|=)\s*(?P<en>\S.*)$|"
+    r"(?:答案|结果)\s*(?:是|为|：|:)+\s*(?P<zh>\S.*)$",
+    re.IGNORECASE | re.DOTALL,
+)
+_MAX_LEAD_IN_CHARS = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Box:
+    begin: int
+    end: int
+    content: str
 
 
 def chain_of_thought(text: str) -> str:
@@ -33,28 +62,62 @@ def final_answer(text: str) -> str | None:
     return last_boxed(response)
 
 
+def bare_answer(text: str) -> str:
+    """The answer in a reference or an answer, by the same rules for both: see the module's docstring."""
+    box = last_boxed(text)
+    if box is not None:
+        return box
+    text = text.strip()
+    if "####" in text and text.rpartition("####")[2].strip():
+        return text.rpartition("####")[2].strip()
+    if len(text) <= _MAX_LEAD_IN_CHARS and (match := _LEAD_IN.search(text)):
+        return (match["en"] or match["zh"]).strip()
+    return text
+
+
 def unboxed(text: str) -> str:
-    """The content of the last box if there is one, else the text; stripped."""
+    """The content of the last boxes if there are any, else the text; stripped."""
     box = last_boxed(text)
     return text.strip() if box is None else box
 
 
 def last_boxed(text: str) -> str | None:
-    """The content of the balanced \\boxed{...} that begins last, stripped; escaped braces don't count."""
+    """The content of the last box that is not empty, with those joined to it; "" if all are empty."""
     text = text[-BOX_WINDOW_CHARS:]
-    open_braces: list[int | None] = []  # where a box's content begins, None for another brace
-    last: tuple[int, int] | None = None
+    if "box" not in text:
+        return None
+    boxes = sorted(_boxes(text), key=lambda box: box.begin)
+    full = [box for box in boxes if box.content]
+    if not full:
+        return "" if boxes else None
+    joined = [full[-1]]
+    for box in reversed(full[:-1]):
+        if box.end <= joined[0].begin and _JOINT.fullmatch(text[box.end : joined[0].begin]):
+            joined.insert(0, box)
+        elif box.end <= joined[0].begin:
+            break
+    return ", ".join(box.content for box in joined)
+
+
+def _boxes(text: str) -> Iterator[_Box]:
+    """The balanced boxes; escaped braces don't count, and a box around another gives way to it."""
+    open_braces: list[re.Match[str] | None] = []  # the box that a brace opens, None for another brace
+    innermost = -1
     for token in _BRACE.finditer(text):
         symbol = token.group()
         if symbol == "}":
-            begin = open_braces.pop() if open_braces else None
-            if begin is not None and (last is None or begin > last[0]):
-                last = begin, token.start()
+            box = open_braces.pop() if open_braces else None
+            if box is not None and box.start() > innermost:
+                content = text[box.end() : token.start()].strip()
+                innermost = box.start() if content else innermost
+                yield _Box(box.start(), token.end(), content)
         elif symbol == "{":
             open_braces.append(None)
-        elif symbol.startswith("\\boxed"):
-            open_braces.append(token.end())
-    return None if last is None else text[slice(*last)].strip()
+        elif token["open"]:
+            open_braces.append(token)
+        elif token["bare"]:
+            innermost = token.start()
+            yield _Box(token.start(), token.end(), token["bare"])
 
 
 def after_thinking(text: str) -> str | None:
@@ -66,10 +129,16 @@ def after_thinking(text: str) -> str | None:
 
 
 def last_tagged(text: str) -> str | None:
-    """The content of the last complete pair of answer tags; None if there is none."""
-    last_close = text.rfind(ANSWER_CLOSE)
-    start = text.rfind(ANSWER_OPEN, 0, max(last_close, 0))
-    if start < 0:
-        return None
-    start += len(ANSWER_OPEN)
-    return text[start : text.find(ANSWER_CLOSE, start)]
+    """The content of the last complete pair of answer tags that is not empty; None without any pair."""
+    found = None
+    end = len(text)
+    while (close := text.rfind(ANSWER_CLOSE, 0, end)) >= 0:
+        start = text.rfind(ANSWER_OPEN, 0, close)
+        if start < 0:
+            break
+        begin = start + len(ANSWER_OPEN)
+        content = text[begin : text.find(ANSWER_CLOSE, begin)]
+        if content.strip():
+            return content
+        found, end = content if found is None else found, start
+    return found

@@ -1,8 +1,8 @@
 """Graders that may hang, crash or eat all memory, in worker processes that can be killed.
 
-math-verify guards itself with SIGALRM, which works in the main thread only and gets no turn inside a long
-multiplication. Here every item has a limit of CPU time and of memory; the worker that breaks it is gone,
-a new one takes its place, and the other items go on. CPU time rather than wall time, so that a busy machine
+An alarm signal gets no turn inside a long multiplication, and none outside of the main thread. Here every
+item has a limit of CPU time and of memory; the worker that breaks it is gone, a new one takes its place, and
+the other items go on. CPU time rather than wall time, so that a busy machine
 does not turn right answers into wrong ones; a much longer wall limit stands behind it.
 
 Workers start with the first item, inherit nothing but three pipes, see no GPU, and end with the parent.
@@ -154,7 +154,7 @@ class GradingPool:
             if not worker.ready:
                 raise R1Error(
                     f"rewards: a grading process did not start (exit status {worker.process.returncode}; its "
-                    f"own message is above); is math-verify installed, and are {self.memory_bytes} bytes of "
+                    f"own message is above); is sympy installed, and are {self.memory_bytes} bytes of "
                     "memory enough for it?"
                 )
             return None if job is None else (job, Verdict.KILLED)

@@ -1,4 +1,4 @@
-"""The process in which math-verify and reasoning-gym run: started and killed by grading_pool.
+"""The process in which sympy and reasoning-gym run: started and killed by grading_pool.
 
 It must stay light: no torch, no CUDA, no gloo; and importing it imports no other module of the package. A
 request is one pickle (kind, arguments) on standard input; the reply is one line on standard output, a
@@ -6,7 +6,6 @@ verdict. The kernel holds the limits, since Python gets no turn inside a long mu
 memory, and ITIMER_PROF, whose signal ends the process when an item has used up its CPU time.
 """
 
-import logging
 import os
 import pickle
 import resource
@@ -29,7 +28,7 @@ def main() -> None:
     parent = os.getppid()
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a library prints must not pass for a reply
-    graders: dict[str, Grader] = {"math": _load_math(), "gym": _grade_gym}
+    graders: dict[str, Grader] = {**_load_math(), "gym": _grade_gym}
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     requests = sys.stdin.buffer
     print(READY, file=replies)
@@ -58,49 +57,16 @@ def _wait_for_request(requests: BinaryIO, parent: int) -> bool:
     return False
 
 
-def _load_math() -> Grader:
-    logging.disable(logging.WARNING)  # math-verify warns at every call without its own timeouts
-    import sympy
-    from math_verify import LatexExtractionConfig, parse, verify
+def _load_math() -> dict[str, Grader]:
+    from megatron_r1.rewards.maths import algebra
 
-    latex = [LatexExtractionConfig()]
+    def grade(gold: Any, answer: Any) -> str:
+        return RIGHT if algebra.equal_statements(gold, answer) else WRONG
 
-    def read(text: str) -> list[Any]:
-        found = parse(f"${text}$", latex, fallback_mode="no_fallback", parsing_timeout=None)  # pyright: ignore
-        return [_exact(expression, sympy) for expression in found]
+    def read(gold: Any) -> str:
+        return RIGHT if algebra.is_readable(gold) else UNREADABLE
 
-    def grade(gold: str, answer: str) -> str:
-        read_gold = read(gold)
-        if not read_gold:
-            return UNREADABLE
-        read_answer = read(answer)
-        if not read_answer or _constants_differ(read_gold[0], read_answer[0], sympy):
-            return WRONG
-        same = verify(
-            read_gold, read_answer, numeric_precision=50, allow_set_relation_comp=True, timeout_seconds=None
-        )
-        return RIGHT if same else WRONG
-
-    return grade
-
-
-def _exact(expression: Any, sympy: Any) -> Any:
-    """Decimals as the fractions that they are, so that nothing is rounded to six digits."""
-    if not isinstance(expression, sympy.Basic):
-        return expression
-    return expression.xreplace({f: sympy.Rational(str(f)) for f in expression.atoms(sympy.Float)})
-
-
-def _constants_differ(gold: Any, answer: Any, sympy: Any) -> bool:
-    """Whether both are finite constants and differ within 20 digits.
-
-    math-verify drops a difference below its precision even between numbers that are smaller still, and
-    simplifies for long before it calls two numbers different.
-    """
-    if not all(isinstance(e, sympy.Expr) and e.is_number and e.is_finite for e in (gold, answer)):
-        return False
-    difference, scale = (abs(sympy.N(e, 30, maxn=1000)) for e in (gold - answer, gold))
-    return bool(difference > scale * sympy.Float("1e-20"))
+    return {"math": grade, "math_reference": read}
 
 
 def _grade_gym(name: str, entry: Mapping[str, Any], answer: str) -> str:

@@ -1,95 +1,147 @@
-"""Whether a mathematical answer equals its reference: exactly where possible, by math-verify otherwise.
+"""Whether a mathematical answer equals its reference: exactly, or by algebra in another process.
 
-Both sides are rational constants, with or without a unit -> compared as fractions, here. Anything else goes
-to math-verify in the grading pool, after a look for what would hang it. What our rules change or keep of
-math-verify 0.9.0's verdicts (reference against answer; tests/rewards/test_mathematics.py holds the table):
+Both sides are read whole (rewards/maths): a number, a quantity with its unit, a list, a relation, a set, a
+time; and what is no mathematics is a text that equals only itself. What exact rules decide is decided here;
+formulas, equations and sets go to sympy in the grading pool. What may look surprising, all held by
+tests/rewards/test_mathematics.py:
 
-    5 cm            5 m              it says right; wrong here: another unit (100 cm is 1 m: right)
-    1/2^99          1/2^98           it says right (rounds to six decimals); wrong here
-    1/2004!         1/2006!          likewise
-    50              50\\%             it says right; wrong here: a percentage is a hundredth
-    0.333333        1/3              it says right; wrong here: decimals are exact
-    [0, inf)        x >= 0           it says wrong; right here
-    9^9^9^9, 1000000!, 200 brackets  it takes seconds; refused here at once, so wrong
-    pi              3.14159          wrong for both: an approximation is not the number
+    50 against 50%            wrong: a percentage is a hundredth, whatever the question asked for
+    0.333333 against 1/3      wrong: decimals are exact, and an approximation is not the number
+    5 against 5 cm            right: the question asked for a number of centimetres; 5 m against 5 cm is wrong
+    (1,2) against 1,2         right: a point or an open interval, and people leave brackets out
+    x = 5 against 5           right; 6 = 5 against 5 is wrong, and so is another letter: x = 5 against y = 5
+    1010_2 against 10         wrong; against 1010 right: the base may be left out, as a unit may
+    12:30 against 2/5         wrong: a time of day; 3:4 against 6:8 is right
+    BAC against ABC           wrong: letters that make a word or a name are no product
+    answer: 42                is 42, as `the answer is 42` and `#### 42` are; another sentence is a text, and
+                              ungradable as a reference
 
-Not mended, and held by the same test: (1,2) is an open interval or a point, so it equals 1,2; of an equation
-the last side counts, so `x = 5` equals 5, and `6 = 5` does too; a variable's letter counts, so f(x) is not
-f(y).
+A reference is tried first: one that is refused or can't be computed with makes the item ungradable.
 """
 
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-from megatron_r1.rewards import arithmetic
-from megatron_r1.rewards.answer import unboxed
-from megatron_r1.rewards.numerals import clean
+from megatron_r1.rewards.answer import bare_answer
+from megatron_r1.rewards.maths.equality import Equality, NeedsAlgebra, no_algebra
+from megatron_r1.rewards.maths.expression import Node, number
+from megatron_r1.rewards.maths.literals import TooLarge
+from megatron_r1.rewards.maths.spelling import normal
+from megatron_r1.rewards.maths.statement import read_statement
+from megatron_r1.rewards.numerals import clean, parse_choice
 from megatron_r1.rewards.pooled import Item
-from megatron_r1.rewards.units import Unit, split_unit
 from megatron_r1.types import Score
 
 MAX_CHARS = 2_000
+MAX_WORDS = 8  # a text of more is a sentence
+_SAYS_SO = re.compile(
+    r"\b(?:therefore|hence|thus|because|since|so|we|answer|solution is|"
+    r"(?:is|are|equals?) (?:equal to )?-?\$?\d)\b|[.!?] \w",
+    re.IGNORECASE,
+)
+_PLAIN_NUMBER = re.compile(r"-?[0-9]{1,18}(?:\.[0-9]{1,18})?")
+_PLAIN_FRACTION = re.compile(
+    r"(-?[0-9]{1,18})/([1-9][0-9]{0,17})|\\[dt]?frac\{(-?[0-9]{1,18})\}\{([1-9][0-9]{0,17})\}"
+)
+_CHOICE = re.compile(r"[A-J]")
+_EXACT = Equality(no_algebra)
 
 
 @dataclass(frozen=True, slots=True)
-class Quantity:
-    """A value with its unit; refused: why it must not be evaluated, "" if it may."""
+class Reading:
+    """What a text may say, the likeliest first. refused: why it must not be evaluated, "" if it may."""
 
-    text: str
-    unit: Unit | None = None
-    value: Fraction | None = None  # None: not a rational constant
+    readings: tuple[Node, ...] = ()
+    spelled: str = ""
     refused: str = ""
+
+    @property
+    def text(self) -> str:
+        """Its normal form as a text."""
+        return normal(self.spelled)
+
+    @property
+    def is_text(self) -> bool:
+        return self.readings[0].op == "text"
+
+    @property
+    def is_exact(self) -> bool:
+        """It needs no algebra to be computed with."""
+        return all(_EXACT_OPS.issuperset(node.op for node in reading.walk()) for reading in self.readings)
+
+
+_EXACT_OPS = frozenset(("number", "text", "quantity", "list", "set", "bracket", "ratio", "time", "based"))
 
 
 @lru_cache(maxsize=65_536)
-def read_quantity(text: str) -> Quantity:
+def read(text: str) -> Reading:
+    """The reading of a reference or an answer, without boxes, marks and lead-ins."""
     if len(text) > MAX_CHARS:
-        return Quantity("", refused=f"more than {MAX_CHARS} characters")
-    text = clean(unboxed(text))
-    if reason := "empty" if not text else arithmetic.refusal(text):
-        return Quantity(text, refused=reason)
-    value_text, unit = split_unit(text)
+        return Reading(refused=f"more than {MAX_CHARS} characters")
+    if _PLAIN_NUMBER.fullmatch(text):  # most answers by far
+        return Reading((number(Fraction(text)),), text)
+    if (fraction := _PLAIN_FRACTION.fullmatch(text)) is not None:
+        return Reading(
+            (number(Fraction(f"{fraction[1] or fraction[3]}/{fraction[2] or fraction[4]}")),), text
+        )
+    text = clean(bare_answer(text))
+    if not text:
+        return Reading(refused="empty")
     try:
-        return Quantity(value_text, unit, arithmetic.rational(value_text))
-    except arithmetic.TooLarge as error:
-        return Quantity(value_text, refused=str(error))
+        statement = read_statement(text)
+    except TooLarge as error:
+        return Reading(refused=str(error))
+    return Reading(statement.readings, statement.text)
 
 
 def grade_mathematics(reference: str, answer: str | None) -> Score | Item:
     """The score, or what the pool must decide."""
-    gold = read_quantity(reference)
-    if gold.refused:
-        return Score(None, f"reference can't be read: {gold.refused}")
+    gold = read(reference)
+    if gold.refused or (fault := _fault_of_text(gold)):
+        return Score(None, f"reference can't be read: {gold.refused or fault}")
     verdict = _verdict(gold, answer)
-    if gold.value is not None:  # read exactly: needs no trial
-        return verdict if isinstance(verdict, Score) else Item(check=None, answer=verdict)
-    return Item(check=("math", (_bare(gold), _bare(gold))), answer=verdict)
+    check = None if gold.is_exact else ("math_reference", (gold.readings,))
+    return verdict if check is None and isinstance(verdict, Score) else Item(check=check, answer=verdict)
 
 
-def _verdict(gold: Quantity, answer: str | None) -> Score | tuple[str, tuple[str, str]]:
+def same_answer(one: str, other: str) -> Score | Item:
+    """Whether two answers say the same."""
+    return grade_mathematics(one, other)
+
+
+def _fault_of_text(gold: Reading) -> str:
+    """Why a reference that is no mathematics can't be held against answers; "" if it can."""
+    texts = [str(node.value) for node in gold.readings[0].walk() if node.op == "text"]
+    if texts and not any(character.isalpha() for character in gold.text):
+        return "it is neither mathematics nor words"
+    if texts and (_SAYS_SO.search(gold.text) or any(len(text.split()) > MAX_WORDS for text in texts)):
+        return "it is a sentence"
+    return ""
+
+
+def _verdict(
+    gold: Reading, answer: str | None
+) -> Score | tuple[str, tuple[tuple[Node, ...], tuple[Node, ...]]]:
     if answer is None:
         return Score(0.0, "no answer")
-    given = read_quantity(answer)
+    given = read(answer)
     if given.refused:
         return Score(0.0, f"answer refused: {given.refused}")
     equal = equal_exactly(gold, given)
-    return ("math", (_bare(gold), _bare(given))) if equal is None else Score(float(equal))
+    if equal is None:
+        return "math", (gold.readings, given.readings)
+    if not equal and _CHOICE.fullmatch(gold.text):  # the letter of a choice, with what it stands for
+        equal = parse_choice(answer) == gold.text
+    return Score(float(equal))
 
 
-def equal_exactly(gold: Quantity, given: Quantity) -> bool | None:
-    """Equality as far as exact rules decide it; None if it takes symbolic algebra."""
-    scale = Fraction(1)
-    if gold.unit and given.unit:
-        if gold.unit.dimension != given.unit.dimension:
-            return False
-        scale = given.unit.factor / gold.unit.factor
-    if gold.value is not None and given.value is not None:
-        return gold.value == given.value * scale
-    if scale != 1:
-        return False
-    return True if gold.text == given.text else None
-
-
-def _bare(quantity: Quantity) -> str:
-    return quantity.text.replace("$", "")
+def equal_exactly(gold: Reading, given: Reading) -> bool | None:
+    """Equality as far as exact rules decide it; None if it takes algebra."""
+    try:
+        if _EXACT.any_of(gold.readings, given.readings):
+            return True
+        return (gold.is_text or given.is_text) and gold.text == given.text
+    except NeedsAlgebra:
+        return None

@@ -2,12 +2,17 @@
 
 No floats and no eval. Only ASCII and full-width digits (as Chinese text has them) are digits: a
 superscript two or an Arabic-Indic three is not, though Python's int() would read the latter.
-Every parser returns None for what it can't read.
+Numbers are read as rewards/maths/literals reads them (0,125 is one eighth, 1,250 is not). Every parser
+returns None for what it can't read, and finds the answer in a solution as rewards/answer does (`#### 42`).
 """
 
 import re
 import unicodedata
 from fractions import Fraction
+
+from megatron_r1.rewards.answer import bare_answer
+from megatron_r1.rewards.maths.literals import TooLarge, read_literal
+from megatron_r1.rewards.maths.spelling import spelled
 
 MAX_LITERAL_CHARS = 1000
 
@@ -19,16 +24,16 @@ _ASCII = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {
     ord("\u00a0"): " ",
 }
 _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"))
-_SEPARATOR = r"(?:,\\!|,|\{,\}|\\,|[\u2009\u202f])"  # also as LaTeX writes it; thin spaces
-_GROUPED = re.compile(rf"([+-]?[0-9]{{1,3}}(?:{_SEPARATOR}[0-9]{{3}})+)(?![0-9])")
-_INTEGER = re.compile(r"[+-]?[0-9]+(?:\.0*)?")
-_DECIMAL = re.compile(r"([+-]?)([0-9]*)(?:\.([0-9]*))?")
-_SLASHED = re.compile(r"([+-]?)\s*([0-9]+)\s*/\s*([0-9]+)")
 _FRAC = re.compile(
-    r"([+-]?)\s*([0-9]*)\s*\\[dt]?frac\s*(?:\{\s*(-?[0-9]+)\s*\}|([0-9]))\s*(?:\{\s*([0-9]+)\s*\}|([0-9]))"
+    r"([+-]?)\s*([0-9]*)\s*\\frac\s*(?:\{\s*(-?[0-9]+)\s*\}|([0-9]))\s*(?:\{\s*([0-9]+)\s*\}|([0-9]))"
 )
-_CHOICE = re.compile(r"\(?\s*([A-Ja-j])\s*\)?\s*(?:[.:)](?:\s.*)?)?", re.DOTALL)
-_TEXT_COMMAND = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
+_SIGN = re.compile(r"\s*([+-]?)\s*(?:\\?\$\s*)?")
+_SLASHED = re.compile(r"\s*/\s*([0-9]+)")
+_NOT_INTEGER = re.compile(r"[/eE(]|\\(?:frac|overline|dot)")
+_PERCENT = re.compile(r"\s*\\?%$")
+_CHOICE = re.compile(r"\(?\s*([A-Ja-j])\s*\)?\s*(?:(?:[.:)\uff0c]|\s-\s|(?<=\)))(?:\s*.*)?)?", re.DOTALL)
+_CHOICES = re.compile(r"\(?[A-J]\)?(?:(?:\s*(?:,|;|\u3001|&|and|\u548c)\s*)+\(?[A-J]\)?)+|[A-J]{2,10}")
+_TEXT_COMMAND = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|textrm|operatorname|bf|rm)\s*\{([^{}]*)\}")
 
 
 def clean(text: str) -> str:
@@ -38,9 +43,12 @@ def clean(text: str) -> str:
     """
     text = text.translate(_ASCII).strip()
     while True:
-        bare = text.removesuffix(".").removeprefix(r"\displaystyle").strip()
+        bare = text if text.endswith("..") else text.removesuffix(".")
+        bare = bare.removeprefix(r"\displaystyle").strip()
         for left, right in _DELIMITERS:
             if len(bare) > len(left) + len(right) and bare.startswith(left) and bare.endswith(right):
+                if left in bare[len(left) : -len(right)]:
+                    continue  # two formulas
                 bare = bare[len(left) : -len(right)].strip()
         if bare == text:
             return text
@@ -50,54 +58,58 @@ def clean(text: str) -> str:
 def parse_integer(text: str) -> int | None:
     """`-1,234` or `7.0`; no fractions, no arithmetic."""
     literal = _literal(text)
-    return int(literal.partition(".")[0]) if literal and _INTEGER.fullmatch(literal) else None
+    value = None if _NOT_INTEGER.search(literal) else _number(literal)
+    return int(value) if value is not None and value.denominator == 1 else None
 
 
 def parse_number(text: str) -> Fraction | None:
     """Integers, decimals, a/b, \\frac{a}{b}, mixed numbers (2\\frac12), a final percent sign; exactly."""
     literal = _literal(text)
-    if not literal:
-        return None
-    without_percent = re.sub(r"\s*\\?%$", "", literal)
-    value = _plain_number(without_percent)
+    without_percent = _PERCENT.sub("", literal)
+    value = _number(without_percent)
     return value if value is None or without_percent == literal else value / 100
 
 
 def parse_choice(text: str) -> str | None:
-    """The letter A-J of `B`, `(b)`, `B.`, `B) because`, \\text{B}."""
-    text = text[:MAX_LITERAL_CHARS]
-    match = _CHOICE.fullmatch(clean(_TEXT_COMMAND.sub(r"\1", clean(text))))
+    """The letter A-J of `B`, `(b)`, `B.`, `B) because`, \\text{B}; several in order: `A, C` and `AC`."""
+    text = clean(_TEXT_COMMAND.sub(r"\1", clean(bare_answer(text[:MAX_LITERAL_CHARS])))).replace("\\ ", " ")
+    if _CHOICES.fullmatch(text):
+        letters = re.findall("[A-J]", text)
+        return "".join(letters) if letters == sorted(set(letters)) else None
+    match = _CHOICE.fullmatch(text)
     return match.group(1).upper() if match else None
 
 
 def normal_text(text: str) -> str | None:
     """Case folded, compatibility forms unified, white space collapsed; None for nothing."""
-    text = unicodedata.normalize("NFKC", _TEXT_COMMAND.sub(r"\1", clean(text)))
+    text = unicodedata.normalize("NFKC", _TEXT_COMMAND.sub(r"\1", clean(bare_answer(text))))
     return " ".join(text.casefold().split()) or None
 
 
-def without_separators(text: str) -> str:
-    """The text with the first number's thousands separators removed if its groups are even."""
-    grouped = _GROUPED.match(text)
-    return re.sub(_SEPARATOR, "", grouped[1]) + text[grouped.end() :] if grouped else text
+def _literal(text: str) -> str:
+    """The text without its dress; "" where it is too long for a number."""
+    text = bare_answer(text)
+    return spelled(clean(text)) if len(text) <= MAX_LITERAL_CHARS else ""
 
 
-def _literal(text: str) -> str | None:
-    if len(text) > MAX_LITERAL_CHARS:
-        return None
-    return without_separators(clean(text).removeprefix("\\$").removeprefix("$"))
-
-
-def _plain_number(literal: str) -> Fraction | None:
-    match = _DECIMAL.fullmatch(literal)
-    if match and (match[2] or match[3]):
-        sign, whole, decimals = match[1], match[2] or "0", match[3] or ""
-        return Fraction(int(f"{sign}{whole}{decimals}"), 10 ** len(decimals))
-    if match := _SLASHED.fullmatch(literal):
-        return _fraction(match[1], "0", match[2], match[3])
+def _number(literal: str) -> Fraction | None:
     if match := _FRAC.fullmatch(literal):
         return _fraction(match[1], match[2] or "0", match[3] or match[4], match[5] or match[6])
-    return None
+    match = _SIGN.match(literal)
+    assert match is not None
+    try:
+        number = read_literal(literal, match.end(), commas=True)
+    except TooLarge:
+        return None
+    if number is None:
+        return None
+    value = -number.value if match[1] == "-" else number.value
+    if number.end == len(literal):
+        return value
+    slashed = _SLASHED.fullmatch(literal, number.end)
+    if slashed is None or value.denominator != 1 or int(slashed[1]) == 0:
+        return None
+    return value / int(slashed[1])
 
 
 def _fraction(sign: str, whole: str, numerator: str, denominator: str) -> Fraction | None:

@@ -13,15 +13,20 @@ import pytest
 from megatron_r1.errors import R1Error
 from megatron_r1.rewards import grading_pool
 from megatron_r1.rewards.grading_pool import GradingPool, Verdict
+from megatron_r1.rewards.maths.expression import Node, number
+from megatron_r1.rewards.maths.statement import read_statement
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-HANG = ("math", ("9^{9^{9^{9}}}", "3"))  # one multiplication in C that never ends
+NINE, THREE = number(9), number(3)
+SQUARE_ROOT = read_statement(r"\sqrt{8}").readings
+TOWER = Node("power", (NINE, Node("power", (NINE, Node("power", (NINE, NINE))))))
+HANG = ("math", ((TOWER,), (Node("add", (TOWER, THREE)),)))  # one multiplication in C that never ends
 CRASH = ("no such grader", ())  # an error outside the graders ends the process
-RIGHT = ("math", (r"\sqrt{8}", r"2\sqrt{2}"))
-WRONG = ("math", (r"\sqrt{8}", "3"))
-UNREADABLE = ("math", ("???", "3"))
+RIGHT = ("math", (SQUARE_ROOT, read_statement(r"2\sqrt{2}").readings))
+WRONG = ("math", (SQUARE_ROOT, (THREE,)))
+UNREADABLE = ("math_reference", ((Node("either", (NINE,), "pm"),),))
 
 
 @pytest.fixture
@@ -104,8 +109,9 @@ def test_no_process_outlives_its_parent(ending):
     parent = textwrap.dedent(f"""
         import os
         from megatron_r1.rewards.grading_pool import GradingPool
+        from megatron_r1.rewards.maths.expression import number
         pool = GradingPool(num_workers=1, cpu_s=1.0, memory_bytes=1 << 30)
-        pool.run([("math", ("x", "x"))])
+        pool.run([("math", ((number(1),), (number(1),)))])
         print(*pool.pids, flush=True)
         {ending}
     """)

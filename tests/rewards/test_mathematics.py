@@ -1,104 +1,168 @@
-"""Verdicts on pairs of (reference, answer) as a mathematician would give them; the rest is named as kept."""
+"""Verdicts on pairs of (reference, answer) as a mathematician would give them.
+
+math_pairs.jsonl has [task, reference, answer, 1 or 0] from public bug reports on such verifiers (math-verify,
+lm-evaluation-harness, Qwen2.5-Math, open-r1), answers of MATH-500, Chinese sets, and ours after them.
+"""
+
+import json
+import time
+from pathlib import Path
 
 import pytest
 
 from megatron_r1.rewards.accuracy import Accuracy
-from megatron_r1.rewards.mathematics import equal_exactly, grade_mathematics, read_quantity
+from megatron_r1.rewards.mathematics import grade_mathematics, read
+from megatron_r1.rewards.maths.algebra import equal_statements, is_readable
 from megatron_r1.rewards.pooled import Item
 from megatron_r1.types import Score
 from tests.rewards.samples import answered
 
+TABLE = Path(__file__).parent / "math_pairs.jsonl"
+GRADERS = {"math": equal_statements, "math_reference": is_readable}
+
+
+def grade(reference, answer):
+    """As the accuracy reward does, with the pool's part done here."""
+    outcome = grade_mathematics(reference, answer)
+    if isinstance(outcome, Score):
+        return outcome.value
+    for job in (outcome.check, outcome.answer):
+        if isinstance(job, Score):
+            return job.value
+        if job is not None and not GRADERS[job[0]](*job[1]):
+            return None if job is outcome.check else 0.0
+    return 1.0
+
+
+def pairs():
+    return [json.loads(line) for line in TABLE.read_text(encoding="utf-8").splitlines()]
+
+
+def test_every_pair_of_the_table_has_its_right_verdict():
+    found = {(r, a): grade(r, a) for task, r, a, _ in pairs() if task == "math"}
+    expected = {(r, a): value for task, r, a, value in pairs() if task == "math"}
+    wrong = [
+        (*pair, expected[pair], value) for pair, value in found.items() if (value or 0) != expected[pair]
+    ]
+    assert wrong == []
+    assert len(found) > 800
+
+
+def test_every_pair_of_the_other_tasks_has_its_right_verdict():
+    reward = Accuracy(num_workers=1).build()
+    others = [row for row in pairs() if row[0] != "math"]
+    scores = reward.score([answered(answer, reference=gold, task=task) for task, gold, answer, _ in others])
+    wrong = [(row, s) for row, s in zip(others, scores, strict=True) if (s.value or 0) != row[3]]
+    assert wrong == []
+    assert reward.pool.pids == []
+
+
 WITHOUT_POOL = [
-    # math-verify 0.9.0 gives the other verdict on these
-    (r"5\text{ cm}", r"5\text{ m}", 0.0),
-    ("1/2^{99}", "1/2^{98}", 0.0),
-    ("1/2004!", "1/2006!", 0.0),
-    ("50", r"50\%", 0.0),
-    ("0.333333", "1/3", 0.0),
-    # seconds each for math-verify, then wrong
+    # seconds each for a computer algebra
     ("5", "9^9^9^9", 0.0),
     ("5", "1000000!", 0.0),
     ("5", "(" * 200 + "5" + ")" * 200, 0.0),
     ("5", "x + 9^{9^9}", 0.0),
     ("5", "5" * 2001, 0.0),
     # exact
-    ("1/2^{99}", r"\frac{1}{2^{99}}", 1.0),
+    ("1/2^{99}", "1/2^{98}", 0.0),
+    ("1/2004!", "1/2006!", 0.0),
     ("1/2^{99}", "2^{-99}", 1.0),
-    ("0.5", r"50\%", 1.0),
     (r"50\%", r"\frac12", 1.0),
-    (r"100\text{ cm}", "1 m", 1.0),
     (r"1\text{ m}^2", "10000 cm^2", 1.0),
-    ("5 m", "5 m^2", 0.0),
     ("5 apples", "5 oranges", 0.0),
-    ("5", r"5\text{ cm}", 1.0),  # the question asked for a number of centimetres
-    ("1,234", "1234", 1.0),
-    ("5", "2+3", 1.0),
     (r"\boxed{5}", "$5$", 1.0),
-    (r"x \in [1,2]", r"x \in [1,2]", None),  # equal text, but the reference must be tried first
+    (r"\frac{1}{2}, \frac13", "0.5, 1/3", 1.0),
+    ("Paris", "Rome", 0.0),
 ]
 
 
 @pytest.mark.parametrize(("reference", "answer", "value"), WITHOUT_POOL)
 def test_exact_rules_decide_without_a_process(reference, answer, value):
+    start = time.process_time()
     outcome = grade_mathematics(reference, answer)
-    assert (outcome.value if isinstance(outcome, Score) else None) == value
+    assert isinstance(outcome, Score)
+    assert outcome.value == value
+    assert time.process_time() - start < 0.2
 
 
-def test_references_that_cannot_be_read_are_ungradable_before_any_process():
-    for reference in ("", "  ", "9^9^9^9", "x" * 3000):
-        for answer in ("5", None, reference):
-            outcome = grade_mathematics(reference, answer)
-            assert isinstance(outcome, Score)
-            assert outcome.value is None
-            assert "reference can't be read" in outcome.note
+UNGRADABLE = [
+    "",
+    "  ",
+    "???",
+    "9^9^9^9",
+    "x" * 3000,
+    "We have shown that there are many such numbers",
+    "Because n is even, it follows",
+    "The sum is 12 and so we are done",
+    "See the solution. It is long",
+]
+
+
+@pytest.mark.parametrize("reference", UNGRADABLE)
+def test_references_that_cannot_be_read_are_ungradable_whatever_the_answer(reference):
+    for answer in ("5", None, reference):
+        outcome = grade_mathematics(reference, answer)
+        assert isinstance(outcome, Score)
+        assert outcome.value is None
+        assert "reference can't be read" in outcome.note
 
 
 def test_an_exact_reference_needs_no_trial_and_another_does():
-    exact, symbolic = grade_mathematics("5", "x=5"), grade_mathematics(r"\sqrt{5}", "5")
-    assert exact == Item(check=None, answer=("math", ("5", "x=5")))
-    assert symbolic == Item(check=("math", (r"\sqrt{5}", r"\sqrt{5}")), answer=("math", (r"\sqrt{5}", "5")))
+    five, root = read("5").readings, read(r"\sqrt{5}").readings
+    assert grade_mathematics("5", r"\sqrt{5}") == Item(check=None, answer=("math", (five, root)))
+    trial = ("math_reference", (root,))
+    wrong = grade_mathematics(r"\sqrt{5}", "5")
+    assert wrong == Item(check=trial, answer=("math", (root, five)))
+    assert grade_mathematics(r"\sqrt{5}", r"\sqrt5") == Item(check=trial, answer=Score(1.0))
 
 
-def test_irrational_values_in_other_units_differ():
-    assert equal_exactly(read_quantity(r"\sqrt{2} \text{ m}"), read_quantity(r"\sqrt{2} \text{ cm}")) is False
+GARBAGE = [
+    "\\",
+    "{",
+    "(",
+    "[",
+    "|",
+    "\\frac",
+    "\\sqrt",
+    "^",
+    "_",
+    "-",
+    "1,",
+    "0.(",
+    "x ",
+    "\\text{a",
+    "√",
+    "½",
+    "a/",
+    "$",
+]
+
+
+@pytest.mark.parametrize("piece", GARBAGE)
+def test_two_thousand_characters_of_garbage_are_read_at_once(piece):
+    start = time.process_time()
+    read(piece * (2000 // len(piece)))
+    read("5" + piece * (1999 // len(piece)))
+    assert time.process_time() - start < 1.0
 
 
 SYMBOLIC = [
-    (r"[0,\infty)", r"x \ge 0", 1.0),  # math-verify's default says wrong
-    (r"\pi", "3.14159", 0.0),
-    (r"\sqrt{2}", "1.414214", 0.0),  # right for math-verify, that rounds to six decimals
-    (r"\frac{\sqrt{2}}{2^{200}}", r"\frac{\sqrt{2}}{2^{201}}", 0.0),  # likewise
-    (r"\frac{\sqrt{2}}{2}", r"\frac{1}{\sqrt{2}}", 1.0),
+    (r"[0,\infty)", r"x \ge 0", 1.0),
+    (r"\sqrt{2}", "1.414214", 0.0),
+    (r"\frac{\sqrt{2}}{2^{200}}", r"\frac{\sqrt{2}}{2^{201}}", 0.0),
+    (r"2^{200} + \sqrt{2}", r"2^{200} + \sqrt{3}", 0.0),
     (r"0.1\sqrt{2}", r"\frac{\sqrt{2}}{10}", 1.0),
-    ("x^2+2x+1", "(x+1)^2", 1.0),
-    ("x+1", "y+1", 0.0),
-    ("5", "x=5", 1.0),
-    ("5", r"\sqrt{25}", 1.0),
-    ("5x", "5", 0.0),
-    (r"\{1,2\}", r"\{2,1\}", 1.0),
-    ("(1,2)", "(2,1)", 0.0),
-    (r"\infty", r"-\infty", 0.0),
-    (r"\infty", r"\infty", 1.0),
-    (r"1+2i", "2i+1", 1.0),
-    ("5", "The answer is 5", 0.0),
+    (r"\sqrt{2} \text{ m}", r"100\sqrt{2} \text{ cm}", 1.0),
+    (r"\sqrt{2} \text{ m}", r"\sqrt{2} \text{ cm}", 0.0),
     ("5", r"\frac{1}{0}", 0.0),
-    ("???", "5", None),
     ("???", "???", None),
-    # kept as math-verify has it (see the module's docstring)
-    ("(1,2)", "1,2", 1.0),
-    ("5", "6=5", 1.0),
-    ("f(x)", "f(y)", 0.0),
 ]
 
 
 @pytest.mark.slow
-def test_symbolic_verdicts():
+def test_symbolic_verdicts_of_the_pool():
     reward = Accuracy(num_workers=1).build()
     scores = reward.score([answered(answer, reference=gold, task="math") for gold, answer, _ in SYMBOLIC])
     reward.pool.close()
-    wrong = [
-        (gold, answer, score)
-        for (gold, answer, value), score in zip(SYMBOLIC, scores, strict=True)
-        if score.value != value
-    ]
-    assert wrong == []
+    assert [score.value for score in scores] == [value for *_, value in SYMBOLIC]

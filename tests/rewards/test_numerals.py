@@ -23,6 +23,14 @@ from megatron_r1.rewards.numerals import normal_text, parse_choice, parse_intege
         ("**42**", 42),
         ("\uff14\uff12", 42),  # full-width digits
         ("9" * 500, int("9" * 500)),
+        ("12,34,567", 1234567),
+        ("10 080", 10080),
+        ("1.234.567", 1234567),
+        ("$72", 72),
+        (r"\$1,080.00", 1080),
+        ("6 * 12 = 72 eggs\n#### 72", 72),
+        ("The answer is 72.", 72),
+        (r"\boxed{72}", 72),
     ],
 )
 def test_integers_are_read_in_every_usual_dress(text, value):
@@ -37,6 +45,8 @@ def test_integers_are_read_in_every_usual_dress(text, value):
         "14/2",
         "3+4",
         "1,23",
+        "0,125",
+        "2 1/2",
         "12345,678",
         "7 8",
         "5\u00b2",
@@ -65,6 +75,16 @@ def test_what_is_no_integer_is_none(text):
         (r"50\%", Fraction(1, 2)),
         ("0.1", Fraction(1, 10)),
         (r"\$3.50", Fraction(7, 2)),
+        ("0,125", Fraction(1, 8)),
+        ("0{,}5", Fraction(1, 2)),
+        ("1.000,5", Fraction(2001, 2)),
+        ("1e6", Fraction(10**6)),
+        ("1.5e-3", Fraction(3, 2000)),
+        ("2 1/2", Fraction(5, 2)),
+        ("½", Fraction(1, 2)),
+        (r"0.\overline{3}", Fraction(1, 3)),
+        ("0.1(6)", Fraction(1, 6)),
+        ("0.333...", Fraction(1, 3)),
     ],
 )
 def test_numbers_are_exact_fractions(text, value):
@@ -80,15 +100,39 @@ def test_what_is_no_number_is_none(text):
 
 @pytest.mark.parametrize(
     "text",
-    ["B", "b", "(B)", "B.", "B)", r"\text{B}", r"\text{(B)}", "B. Paris", "$B$", "\uff08B\uff09", "B\u3002"],
+    [
+        "B",
+        "b",
+        "(B)",
+        "B.",
+        "B)",
+        r"\text{B}",
+        r"\text{(B)}",
+        "B. Paris",
+        "$B$",
+        "\uff08B\uff09",
+        "B\u3002",
+        "B: mitosis",
+        "B - 12",
+        "(B) 12",
+        r"\textbf{(B)}\ 12",
+        "The answer is B",
+        "Answer: B",
+        r"\boxed{B}",
+    ],
 )
 def test_choices_are_letters(text):
     assert parse_choice(text) == "B"
 
 
-@pytest.mark.parametrize("text", ["", "K", "AB", "A cat", "Answer: B", "B and C", "1"])
+@pytest.mark.parametrize("text", ["", "K", "BA", "A cat", "CAB", "CABBAGE", "A, A", "1"])
 def test_what_is_no_choice_is_none(text):
     assert parse_choice(text) is None
+
+
+@pytest.mark.parametrize("text", ["A,C", "AC", "A and C", "(A), (C)", "A\u3001C"])
+def test_several_choices_are_letters_in_order(text):
+    assert parse_choice(text) == "AC"
 
 
 def test_text_is_compared_in_a_normal_form():
