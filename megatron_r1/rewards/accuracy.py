@@ -49,19 +49,26 @@ class AccuracyReward:
         self._max_chars = max_chars
 
     def score(self, completions: Sequence[Completion]) -> list[Score]:
-        first = [self._grade(completion) for completion in completions]
-        pooled = iter(self._grader.grade([item for item in first if isinstance(item, Item)]))
-        return [next(pooled) if isinstance(item, Item) else item for item in first]
+        return self._decided([self._grade(completion) for completion in completions])
+
+    def answer_of(self, completion: Completion) -> str | None:
+        """What is graded of a completion; None if that is nothing."""
+        is_json = completion.prompt.task.startswith(JSON_PREFIX)
+        answer = json_answer(completion.text) if is_json else final_answer(completion.text)
+        return None if answer is None or len(answer) > self._max_chars else answer  # longer than any answer
+
+    def same(self, pairs: Sequence[tuple[str, str, str]]) -> list[bool]:
+        """Whether two answers to a prompt of the task are one: (task, one, other)."""
+        return [score.value == 1.0 for score in self._decided([_grade_pair(*pair) for pair in pairs])]
+
+    def _decided(self, outcomes: Sequence[Score | Item]) -> list[Score]:
+        pooled = iter(self._grader.grade([item for item in outcomes if isinstance(item, Item)]))
+        return [next(pooled) if isinstance(item, Item) else item for item in outcomes]
 
     def _grade(self, completion: Completion) -> Score | Item:
-        prompt = completion.prompt
+        prompt, answer = completion.prompt, self.answer_of(completion)
         if prompt.task.startswith(JSON_PREFIX):
             prompt = replace(prompt, task=prompt.task.removeprefix(JSON_PREFIX))
-            answer = json_answer(completion.text)
-        else:
-            answer = final_answer(completion.text)
-        if answer is not None and len(answer) > self._max_chars:
-            answer = None  # longer than any answer: none
         if prompt.task in READERS:
             return _grade_by_reader(prompt, answer)
         if prompt.task == "math":
@@ -79,6 +86,17 @@ def _grade_by_reader(prompt: Prompt, answer: str | None) -> Score:
     if answer is None:
         return Score(0.0, "no answer")
     return Score(float(READERS[prompt.task](answer) == expected))
+
+
+def _grade_pair(task: str, one: str, other: str) -> Score | Item:
+    """The same text, or the same by the task's verifier; gym's scorers know their own answer alone."""
+    task = task.removeprefix(JSON_PREFIX)
+    if numerals.normal_text(one) == numerals.normal_text(other):
+        return Score(1.0)
+    if task == "math":
+        return mathematics.grade_mathematics(one, other)
+    values = [READERS[task](text) for text in (one, other)] if task in READERS else [None, None]
+    return Score(float(values[0] is not None and values[0] == values[1]))
 
 
 @lru_cache(maxsize=65_536)

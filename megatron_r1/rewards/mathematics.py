@@ -106,11 +106,6 @@ def grade_mathematics(reference: str, answer: str | None) -> Score | Item:
     return verdict if check is None and isinstance(verdict, Score) else Item(check=check, answer=verdict)
 
 
-def same_answer(one: str, other: str) -> Score | Item:
-    """Whether two answers say the same."""
-    return grade_mathematics(one, other)
-
-
 def _fault_of_text(gold: Reading) -> str:
     """Why a reference that is no mathematics can't be held against answers; "" if it can."""
     texts = [str(node.value) for node in gold.readings[0].walk() if node.op == "text"]

@@ -1,13 +1,14 @@
 """Held-out accuracy of a policy, as the paper measures it (DeepSeek-R1, section 3).
 
 pass@1 is the mean over k samples a question, pass@k whether one of them is right, cons@k whether the
-majority answer is. Standard errors are over questions, whose samples are not independent; each question is
-asked once, so that data with fewer than are asked for gives fewer.
+majority answer is, where answers that say the same (1/2, 0.5) are one. Standard errors are over questions,
+whose samples are not independent; each question is asked once, so that data with fewer than are asked for gives
+fewer.
 """
 
 import logging
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
@@ -20,12 +21,13 @@ from megatron_r1.data.mixture import Mixture, build_mixture
 from megatron_r1.data.sources.arithmetic import is_full_chain
 from megatron_r1.errors import DataError
 from megatron_r1.rewards.accuracy import Accuracy
-from megatron_r1.rewards.answer import chain_of_thought, final_answer
+from megatron_r1.rewards.answer import chain_of_thought
 from megatron_r1.rewards.combine import combine
 from megatron_r1.rewards.format import Form, Format
 from megatron_r1.rewards.language import is_mixed, language_share
 from megatron_r1.rewards.preference import PreferenceConfig
 from megatron_r1.rewards.section import Reward
+from megatron_r1.rewards.votes import majorities
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.domains import domains_of, metric_word
 from megatron_r1.stages.held_out import conversations
@@ -134,16 +136,18 @@ def evaluate(
     """
     source = held_out(evaluation, seed=context.seed)
     asked = conversations(context, source, questions=evaluation.questions, turns=evaluation.turns)
-    scored = _sample_and_grade(context, evaluation, source, asked, temperature=evaluation.temperature)
+    scored, majority = _sample_and_grade(
+        context, evaluation, source, asked, temperature=evaluation.temperature
+    )
     for name, stage in (models or {}).items():
         scored = _with_scores(context, scored, name=name, stage=stage)
     domains = domains_of(evaluation.data)
-    metrics = _summary(context, scored, k=evaluation.samples, domains=domains)
+    metrics = _summary(context, scored, k=evaluation.samples, majority=majority, domains=domains)
     drafts = context.policy.replicas.sum(draft_counts(s.completion for s in scored))
     metrics |= accepted_share(drafts, name="eval/accepted")
     if evaluation.greedy:
         single = evaluation.model_copy(update={"samples": 1})
-        greedy = _sample_and_grade(context, single, source, asked, temperature=0.0)
+        greedy, _ = _sample_and_grade(context, single, source, asked, temperature=0.0)
         found = _summary(context, greedy, k=1)
         metrics |= {"eval/greedy": found["eval/accuracy"]} if "eval/accuracy" in found else {}
     return metrics, scored
@@ -156,17 +160,25 @@ def _sample_and_grade(
     asked: Sequence[Sequence[int]],
     *,
     temperature: float,
-) -> list[Scored]:
-    replicas = context.policy.replicas
+) -> tuple[list[Scored], list[float | None]]:
+    """The samples, and whether each question's majority is right (rewards/votes)."""
+    replicas, k = context.policy.replicas, evaluation.samples
     mine = asked[replicas.index :: replicas.count]
-    rows = [(turns, k) for turns in mine for k in range(evaluation.samples)]
+    rows = [(turns, sample) for turns in mine for sample in range(k)]
     completions = _asked(context, evaluation, source, rows, temperature=temperature)
+    accuracy = Accuracy().build()
     rewards: Mapping[str, tuple[float, Reward]] = {
-        "accuracy": (1.0, Accuracy().build()),
+        "accuracy": (1.0, accuracy),
         "format": (0.0, Format(form=evaluation.form).build()),
         **{name: (0.0, config.scorer()) for name, config in evaluation.chosen_rewards().items()},
     }
-    return replicas.share(lambda: combine(completions, rewards))
+
+    def grade() -> tuple[list[Scored], list[float | None]]:
+        scored = combine(completions, rewards)
+        questions = [scored[first : first + k] for first in range(0, len(scored), k)]
+        return scored, majorities(accuracy, questions) if k > 1 else []  # one sample has no majority
+
+    return replicas.share(grade)
 
 
 def _with_scores(context: StageContext, scored: Sequence[Scored], *, name: str, stage: str) -> list[Scored]:
@@ -223,12 +235,18 @@ def _examples(context: StageContext, evaluation: Evaluation) -> Callable[[int], 
 
 
 def _summary(
-    context: StageContext, scored: Sequence[Scored], *, k: int, domains: Sequence[str] = ()
+    context: StageContext,
+    scored: Sequence[Scored],
+    *,
+    k: int,
+    majority: Sequence[float | None] = (),
+    domains: Sequence[str] = (),
 ) -> dict[str, float]:
     """Means over all replicas' questions, with the standard error of the accuracy."""
     sums: dict[str, float] = defaultdict(float)
     for first in range(0, len(scored), k):
-        for name, value in _question(scored[first : first + k], domains).items():
+        won = majority[first // k] if majority else None
+        for name, value in _question(scored[first : first + k], won, domains).items():
             sums[f"{name}/sum"] += value
             sums[f"{name}/square"] += value * value
             sums[f"{name}/count"] += 1
@@ -244,7 +262,7 @@ def _summary(
         if name.startswith(WITH_ERROR) and count > 1:  # one question says nothing of the spread
             variance = max(0.0, total[f"{name}/square"] / count - means[name] ** 2)
             means[f"{name}_stderr"] = math.sqrt(variance / (count - 1))
-    of_one = ("eval/cons", "eval/pass_at_k") if k == 1 else ()  # one sample has no majority
+    of_one = ("eval/pass_at_k",) if k == 1 else ()
     return {name: value for name, value in means.items() if not name.startswith(of_one)}
 
 
@@ -278,8 +296,11 @@ def _sum_of_all_keys(context: StageContext, sums: Mapping[str, float]) -> dict[s
     return replicas.sum({key: sums.get(key, 0.0) for key in keys})
 
 
-def _question(samples: Sequence[Scored], domains: Sequence[str]) -> dict[str, float]:
-    """One question's means. A sample whose reference can't be graded counts in no accuracy."""
+def _question(samples: Sequence[Scored], majority: float | None, domains: Sequence[str]) -> dict[str, float]:
+    """One question's means. A sample whose reference can't be graded counts in no accuracy.
+
+    majority: whether the most frequent answer is right, where that is known.
+    """
     graded = [s for s in samples if s.parts["accuracy"].value is not None]
     found: dict[str, float] = {
         "eval/format": _mean([s.parts["format"].value or 0.0 for s in samples]),
@@ -298,7 +319,7 @@ def _question(samples: Sequence[Scored], domains: Sequence[str]) -> dict[str, fl
         right = [float(s.parts["accuracy"].value == 1.0) for s in graded]
         found["eval/accuracy"] = _mean(right)
         found["eval/pass_at_k"] = max(right)
-        found["eval/cons"] = _consensus(graded)
+        found |= {} if majority is None else {"eval/cons": majority}
         full = [r for r, s in zip(right, graded, strict=True) if _works_through(s)]
         if full:
             found["eval/full_chain"] = _mean(full)
@@ -326,16 +347,6 @@ def _parts(samples: Sequence[Scored]) -> dict[str, float]:
 def _works_through(scored: Scored) -> bool:
     prompt = scored.completion.prompt
     return "num_operators" in prompt.metadata and is_full_chain(prompt, scored.completion.text)
-
-
-def _consensus(samples: Sequence[Scored]) -> float:
-    """Whether the most frequent answer is right; samples without an answer have no vote."""
-    answers = [final_answer(s.completion.text) for s in samples]
-    votes = Counter(answer for answer in answers if answer is not None)
-    if not votes:
-        return 0.0
-    winner = votes.most_common(1)[0][0]
-    return float(samples[answers.index(winner)].parts["accuracy"].value == 1.0)
 
 
 def _mean(values: Sequence[Any]) -> float:
