@@ -60,6 +60,8 @@ def lent() -> Lent | None:
     if own is None:
         return None
     found = [lent for parent in (own, own.parent) if (lent := _tried(parent)) is not None]
+    for place in found:
+        _remove_left_behind(place.parent)
     return max(found, key=lambda lent: lent.memory + lent.processes, default=None)
 
 
@@ -156,6 +158,16 @@ def _write(path: Path, value: int) -> None:
 def _numbers_of(path: Path) -> dict[str, int]:
     lines = path.read_text(encoding="utf-8").splitlines()
     return {name: int(value) for name, value in map(str.split, lines)}
+
+
+def _remove_left_behind(parent: Path) -> None:
+    """Groups of ranks that were killed, with what is left in them.
+
+    bubblewrap 0.8 waits for ever if the rank is killed while it builds a sandbox (the program never starts).
+    """
+    for path in parent.glob("r1-sandbox-*-*"):
+        if not Path("/proc", path.name.split("-")[2]).exists():
+            _remove(path)
 
 
 def _remove(path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from megatron_r1.errors import R1Error
 from megatron_r1.rewards.code import Code
-from megatron_r1.rewards.sandbox import command, proof, seccomp
+from megatron_r1.rewards.sandbox import cgroup, command, proof, seccomp
 from megatron_r1.rewards.sandbox.run import Fate, Ran, run_program
 from tests.rewards.sandbox.conftest import SMALL, needs_sandbox
 
@@ -110,13 +110,20 @@ def test_a_bubblewrap_that_the_kernel_refuses_is_no_verdict_on_the_program(monke
     assert "no-such-option" in ran.stderr
 
 
+def _runs_the_driver(process: psutil.Process) -> bool:
+    try:
+        return process.name().startswith("python") and "/driver.py" in process.cmdline()
+    except psutil.NoSuchProcess:
+        return False
+
+
 def programs_of(pid: int) -> list[psutil.Process]:
     """Those in a process's sandboxes, once there are any."""
     inside: list[psutil.Process] = []
     deadline = time.monotonic() + 60
     while not inside and time.monotonic() < deadline:
         children = psutil.Process(pid).children(recursive=True)
-        inside = [p for p in children if p.name().startswith("python")]
+        inside = [p for p in children if _runs_the_driver(p)]
         time.sleep(0.02)
     assert inside
     return inside
@@ -156,6 +163,8 @@ def test_a_killed_parent_takes_its_sandboxes_along() -> None:
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
     assert not psutil.wait_procs(inside, timeout=10)[1]
+    if (where := cgroup.lent()) is not None:
+        cgroup._remove_left_behind(where.parent)
 
 
 def test_a_system_call_is_refused_allowed_or_fatal_as_listed() -> None:
