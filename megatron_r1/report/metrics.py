@@ -102,7 +102,9 @@ METRICS: dict[str, Metric] = {
     "eval/questions": Metric("held-out questions asked, each once", "questions"),
     "eval/ungraded": Metric("held-out samples that nothing can grade, where there are any", "share", "down"),
     "eval/pass_at_k": Metric("questions with a right answer among k samples", "share", "up"),
-    "eval/cons": Metric("questions whose majority answer of k samples is right (cons@k)", "share", "up"),
+    "eval/cons": Metric(
+        "questions whose majority of k answers is right; 1/2 and 0.5 are one (cons@k)", "share", "up"
+    ),
     "eval/greedy": Metric("right answers at temperature 0", "share", "up"),
     "eval/full_chain": Metric("right answers when the response works through every step", "share", "up"),
     "eval/format": Metric("responses in the form that the template asks for", "share", "up"),

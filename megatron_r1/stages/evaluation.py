@@ -2,8 +2,8 @@
 
 pass@1 is the mean over k samples a question, pass@k whether one of them is right, cons@k whether the
 majority answer is, where answers that say the same (1/2, 0.5) are one. Standard errors are over questions,
-whose samples are not independent; each question is asked once, so that data with fewer than are asked for gives
-fewer.
+whose samples are not independent; each question is asked once, so that data with fewer than are asked for
+gives fewer.
 """
 
 import logging
