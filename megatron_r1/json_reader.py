@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,19 @@ def kind_of(value: Any) -> str:
         return "null"
     kinds = {bool: "a truth value", int: "a number", float: "a number", str: "a string", list: "an array"}
     return kinds.get(type(value), "an object")
+
+
+def record_of[T](kind: type[T], content: Any, *, where: str, error: type[R1Error], remedy: str) -> T:
+    """The dataclass whose fields are the keys of a JSON object. Raises `error` where they are others."""
+    assert is_dataclass(kind)
+    known = {field.name for field in fields(kind)}
+    needed = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
+    if not isinstance(content, dict):
+        raise error(f"{where}: a JSON object is needed, not {kind_of(content)}; {remedy}")
+    wrong = sorted(content.keys() - known) + sorted(needed - content.keys())
+    if wrong:
+        raise error(f"{where}: not what was written there: {', '.join(map(repr, wrong)):.200}; {remedy}")
+    return kind(**content)
 
 
 def _decoded(text: bytes) -> str:
@@ -118,13 +132,14 @@ def _check_values(value: Any) -> None:
     for depth, inner in _walk(value):
         if depth > MAX_DEPTH:
             raise NotJson(f"nested deeper than {MAX_DEPTH} brackets")
-        if isinstance(inner, str) and not _is_text(inner):
+        if isinstance(inner, str) and not is_text(inner):
             raise NotJson(
                 f"the string {inner!a:.80} holds half a surrogate pair, which no UTF-8 text can hold"
             )
 
 
-def _is_text(text: str) -> bool:
+def is_text(text: str) -> bool:
+    """Whether UTF-8 can hold it: no half of a surrogate pair is in it."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 

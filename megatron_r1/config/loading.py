@@ -15,6 +15,7 @@ from megatron_r1.config.merge import overlay, override, read_file
 from megatron_r1.config.section import Section
 from megatron_r1.config.tree import Finding, KeyPath, Position, Tree
 from megatron_r1.errors import ConfigError
+from megatron_r1.regular_file import file_problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,8 @@ def read(path: Path, *, overrides: Sequence[str] = (), below: Path | None = None
     ConfigError: it is no tree at all; other findings are in it.
     """
     for file in (path, below):
-        if file is not None and not file.is_file():
-            raise ConfigError(f"{file}: no such file")
+        if file is not None and (problem := file_problem(file)):
+            raise ConfigError(f"{file}: {problem}")
     tree = read_file(path)
     if below is not None:
         tree = overlay(read_file(below), tree)

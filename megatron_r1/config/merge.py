@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from megatron_r1.config.tree import Finding, KeyPath, Position, Tree, parse
+from megatron_r1.errors import ConfigError
+from megatron_r1.regular_file import read_bytes
 
 BASE = "base"
 DISCRIMINATORS = ("kind", "family", "source")
@@ -16,7 +18,7 @@ MAX_BASES = 2
 
 def read_file(path: Path, *, above: tuple[Path, ...] = ()) -> Tree:
     """The file's tree over that of its base. above: the files that led here, the first one first."""
-    tree = parse(path.read_text(encoding="utf-8"), source=str(path))
+    tree = parse(_text(path), source=str(path))
     if not tree.findings and not isinstance(tree.value, dict):
         got = "nothing" if tree.value is None else repr(tree.value)
         message = f"must be a mapping of keys, got {got}"
@@ -35,6 +37,17 @@ def read_file(path: Path, *, above: tuple[Path, ...] = ()) -> Tree:
         tree.whole = False
         return tree
     return overlay(read_file(_beside(path, base), above=chain), tree)
+
+
+def _text(path: Path) -> str:
+    raw = read_bytes(path, error=ConfigError)
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise ConfigError(
+            f"{path}:{line}: byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8"
+        ) from None
 
 
 def _beside(path: Path, base: str) -> Path:

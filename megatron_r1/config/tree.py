@@ -12,6 +12,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from megatron_r1.json_reader import is_text
+
+MAX_DEPTH = 50
 KeyPath = tuple[str | int, ...]
 
 
@@ -60,6 +63,13 @@ def parse(text: str, *, source: str, first_line: int = 1, path: KeyPath = ()) ->
     reader = _Reader(yaml, tree, source, first_line)
     try:
         node = yaml.compose(text)
+        if node is not None and _is_deep(node):
+            raise RecursionError
+    except RecursionError:
+        message = f"not a configuration: nested deeper than {MAX_DEPTH} levels"
+        tree.findings.append(Finding(Position(source, first_line), path, message))
+        tree.whole = False
+        return tree
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         tree.findings.append(Finding(reader.position(mark), path, _syntax_message(error)))
@@ -73,6 +83,22 @@ def parse(text: str, *, source: str, first_line: int = 1, path: KeyPath = ()) ->
         tree.positions[path] = reader.position(node.start_mark)
         tree.value = reader.read(node, path)
     return tree
+
+
+def _is_deep(root: Node) -> bool:
+    """Whether something stands below more than MAX_DEPTH mappings and lists; an alias counts once."""
+    level, seen = [root], {id(root)}
+    for _ in range(MAX_DEPTH):
+        below = [part for node in level for part in _parts(node) if id(part) not in seen]
+        seen |= {id(part) for part in below}
+        level = below
+    return bool(level)
+
+
+def _parts(node: Node) -> list[Node]:
+    if isinstance(node, MappingNode):
+        return [part for pair in node.value for part in pair]
+    return node.value if isinstance(node, SequenceNode) else []
 
 
 def _syntax_message(error: MarkedYAMLError) -> str:
@@ -161,6 +187,9 @@ class _Reader:
             except (ValueError, KeyError):  # such as `!!int x`
                 self._find(node, path, f"{node.value!r} is no {kind}")
                 return None
+        if not is_text(node.value):
+            self._find(node, path, f"{node.value!a:.80} holds half a surrogate pair, which no file can hold")
+            return None
         if kind not in ("str", "timestamp"):
             self._find(node, path, f"the tag {node.tag} is not read; write the value without it")
         return node.value

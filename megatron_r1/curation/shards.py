@@ -17,6 +17,8 @@ from typing import Any
 
 from megatron_r1.data.sources.stage import DATA
 from megatron_r1.errors import DataError
+from megatron_r1.json_reader import NotJson, parse_json
+from megatron_r1.regular_file import file_problem
 from megatron_r1.types import Replicas
 
 CANDIDATES = "candidates"
@@ -105,12 +107,20 @@ def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Objects, one a line. DataError with file and line for what is none; what wrote them is the remedy."""
+    problem = file_problem(path)
+    if problem:
+        raise DataError(f"{path}: {problem}; begin the stage that made it anew with --from")
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{path}:{number}: not JSON ({error}); run the stage again") from error
+                found = parse_json(line)
+            except NotJson as error:
+                raise DataError(f"{path}:{number}: not JSON ({error}); run the stage again") from None
+            if not isinstance(found, dict):
+                what = type(found).__name__
+                raise DataError(f"{path}:{number}: a JSON object is needed, not {what}; run the stage again")
+            yield found
 
 
 def num_whole(directory: Path) -> int:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from megatron_r1.data.special_pieces import split_special
 from megatron_r1.data.tokenizer_files import TOKENIZER, TokenizerFiles, read_files, read_json
 from megatron_r1.errors import DataError
+from megatron_r1.regular_file import file_problem
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -37,8 +38,8 @@ class HuggingFaceTokenizer:
     ) -> None:
         """bos, eos, pad, add_bos, stop: as in TokenizerConfig."""
         self._path = path / TOKENIZER if path.is_dir() else path
-        if not self._path.is_file():
-            raise DataError(f"{self._path}: no such file; `path` names {TOKENIZER} or its directory")
+        if problem := file_problem(self._path):
+            raise DataError(f"{self._path}: {problem}; `path` names {TOKENIZER} or its directory")
         self._content = _usable(self._path)
         files = read_files(self._path.parent)
         self._backend = _backend(self._path, json.dumps(self._content))
@@ -115,14 +116,20 @@ class HuggingFaceTokenizer:
     def encode(self, text: str, *, special: Collection[str] | None = None) -> list[int]:
         found = set(split_special(text, self._special)[1::2])
         if special is None or found <= set(special):
-            return self._backend.encode(text, add_special_tokens=False).ids
+            return self._encoded(self._backend, text)
         ids: list[int] = []
         for place, part in enumerate(split_special(text, [p for p in special if p in self._special])):
             if place % 2:
                 ids.append(self._special[part])
             elif part:
-                ids.extend(self._plain.encode(part, add_special_tokens=False).ids)
+                ids.extend(self._encoded(self._plain, part))
         return ids
+
+    def _encoded(self, backend: "Backend", text: str) -> list[int]:
+        try:
+            return backend.encode(text, add_special_tokens=False).ids
+        except Exception as error:  # the library raises bare ones, as for a closed vocabulary's unknown word
+            raise DataError(f"{self._path}: no token for part of {text[:80]!r}: {error}") from None
 
     def decode(self, ids: Sequence[int]) -> str:
         known = [i for i in ids if i not in self._dropped and i < self.vocab_size]

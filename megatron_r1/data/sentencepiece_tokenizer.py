@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from megatron_r1.data.special_pieces import split_special
 from megatron_r1.errors import DataError
+from megatron_r1.regular_file import read_bytes
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -108,10 +109,9 @@ def load_sentencepiece(path: Path) -> SentencePieceTokenizer:
     """Read a .model file; DataError when it is none."""
     import sentencepiece
 
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; `path` names a sentencepiece .model")
+    model = read_bytes(path, error=DataError, remedy="`path` names a sentencepiece .model")
     try:
-        processor = sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
+        processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     except RuntimeError as error:
         raise DataError(f"{path}: not a sentencepiece model: {error}") from error
     return SentencePieceTokenizer(processor, name=str(path))

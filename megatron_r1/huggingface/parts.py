@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from megatron_r1.errors import CheckpointError
+from megatron_r1.json_reader import read_json_object
 
 PLAN = "plan.json"
 DONE = ".done"
@@ -142,7 +143,8 @@ class Parts:
 
     def note(self, name: str) -> dict[str, Any]:
         """Size, digest and `note` of a finished part."""
-        return json.loads((self.partial / (name + DONE)).read_text(encoding="utf-8"))
+        remedy = f"remove {self.partial} and begin again"
+        return read_json_object(self.partial / (name + DONE), error=CheckpointError, remedy=remedy)
 
     def write(self, name: str, fill: Callable[[HashedFile], Any]) -> None:
         """Write a part with `fill`, whose answer (JSON) is kept as its note.

@@ -1,11 +1,12 @@
 """Prompts to compare two models on: token ids, or text through the model's own tokenizer.json."""
 
-import json
 import random
 from pathlib import Path
 
 from megatron_r1.errors import DataError
 from megatron_r1.huggingface.config_file import CONFIG, read_json
+from megatron_r1.json_reader import NotJson, parse_json
+from megatron_r1.regular_file import read_bytes
 
 LENGTHS = (8, 40)
 TOKENIZER = "tokenizer.json"
@@ -20,9 +21,11 @@ def random_prompts(directory: Path) -> list[list[int]]:
 
 def prompts_of_file(path: Path, directory: Path) -> list[list[int]]:
     """A prompt a line: a JSON list of token ids, or text. Raises DataError with the line."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    lines = enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+    try:
+        text = read_bytes(path, error=DataError).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: byte {error.start + 1} is not UTF-8; save the file as UTF-8") from None
+    lines = enumerate(text.splitlines(), 1)
     found = {f"{path}:{number}": line for number, line in lines if line.strip()}
     if not found:
         raise DataError(f"{path}: no prompt in it")
@@ -37,8 +40,8 @@ def prompts_of_file(path: Path, directory: Path) -> list[list[int]]:
 def _ids(line: str, directory: Path, *, place: str) -> list[int]:
     if line.lstrip().startswith("["):
         try:
-            ids = json.loads(line)
-        except ValueError:
+            ids = parse_json(line)
+        except NotJson:
             ids = None
         if isinstance(ids, list) and ids and all(type(i) is int and i >= 0 for i in ids):
             return ids

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from megatron_r1.errors import DataError
+from megatron_r1.json_reader import NotJson, parse_json, record_of
 from megatron_r1.launch.variables import HEARTBEATS
 
 log = logging.getLogger(__name__)
@@ -68,10 +70,11 @@ def beat_path(log_dir: Path, rank: int) -> Path:
 
 
 def read(log_dir: Path, rank: int) -> Beat | None:
-    """The last beat of a rank; None before its first."""
+    """The last beat of a rank; None before its first, and where a file holds none (a disk that was full)."""
     try:
-        return Beat(**json.loads(beat_path(log_dir, rank).read_text()))
-    except FileNotFoundError:
+        found = parse_json(beat_path(log_dir, rank).read_bytes())
+        return record_of(Beat, found, where="", error=DataError, remedy="")
+    except (FileNotFoundError, NotJson, DataError):
         return None
 
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from megatron_r1.errors import ConfigError, R1Error
+from megatron_r1.json_reader import NotJson, parse_json
 
 LOCK_NAME = ".lock"
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK}
@@ -84,9 +85,13 @@ def _owner() -> dict[str, str | int]:
 def _describe(text: bytes) -> str:
     if not text:  # the holder is between taking the lock and writing its name, or just leaving
         return "another run"
-    owner = json.loads(text)
+    try:
+        owner = parse_json(text)
+        where = f"host {owner['host']}, pid {owner['pid']}"
+    except (NotJson, KeyError, TypeError):  # a file that nobody of ours wrote
+        return "another process"
     job = f", SLURM job {owner['job']}" if "job" in owner else ""
-    return f"another run (host {owner['host']}, pid {owner['pid']}{job}, since {owner['since']})"
+    return f"another run ({where}{job}, since {owner.get('since')})"
 
 
 def _write(descriptor: int, text: str) -> None:

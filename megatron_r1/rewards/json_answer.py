@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 from megatron_r1.data.template import ANSWER_OPEN
+from megatron_r1.json_reader import is_text
 from megatron_r1.rewards.answer import after_thinking, last_tagged
 
 KEY = "answer"
@@ -30,11 +31,12 @@ def json_answer(text: str) -> str | None:
 
 def _answer_of(text: str) -> str | None:
     try:
+        # not json_reader's: a number's digits are the answer, as they were written
         content: Any = json.loads(text, parse_float=str, parse_int=str, parse_constant=_refuse)
     except (ValueError, RecursionError):  # the latter: a model under training nests brackets by the thousand
         return None
     value = content.get(KEY) if isinstance(content, dict) else None
-    return value.strip() if isinstance(value, str) else None
+    return value.strip() if isinstance(value, str) and is_text(value) else None
 
 
 def _refuse(name: str) -> None:

@@ -7,10 +7,10 @@ does not parse is no verdict: a sample is then not kept. No parser helps a judge
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 from typing import Any
 
+from megatron_r1.json_reader import NotJson, parse_json
 from megatron_r1.rewards.answer import after_thinking, last_tagged
 from megatron_r1.types import Message
 
@@ -94,21 +94,10 @@ def _strict_object(text: str, *, keys: Sequence[str]) -> dict[str, Any] | None:
     if len(answer) > MAX_CHARS:
         return None
     try:
-        found = json.loads(answer, object_pairs_hook=_without_repeats, parse_constant=_refuse)
-    except (ValueError, RecursionError):
+        found = parse_json(answer)
+    except NotJson:
         return None
     return found if isinstance(found, dict) and found.keys() == set(keys) else None
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key twice")
-    return found
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no JSON")
 
 
 def _as_string(value: Any) -> str:

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from megatron_r1.config.merge import override, read_file
+from megatron_r1.errors import ConfigError
 
 
 @pytest.fixture
@@ -131,3 +132,23 @@ def test_an_override_that_fits_nowhere_is_a_finding(write, text, message):
     override(tree, text)
     (finding,) = findings(tree)
     assert finding.startswith(f"override {text!r}: {message}")
+
+
+def test_a_file_that_is_no_utf8_is_named_with_its_line(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_bytes(b"name: x\n# caf\xe9\n")
+    with pytest.raises(ConfigError, match=r"run\.yaml:2: byte 0xe9 is not UTF-8"):
+        read_file(path)
+    path.write_bytes(b"\xef\xbb\xbfname: x\n")
+    assert read_file(path).value == {"name": "x"}
+
+
+@pytest.mark.parametrize("text", ["a: " + "[" * 5000, "\n".join(" " * i + "a:" for i in range(300))])
+def test_a_file_that_is_nested_by_the_hundred_is_one_finding(write, text):
+    tree = read_file(write("deep.yaml", text))
+    assert findings(tree) == ["deep.yaml:1: not a configuration: nested deeper than 50 levels"]
+
+
+def test_half_a_surrogate_pair_is_a_finding(write):
+    tree = read_file(write("run.yaml", 'name: "\\ud800"\n'))
+    assert "run.yaml:1: name: '\\ud800' holds half a surrogate pair" in findings(tree)[0]

@@ -1,3 +1,5 @@
+import json
+import os
 from pathlib import Path
 
 import pytest
@@ -179,3 +181,50 @@ def test_the_section_wants_exactly_one_origin():
             TokenizerConfig.model_validate({"kind": "sentencepiece", **section})
     with pytest.raises(ValidationError, match="needs kind: sentencepiece"):
         TokenizerConfig.model_validate({"kind": "huggingface", "train": {"source": "arithmetic"}})
+
+
+# ---- tokenizer.json of all kinds
+
+
+@pytest.fixture
+def words(tmp_path):
+    """Write a tokenizer.json of five words; returns its section. file, named: what else its files say."""
+
+    def make(file=(), named=(), **options):
+        vocab = {"<s>": 0, "</s>": 1, "a": 2, "b": 3, "c": 4}
+        content = {
+            "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
+            "pre_tokenizer": {"type": "Whitespace"}, "post_processor": None, "decoder": None,
+            "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"}, **dict(file),
+        }  # fmt: skip
+        (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+        pieces = {"eos_token": "</s>", **dict(named)}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(pieces))
+        return TokenizerConfig(kind="huggingface", path=str(tmp_path), **options)
+
+    return make
+
+
+def test_a_word_that_a_closed_vocabulary_lacks_is_named(words):
+    with pytest.raises(DataError, match=r"tokenizer\.json: no token for part of 'a zebra'"):
+        load_tokenizer(words()).encode("a zebra")
+
+
+@pytest.mark.parametrize(
+    "file",
+    [{"model": 1}, {"model": {}}, {"model": {"type": "Own"}}, {"added_tokens": 3}, {"version": "9"}],
+)
+def test_what_the_library_can_not_read_is_an_error_in_words(words, file):
+    with pytest.raises(DataError, match=r"can't read it|no `model`"):
+        load_tokenizer(words(file=file))
+
+
+def test_files_that_are_none_are_named(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("away")
+    for kind in ("huggingface", "sentencepiece"):
+        for name, said in {"pipe": "a named pipe", "link": "a link to away, which is not there"}.items():
+            with pytest.raises(DataError, match=f"{name}: {said}"):
+                load_tokenizer(TokenizerConfig(kind=kind, path=str(tmp_path / name)))
+    with pytest.raises(DataError, match="a directory, not a file"):
+        load_tokenizer(TokenizerConfig(kind="sentencepiece", path=str(tmp_path)))

@@ -63,3 +63,8 @@ def test_json_is_graded_as_the_inner_task_and_form_counts():
     assert graded("<think>so</think><answer>13</answer>") == 0  # right, and no JSON
     assert graded('<think>so</think>{"answer": 13}', reference="?") is None
     assert graded('<think>so</think>{"answer": 13}', task="json:nonsense") is None
+
+
+def test_half_a_surrogate_pair_is_no_answer():
+    assert json_answer('<think>so</think>{"answer": "\\ud800"}') is None
+    assert json_answer('<think>so</think>{"answer": "\\ud83d\\ude00"}') == "\U0001f600"

@@ -4,14 +4,15 @@
     {"messages": [..., {"role": "assistant", "content": "..."}]}        a document
     {"text": "..."}                                                      a document of plain text
 
-Every line is checked when the source is built, and only the byte offsets of lines are kept in memory. Each
-epoch has its own order, given by the seed.
+An "id" (text or a whole number) stands behind the prompt's own in samples and messages. Every line is checked
+when the source is built (json_lines.py), and only where lines stand is kept in memory. Each epoch has its own
+order, given by the seed.
 """
 
 import json
 import os
 from array import array
-from collections.abc import Iterator
+from dataclasses import astuple, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -20,13 +21,12 @@ import numpy
 from pydantic import Field
 
 from megatron_r1.config.section import Section
+from megatron_r1.data.json_lines import Place, data_files, numbered_lines, parse_line, read_again
 from megatron_r1.data.split import Split, content_id, split_of
 from megatron_r1.errors import DataError
 from megatron_r1.types import Document, Message, Prompt
 
 MAX_REPORTED = 20  # bad lines listed in one error
-ROLES = ("system", "user", "assistant")
-KEYS = {"messages", "text", "reference", "task", "language", "metadata", "id"}
 
 
 class Jsonl(Section):
@@ -59,19 +59,15 @@ class JsonlSource:
     def __init__(self, config: Jsonl, *, seed: int, split: Split) -> None:
         self._config = config
         self._seed = seed
-        self._paths = _files(Path(config.path))
+        _check_side(config, split)
+        self._paths = data_files(Path(config.path))
         self._files: list[int] = []
         self._owners = array("L")  # which file a line is in
-        self._offsets = array("Q")
-        self._numbers = array("Q")  # line numbers, for messages
-        _check_side(config, split)
+        self._places = tuple(array("Q") for _ in fields(Place))
         self._scan(split if config.held_out == "tenth" else None)
-        self.size: int = len(self._offsets)
+        self.size: int = len(self._owners)
         if not self.size:
-            empty = not any(path.stat().st_size for path in self._paths)
-            raise DataError(f"{config.path}: the file is empty" if empty else
-                            f"{config.path}: no {split} line in it")  # fmt: skip
-        self._files = [os.open(path, os.O_RDONLY) for path in self._paths]
+            raise DataError(f"{config.path}: {_empty(self._paths, split)}")
         self._order = lru_cache(maxsize=2)(self._make_order)
 
     def __del__(self) -> None:
@@ -117,14 +113,9 @@ class JsonlSource:
         """A line with where it stands, for messages."""
         epoch, place = divmod(index, self.size)
         row = int(self._order(epoch)[place]) if self._config.shuffle else place
-        owner, begin = self._owners[row], self._offsets[row]
-        raw = b""
-        while not raw.endswith(b"\n"):
-            chunk = os.pread(self._files[owner], 1 << 16, begin + len(raw))
-            if not chunk:
-                break
-            raw += chunk[: chunk.find(b"\n") + 1 or None]
-        return f"{self._paths[owner]}:{self._numbers[row]}", json.loads(raw)
+        owner, place = self._owners[row], Place(*(column[row] for column in self._places))
+        path = self._paths[owner]
+        return f"{path}:{place.number}", read_again(self._files[owner], place, name=path)
 
     def _make_order(self, epoch: int) -> numpy.ndarray:
         return numpy.random.default_rng([self._seed, epoch]).permutation(self.size)
@@ -134,37 +125,24 @@ class JsonlSource:
         problems: list[str] = []
         num_bad = 0
         for owner, path in enumerate(self._paths):
-            for number, begin, raw in _numbered_lines(path):
-                line, problem = _parse(raw)
-                if problem:
-                    num_bad += 1
-                    problems += [f"{path}:{number}: {problem}"][: MAX_REPORTED - len(problems)]
-                elif split is None or split_of(_line_id(line)) == split:
-                    self._owners.append(owner)
-                    self._offsets.append(begin)
-                    self._numbers.append(number)
+            file = path.open("rb")
+            self._files.append(os.dup(file.fileno()))  # what is read later is what is read now
+            with file:
+                for place, raw in numbered_lines(file, name=path):
+                    line, problem = parse_line(raw)
+                    if problem:
+                        num_bad += 1
+                        problems += [f"{path}:{place.number}: {problem}"][: MAX_REPORTED - len(problems)]
+                    elif split is None or split_of(_content_id(line)) == split:
+                        self._keep(owner, place)
         if num_bad:
             more = f"\n... {num_bad} bad lines in all" if num_bad > len(problems) else ""
             raise DataError("\n".join(problems) + more)
 
-
-def _files(path: Path) -> list[Path]:
-    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
-    if not files:
-        raise DataError(f"{path}: no .jsonl file in this directory")
-    if not files[0].is_file():
-        raise DataError(f"{path}: no such file")
-    return files
-
-
-def _numbered_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
-    """(number, offset, line) of the lines that are not blank."""
-    offset = 0
-    with path.open("rb") as lines:
-        for number, raw in enumerate(lines, start=1):
-            begin, offset = offset, offset + len(raw)
-            if raw.strip():
-                yield number, begin, raw
+    def _keep(self, owner: int, place: Place) -> None:
+        self._owners.append(owner)
+        for column, value in zip(self._places, astuple(place), strict=True):
+            column.append(value)
 
 
 def _check_side(config: Jsonl, split: Split) -> None:
@@ -177,12 +155,27 @@ def _check_side(config: Jsonl, split: Split) -> None:
         )
 
 
-def _line_id(line: dict[str, Any]) -> str:
+def _content_id(line: dict[str, Any]) -> str:
     """Hash of the question alone, so that all answers to it stay on one side."""
     if "text" in line:
         return content_id(line["text"])
     asked = [m for m in line["messages"] if m["role"] != "assistant"]
     return content_id(json.dumps([m["content"] for m in asked], ensure_ascii=False))
+
+
+def _line_id(line: dict[str, Any]) -> str:
+    """The hash of the question, and behind it the id that the line brings."""
+    own, brought = _content_id(line), str(line.get("id", ""))
+    return brought if brought.startswith(own) else f"{own}-{brought}" if brought else own
+
+
+def _empty(paths: list[Path], split: Split) -> str:
+    if not any(path.stat().st_size for path in paths):
+        return "the file is empty"
+    return (
+        f"no {split} line in it: with held_out: tenth one question in ten is held out, by its hash, and here "
+        "all are on the other side; add lines, or set held_out: all (none) for a file on one side only"
+    )
 
 
 def _messages(line: dict[str, Any]) -> tuple[Message, ...]:
@@ -192,49 +185,3 @@ def _messages(line: dict[str, Any]) -> tuple[Message, ...]:
 def _asked(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     answered = bool(messages) and messages[-1].role == "assistant"
     return messages[:-1] if answered else messages
-
-
-def _parse(raw: bytes) -> tuple[dict[str, Any], str | None]:
-    """The line, and what is wrong with it."""
-    try:
-        line = json.loads(raw)
-    except ValueError as error:  # bad UTF-8 is one too
-        return {}, f"not JSON: {error}"
-    if not isinstance(line, dict):
-        return {}, f"a JSON object is needed, not {type(line).__name__}"
-    return line, _key_problem(line) or _messages_problem(line)
-
-
-def _key_problem(line: dict[str, Any]) -> str | None:
-    unknown = sorted(line.keys() - KEYS)
-    if unknown:
-        return f"unknown key {', '.join(map(repr, unknown))}; known are {', '.join(sorted(KEYS))}"
-    if ("messages" in line) == ("text" in line):
-        return 'give exactly one of "messages" and "text"'
-    for key in ("text", "reference", "task", "language"):
-        if key in line and not isinstance(line[key], str):
-            return f'"{key}" must be a string, not {line[key]!r}'
-    if not line.get("text", "."):
-        return '"text" is empty'
-    if not isinstance(line.get("metadata", {}), dict):
-        return f'"metadata" must be an object, not {line["metadata"]!r}'
-    return None
-
-
-def _messages_problem(line: dict[str, Any]) -> str | None:
-    messages = line.get("messages")
-    if "text" in line:
-        return None
-    if not isinstance(messages, list) or not messages:
-        return '"messages" must be a list with at least one message'
-    for place, message in enumerate(messages, start=1):
-        if not isinstance(message, dict) or message.keys() != {"role", "content"}:
-            return f'message {place} must be {{"role": ..., "content": ...}}, not {message!r:.80}'
-        if message["role"] not in ROLES:
-            return f"message {place} has role {message['role']!r}; roles are {', '.join(ROLES)}"
-        if not isinstance(message["content"], str) or not message["content"]:
-            return f"message {place} needs a non-empty string as content, not {message['content']!r:.80}"
-    turns = [m["role"] for m in messages[messages[0]["role"] == "system" :]]
-    if turns != ["user" if i % 2 == 0 else "assistant" for i in range(len(turns))] or not turns:
-        return f"turns must alternate, the user first; got {', '.join(m['role'] for m in messages)}"
-    return None

@@ -7,6 +7,7 @@ error that only a person can mend.
 """
 
 import json
+import logging
 import os
 import re
 import signal
@@ -17,9 +18,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from megatron_r1.errors import CheckpointError, ConfigError, DataError, GateError, Interrupted
+from megatron_r1.json_reader import NotJson, parse_json, record_of
 from megatron_r1.launch import heartbeat, verdict
 from megatron_r1.launch.slurm import jobs
 from megatron_r1.launch.verdict import Death
+
+log = logging.getLogger(__name__)
 
 FOR_A_PERSON = {error.exit_code for error in (ConfigError, DataError, CheckpointError, GateError)}
 _FAILED_TASK = re.compile(r"srun: error: (\S+): tasks? ([\d,-]+): (.+)")
@@ -62,7 +66,17 @@ def attempts(run_dir: Path) -> list[Attempt]:
     path = jobs.folder(run_dir) / "attempts.jsonl"
     if not path.exists():
         return []
-    return [Attempt(**json.loads(line)) for line in path.read_text().splitlines()]
+    found = [_attempt(line, where=f"{path}:{n}") for n, line in enumerate(path.read_bytes().splitlines(), 1)]
+    return [attempt for attempt in found if attempt is not None]
+
+
+def _attempt(line: bytes, *, where: str) -> Attempt | None:
+    """None where a start was killed while it wrote the line: the end of a job must not fail on it."""
+    try:
+        return record_of(Attempt, parse_json(line), where=where, error=DataError, remedy="it is left out")
+    except (NotJson, DataError) as error:
+        log.warning("%s: no record of an attempt: %s", where, error)
+        return None
 
 
 def begin(run_dir: Path, stage: str, this: Start) -> None:
@@ -167,7 +181,10 @@ def _mark(run_dir: Path) -> Path:
 
 def _is_marked(run_dir: Path, this: Start) -> bool:
     path = _mark(run_dir)
-    return path.exists() and json.loads(path.read_text()) == asdict(this)
+    try:
+        return path.exists() and parse_json(path.read_bytes()) == asdict(this)
+    except NotJson:  # killed while it wrote it
+        return False
 
 
 def _nodes() -> str:

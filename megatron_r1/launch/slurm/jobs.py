@@ -4,6 +4,10 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from megatron_r1.errors import DataError
+from megatron_r1.json_reader import NotJson, parse_json, record_of
+from megatron_r1.regular_file import read_bytes
+
 FOLDER, NAME = "slurm", "jobs.json"
 
 
@@ -34,7 +38,15 @@ def read(run_dir: Path) -> dict[str, Submitted]:
     path = folder(run_dir) / NAME
     if not path.exists():
         return {}
-    return {entry["stage"]: Submitted(**entry) for entry in json.loads(path.read_text())}
+    remedy = "remove the file; cancel jobs that still wait with scancel"
+    try:
+        found = parse_json(read_bytes(path, error=DataError, remedy=remedy))
+    except NotJson as error:
+        raise DataError(f"{path}: not JSON: {error}; {remedy}") from None
+    if not isinstance(found, list):
+        raise DataError(f"{path}: a list of jobs is needed, not a {type(found).__name__}; {remedy}")
+    known = [record_of(Submitted, one, where=str(path), error=DataError, remedy=remedy) for one in found]
+    return {entry.stage: entry for entry in known}
 
 
 def write(run_dir: Path, submitted: dict[str, Submitted]) -> None:

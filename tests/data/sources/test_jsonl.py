@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -108,6 +109,25 @@ def test_a_side_that_was_not_declared_is_refused(questions):
         ({"messages": [{"role": "user", "content": ""}]}, "non-empty string"),
         ({"messages": [{"role": "assistant", "content": "a"}]}, "turns must alternate"),
         ({"messages": [{"role": "system", "content": "a"}]}, "turns must alternate"),
+        ("[" * 5000, "nested deeper than 100"),
+        ('{"text": "a", "metadata": {"x": NaN}}', "NaN is no number of JSON"),
+        ('{"text": "a", "metadata": {"x": -Infinity}}', "-Infinity is no number"),
+        ('{"text": "a", "metadata": {"x": 1e999}}', "too large"),
+        ('{"text": "a", "text": "b"}', "the key 'text' comes twice"),
+        ('{"text": "\\ud800"}', "half a surrogate pair"),
+        ('{"text": "a", "metadata": {"\\udfff": 1}}', "half a surrogate pair"),
+        ("[{", "one object a line"),
+        ("{", "indented JSON as one object a line"),
+        (question("a", id=["x"]), '"id" must be a string or a whole number'),
+        (question("a", id=1.5), '"id" must be'),
+        (question("a", id=""), '"id" must be'),
+        (question("a", id=True), '"id" must be'),
+        (question("a", task=" "), '"task" is empty'),
+        (question("a", language=""), '"language" is empty'),
+        (question("a", metadata=[]), '"metadata" must be an object'),
+        ({"text": " \n"}, '"text" is empty'),
+        ({"messages": [{"role": "user", "content": " \n"}]}, "non-empty string"),
+        ({"messages": [{"role": ["user"], "content": "a"}]}, "has role ['user']"),
     ],
 )
 def test_a_bad_line_is_named_with_what_is_wrong(tmp_path, line, words):
@@ -147,3 +167,81 @@ def test_prompts_and_documents_are_not_mistaken_for_each_other(tmp_path):
         source.prompt(1)
     with pytest.raises(DataError, match=':3: a prompt needs a "reference"'):
         source.prompt(2)
+
+
+def test_bytes_that_are_no_text_are_named_with_their_line(tmp_path):
+    path = tmp_path / "b.jsonl"
+    for raw, words in {
+        b'{"text": "a"}\n{"text": "\xff"}\n': ":2: not JSON: byte 11 (0xff) is not UTF-8",
+        '{"text": "a"}\n'.encode("utf-16"): "it may be UTF-16",
+        b"\x1f\x8b\x08\x00\n": ":1: not JSON: a gzip file; unpack it",
+        b"PAR1\x15\x04": "a Parquet file",
+    }.items():
+        path.write_bytes(raw)
+        with pytest.raises(DataError) as error:
+            Jsonl(path=str(path)).build(0)
+        assert words in str(error.value)
+    path.write_bytes(b'\xef\xbb\xbf{"text": "a"}\r\n{"text": "b"}')
+    source = Jsonl(path=str(path), shuffle=False).build(0)
+    assert [source.document(i).response for i in range(2)] == ["a", "b"]
+
+
+def test_what_is_no_file_is_named_and_nothing_waits_for_a_pipe(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name, make, words in [
+        ("pipe.jsonl", os.mkfifo, "a named pipe, not a file"),
+        ("link.jsonl", lambda path: path.symlink_to("away"), "a link to away, which is not there"),
+        ("inner.jsonl", lambda path: path.mkdir(), "a directory, not a file"),
+    ]:
+        make(folder / name)
+        with pytest.raises(DataError, match=f"{name}: {words}"):
+            Jsonl(path=str(folder)).build(0)
+    for name in ("pipe.jsonl", "link.jsonl"):
+        with pytest.raises(DataError, match=f"{name}: a "):
+            Jsonl(path=str(folder / name)).build(0)
+    with pytest.raises(DataError, match=r"no \.jsonl file in this directory"):
+        Jsonl(path=str(folder / "inner.jsonl")).build(0)
+
+
+def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path):
+    lines = [{"text": f"line {i}"} for i in range(3)]
+    path = tmp_path / "d.jsonl"
+    for changed in (
+        lambda text: text.replace("line 1", "LINE 1"),
+        lambda text: text[: text.index("line 1")],
+        lambda text: "\n" + text,
+        lambda text: "",
+    ):
+        write(path, lines)
+        source = Jsonl(path=str(path), shuffle=False).build(0)
+        before = path.read_text()
+        path.write_text(changed(before))
+        with pytest.raises(DataError, match=r"d\.jsonl:2: the file has changed since the stage began"):
+            source.document(1)
+        path.write_text(before)
+        assert source.document(1).response == "line 1"
+
+
+def test_lines_that_are_appended_or_a_file_that_is_replaced_change_nothing(tmp_path):
+    path = tmp_path / "d.jsonl"
+    write(path, [{"text": "a"}, {"text": "b"}])
+    source = Jsonl(path=str(path), shuffle=False).build(0)
+    with path.open("a") as file:
+        file.write("broken")
+    assert [source.document(i).response for i in range(2)] == ["a", "b"]
+    other = tmp_path / "new"
+    other.write_text("other")
+    other.replace(path)
+    assert [source.document(i).response for i in range(2)] == ["a", "b"]
+
+
+def test_an_id_stands_behind_the_hash_of_the_question(tmp_path):
+    lines = [question("a"), question("a", id="gsm-7"), question("a", id=7), question("b", id="gsm-7")]
+    source = Jsonl(path=write(tmp_path / "q.jsonl", lines), shuffle=False).build(0)
+    own, named, numbered, other = (source.prompt(i).id for i in range(4))
+    assert (named, numbered) == (f"{own}-gsm-7", f"{own}-7")
+    assert other.endswith("-gsm-7")
+    assert other != named
+    again = Jsonl(path=write(tmp_path / "r.jsonl", [question("a", id=named)]), shuffle=False).build(0)
+    assert again.prompt(0).id == named
