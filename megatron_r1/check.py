@@ -158,6 +158,7 @@ def warnings(run: RunConfig, planned: Planner | None = None) -> list[str]:
             found.append(
                 f"precision: {run.precision} needs GPUs of the Hopper generation or newer, none here"
             )
+    found += [f"slurm.{text}" for text in run.slurm.warnings(list(run.stages))]
     for name, stage in run.stages.items():
         found += [f"stages.{name}: {text}" for text in stage.warnings(run.for_stage(name))]
     plan = None if run.plan.refuse else (planned or planner(run))()

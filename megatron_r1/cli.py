@@ -44,20 +44,16 @@ def plan(args: Namespace) -> int:
 
 
 def submit(args: Namespace) -> int:
+    from megatron_r1.launch.slurm.submit import dry_run
     from megatron_r1.launch.slurm.submit import submit as submit_run
 
+    how = {name: vars(args)[name] for name in ("overrides", "from_stage", "run_dir", "site")}
     for seed in args.seeds or [None]:
-        print(
-            submit_run(
-                args.conf,
-                overrides=args.overrides,
-                seed=seed,
-                from_stage=args.from_stage,
-                run_dir=args.run_dir,
-                site=args.site,
-                dry_run=args.dry_run,
-            )
-        )
+        if args.dry_run:
+            for text in dry_run(args.conf, seed=seed, **how):
+                print(text, flush=True)
+        else:
+            print(submit_run(args.conf, seed=seed, **how))
     return 0
 
 

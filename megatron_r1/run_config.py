@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field, create_model
 from megatron_r1 import config, registry
 from megatron_r1.backend.layout import ENGINES_OF_MEGATRON, Layout
 from megatron_r1.config.explain import near, position_of
+from megatron_r1.config.line import Line
 from megatron_r1.config.section import Section
 from megatron_r1.config.tree import Finding, Tree
 from megatron_r1.data.sources.stage import stage_outputs
@@ -26,16 +27,28 @@ from megatron_r1.plan.section import PlanConfig
 from megatron_r1.stages.section import StageConfig
 
 HF = "hf:"  # marks the path of a Hugging Face checkpoint
+RESERVED = {"logs", "slurm", "tokenizers"}  # directories of a run that are no stage's
+MAX_NAME = 80  # a job and a directory are called after it, with a suffix
 
 
 def _plain(name: str) -> str:
     """Names become directories, and the parts of a.b=c."""
     if not re.fullmatch(r"\w[\w-]*", name):
-        raise ValueError(f"a name is letters, digits, _ and -, got {name!r}")
+        raise ValueError(f"a name is letters, digits, _ and -, got {name!a}")
+    if len(name) > MAX_NAME:
+        raise ValueError(f"a name has at most {MAX_NAME} characters, this one has {len(name)}")
+    return name
+
+
+def _not_the_runs(name: str) -> str:
+    """A stage has a directory beside those of the run itself, and `--from` removes it."""
+    if name.lower() in RESERVED:
+        raise ValueError(f"{name} is the name of a directory that every run has; give the stage another")
     return name
 
 
 Name = Annotated[str, AfterValidator(_plain)]
+StageName = Annotated[Name, AfterValidator(_not_the_runs)]
 
 
 class NamedModel(Section):
@@ -57,7 +70,7 @@ class RunConfig(Section):
     name: Name
     """Name of the run and of its directory."""
 
-    run_dir: str = "runs"
+    run_dir: Line = "runs"
     """Where run directories are made."""
 
     plugins: list[str] = Field(default_factory=list)
@@ -155,7 +168,7 @@ class RunConfig(Section):
     slurm: Slurm = Slurm()
     """How the run is submitted to a SLURM cluster."""
 
-    stages: Annotated[dict[Name, StageConfig], Field(min_length=1)]
+    stages: Annotated[dict[StageName, StageConfig], Field(min_length=1)]
     """The chain: stages by name, run from the first to the last."""
 
     @property
@@ -198,7 +211,7 @@ def run_config_class() -> type[RunConfig]:
     def narrowed(name: str, annotation: Any) -> tuple[Any, Any]:
         return annotation, Field(description=_description(name))
 
-    stages: Any = dict[Name, registry.union(registry.stages(), "kind")]
+    stages: Any = dict[StageName, registry.union(registry.stages(), "kind")]
     family: Any = registry.union(registry.families(), "family")
     description = NamedModel.model_fields["model"].description
     named: Any = create_model(

@@ -26,19 +26,20 @@ class Cluster:
         self.env.pop("MEGATRON_R1_SITE", None)
         self.watched: list[str] = []  # what `status` said while the runs of the `runs` fixture went on
 
-    def call(self, *words: str, expect: int = 0) -> str:
+    def call(self, *words: str, expect: int = 0, cwd: Path = REPOSITORY) -> str:
         """`megatron-r1 WORDS`; asserts the exit code, returns what it printed."""
         done = subprocess.run(
             [sys.executable, "-m", "megatron_r1", *words],
-            cwd=REPOSITORY, env=self.env, capture_output=True, text=True, timeout=120,
+            cwd=cwd, env=self.env, capture_output=True, text=True, timeout=120,
         )  # fmt: skip
         output = done.stdout + done.stderr
         assert done.returncode == expect, output
         return output
 
-    def submit(self, run_dir: Path, *words: str, expect: int = 0) -> str:
+    def submit(self, run_dir: Path, *words: str, expect: int = 0, cwd: Path = REPOSITORY) -> str:
         run_dir.parent.mkdir(parents=True, exist_ok=True)
-        return self.call("submit", str(CONFIG), "--run-dir", str(run_dir), *CLUSTER, *words, expect=expect)
+        words = ("submit", str(CONFIG), "--run-dir", str(run_dir), *CLUSTER, *words)
+        return self.call(*words, expect=expect, cwd=cwd)
 
     def slurm(self, *words: str) -> str:
         """A program of SLURM's own."""

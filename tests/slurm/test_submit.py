@@ -1,6 +1,7 @@
 """Runs on a real SLURM: chained, preempted, killed, failed, cancelled, two at once."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -67,6 +68,15 @@ def test_a_failed_stage_cancels_the_rest_and_is_explained(slurm, runs):
     assert log.index("--- the end of") < log.index("error: rank")
     assert [one.outcome for one in attempts(bad)] == ["failed"]
     assert "base: error: stage base failed at step 1" in slurm.call("status", str(bad))
+
+
+def test_a_run_from_outside_the_repository_finds_its_files_and_its_ranks_have_their_cores(runs):
+    _, bad = runs
+    for rank in range(2):
+        log = (bad / "logs" / f"rank{rank}.log").read_text()
+        cores = re.findall(r"^cores \[(.*)\]$", log, re.M)
+        assert cores, everything(bad)
+        assert len(cores[0].split(", ")) == min(2, len(os.sched_getaffinity(0))), "cpus_per_rank of them"
 
 
 def test_a_finished_run_submits_nothing(slurm, runs):

@@ -13,6 +13,7 @@ from pathlib import Path
 from megatron_r1.errors import R1Error
 
 TIMEOUT_S = 60.0
+PING_S = 15.0
 ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
          "PREEMPTED", "REVOKED", "TIMEOUT"}  # fmt: skip
 
@@ -41,6 +42,19 @@ class Job:
 def available() -> bool:
     """Whether this machine can submit."""
     return shutil.which("sbatch") is not None
+
+
+def unreachable() -> str | None:
+    """Why SLURM can't be asked anything from here; None if it can."""
+    if not available():
+        return "no sbatch on this machine"
+    try:
+        done = _run(["scontrol", "ping"], timeout_s=PING_S)
+    except SlurmError as error:
+        return str(error)
+    if done.returncode == 0 and " UP" in done.stdout:
+        return None
+    return f"no controller answers (scontrol ping: {_words(done.stderr or done.stdout)})"
 
 
 def submit(script: Path, *, after: int | None, hold: bool) -> int:
@@ -101,14 +115,16 @@ def _call(words: Sequence[str]) -> str:
     return done.stdout.strip()
 
 
-def _run(words: Sequence[str], *, text: str = "") -> subprocess.CompletedProcess[str]:
+def _run(
+    words: Sequence[str], *, text: str = "", timeout_s: float = TIMEOUT_S
+) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(words, input=text, capture_output=True, text=True, timeout=TIMEOUT_S)
+        return subprocess.run(words, input=text, capture_output=True, text=True, timeout=timeout_s)
     except FileNotFoundError:
         raise SlurmError(f"{words[0]}: not found; run this on a login node of a SLURM cluster") from None
     except subprocess.TimeoutExpired:
         raise SlurmError(
-            f"{words[0]}: no answer in {TIMEOUT_S:.0f} s; is slurmctld up (scontrol ping)?"
+            f"{words[0]}: no answer in {timeout_s:.0f} s; is slurmctld up (scontrol ping)?"
         ) from None
 
 

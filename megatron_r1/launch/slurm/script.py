@@ -2,12 +2,14 @@
 
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from megatron_r1.config.line import is_one_line
 from megatron_r1.errors import ConfigError
 from megatron_r1.launch import code
 from megatron_r1.launch.slurm import jobs
@@ -18,28 +20,40 @@ TEMPLATE = code.REPOSITORY / "slurm" / "stage.sbatch.jinja"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageScript:
-    """What a template is filled with."""
+    """What a template is filled with.
+
+    directory: where the job runs; the run's own paths are relative to it.
+    """
 
     run: str
     stage: str
     run_dir: Path
+    directory: Path
     ranks: int
     slurm: Slurm
     commit: str
 
     def render(self) -> str:
-        """The script. ConfigError if the template has a mistake."""
+        """The script. ConfigError: the template has a mistake, or no line of a script can hold a path."""
         path = Path(self.slurm.template) if self.slurm.template else TEMPLATE
         environment = jinja2.Environment(
             undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
         )
         environment.filters["quote"] = shlex.quote
+        values = self._values()
+        _require_plain({name: values[name] for name in ("run_dir", "directory", "repository", "python")})
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"slurm.template: {path} is no file")
         try:
-            return environment.from_string(path.read_text(encoding="utf-8")).render(self._values())
+            return environment.from_string(path.read_text(encoding="utf-8")).render(values)
         except jinja2.TemplateSyntaxError as error:
             raise ConfigError(f"{path}:{error.lineno}: {error.message}; correct the template") from error
-        except jinja2.UndefinedError as error:
-            raise ConfigError(f"{path}: {error.message}; correct the template") from error
+        except (jinja2.TemplateError, TypeError, ArithmeticError) as error:
+            raise ConfigError(f"{path}: {error}; correct the template") from error
+        except UnicodeDecodeError:
+            raise ConfigError(f"slurm.template: {path} is no text in UTF-8") from None
+        except PermissionError:
+            raise ConfigError(f"slurm.template: {path} can't be read: permission denied") from None
         except FileNotFoundError:
             raise ConfigError(f"slurm.template: no such file: {path}") from None
 
@@ -53,6 +67,7 @@ class StageScript:
             "stage": self.stage,
             "commit": self.commit,
             "repository": str(code.REPOSITORY),
+            "directory": str(self.directory),
             "run_dir": str(run_dir),
             "log": str(jobs.log_path(run_dir, self.stage)),
             "python": slurm.python or sys.executable,
@@ -64,15 +79,27 @@ class StageScript:
             "partition": job.partition or slurm.partition,
             "qos": job.qos or slurm.qos,
             "extra": [*slurm.extra, *job.extra],
-            "container": _container(slurm),
+            "container": _container(slurm, self.directory),
         }
 
 
-def _container(slurm: Slurm) -> list[str]:
+def _require_plain(paths: Mapping[str, str]) -> None:
+    """A newline would begin another line; SLURM takes a backslash for the end of its own file patterns."""
+    for name, path in paths.items():
+        if not is_one_line(path) or (name == "run_dir" and "\\" in path):
+            raise ConfigError(
+                f"{name}: a job script can't hold the path {path!a}; use one without control characters "
+                "and backslashes"
+            )
+
+
+def _container(slurm: Slurm, directory: Path) -> list[str]:
     """srun's options for pyxis; none without a container."""
     if slurm.container is None:
         return []
     options = [f"--container-image={slurm.container.image}", *slurm.container.options]
     if slurm.container.mounts:
         options.append(f"--container-mounts={','.join(slurm.container.mounts)}")
+    if not any(option.startswith("--container-workdir=") for option in options):
+        options.append(f"--container-workdir={directory}")  # else the image's own
     return options

@@ -7,14 +7,14 @@ results that `--from` forgets go only when their successors are certain to come.
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ruamel.yaml import YAML
 
 from megatron_r1 import pipeline
 from megatron_r1.check import findings, warnings
-from megatron_r1.config import refuse
+from megatron_r1.config import Loaded, refuse
 from megatron_r1.errors import R1Error
 from megatron_r1.launch import code, local, lock
 from megatron_r1.launch.slurm import commands, jobs, queue
@@ -58,32 +58,18 @@ def submit(
     from_stage: str | None = None,
     run_dir: Path | None = None,
     site: Path | None = None,
-    dry_run: bool = False,
 ) -> str:
     """Submit the stages that are not done; returns what happened, in lines for the user.
 
     seed: in the place of the configuration's, as a run of its own next to that of other seeds.
     site: the site's profile; by default what MEGATRON_R1_SITE names or ~/.config/megatron_r1/site.yaml.
-    dry_run: write nothing into the queue; the scripts, and what `sbatch --test-only` says of them.
     """
-    loaded = load_run(config_path, overrides=overrides, site=site or _own_site())
-    if seed is not None:
-        suffix = f"_seed{seed}"
-        run_dir = None if run_dir is None else run_dir.with_name(run_dir.name + suffix)
-        overrides = [*overrides, f"seed={seed}", f"name={loaded.value.name}{suffix}"]
-        loaded = load_run(config_path, overrides=overrides, site=site or _own_site())
+    loaded, run_dir = _load(config_path, overrides, seed=seed, run_dir=run_dir, site=site)
     refuse(findings(loaded))
     run = loaded.value
-    local.check_from(from_stage, run)
-    for text in warnings(run):
-        log.warning(text)
-    run_dir = run_dir or Path(run.run_dir, run.name)
-    stages = _stages_to_run(run, run_dir, from_stage)
-    scripts = {name: script.render() for name, script in _scripts(run, run_dir, stages).items()}
-    if dry_run:
-        return _dry_run(scripts)
+    scripts = _rendered(run, run_dir, from_stage)
     if not scripts:
-        return f"every stage of {run_dir} is done; --from STAGE does them again"
+        return _nothing_to_do(run_dir)
     lock.make_run_dir(run_dir)
     jobs.folder(run_dir).mkdir(exist_ok=True)
     for text in scripts.values():  # a job that is held is not looked at when it is submitted
@@ -105,6 +91,67 @@ def submit(
             f"see: megatron-r1 status {run_dir}",
         ]
     )
+
+
+def dry_run(
+    config_path: Path,
+    *,
+    overrides: Sequence[str] = (),
+    seed: int | None = None,
+    from_stage: str | None = None,
+    run_dir: Path | None = None,
+    site: Path | None = None,
+) -> Iterator[str]:
+    """What `submit` would do, as parts to print: the scripts, then what this machine and SLURM say of them.
+
+    Nothing is written and nothing put into the queue. Weights and data may be on another machine: what is not
+    here is said. SlurmError comes last, where SLURM refuses a script.
+    """
+    loaded, run_dir = _load(config_path, overrides, seed=seed, run_dir=run_dir, site=site)
+    refuse(findings(loaded, files=False))
+    scripts = _rendered(loaded.value, run_dir, from_stage)
+    if not scripts:
+        yield _nothing_to_do(run_dir)
+    for name, text in scripts.items():
+        yield f"### {name}.sbatch\n{text}"
+    yield from (f"### submit would refuse this: {finding}" for finding in findings(loaded))
+    yield from _opinions(scripts)
+
+
+def _opinions(scripts: Mapping[str, str]) -> Iterator[str]:
+    """SLURM's, where there is a SLURM that answers."""
+    silent = commands.unreachable()
+    if silent is not None:
+        yield f"### SLURM was not asked: {silent}"
+        return
+    for name, text in scripts.items():
+        yield f"### {name}: sbatch --test-only says: {commands.would_start(text)}"
+
+
+def _load(
+    config_path: Path, overrides: Sequence[str], *, seed: int | None, run_dir: Path | None, site: Path | None
+) -> tuple[Loaded[RunConfig], Path]:
+    """The configuration, with the seed as one of several if it is given, and where the run is kept."""
+    loaded = load_run(config_path, overrides=overrides, site=site or _own_site())
+    if seed is not None:
+        suffix = f"_seed{seed}"
+        run_dir = None if run_dir is None else run_dir.with_name(run_dir.name + suffix)
+        overrides = [*overrides, f"seed={seed}", f"name={loaded.value.name}{suffix}"]
+        loaded = load_run(config_path, overrides=overrides, site=site or _own_site())
+    return loaded, run_dir or Path(loaded.value.run_dir, loaded.value.name)
+
+
+def _rendered(run: RunConfig, run_dir: Path, from_stage: str | None) -> dict[str, str]:
+    """The scripts of the stages that are to run, by their names."""
+    local.check_from(from_stage, run)
+    for text in warnings(run):
+        log.warning(text)
+    stages = _stages_to_run(run, run_dir, from_stage)
+    return {name: script.render() for name, script in _scripts(run, run_dir, stages).items()}
+
+
+def _nothing_to_do(run_dir: Path) -> str:
+    return f"every stage of {run_dir} is done; --from STAGE does them again"
 
 
 def _own_site() -> Path | None:
@@ -140,22 +187,16 @@ def _scripts(run: RunConfig, run_dir: Path, stages: Sequence[str]) -> dict[str, 
     version = code.commit()
     return {
         name: StageScript(
-            run=run.name, stage=name, run_dir=run_dir, ranks=run.layout.ranks, slurm=run.slurm, commit=version
+            run=run.name,
+            stage=name,
+            run_dir=run_dir,
+            directory=Path.cwd(),
+            ranks=run.layout.ranks,
+            slurm=run.slurm,
+            commit=version,
         )
         for name in stages
     }
-
-
-def _dry_run(scripts: dict[str, str]) -> str:
-    """The scripts, each with SLURM's opinion where there is a SLURM."""
-    parts = []
-    for name, text in scripts.items():
-        parts.append(f"### {name}.sbatch\n{text}")
-        if commands.available():
-            parts.append(f"### {name}: sbatch --test-only says: {commands.would_start(text)}")
-    if not commands.available():
-        parts.append("### no sbatch on this machine, so nothing more can be said")
-    return "\n".join(parts)
 
 
 def _refuse_second(run_dir: Path) -> None:
