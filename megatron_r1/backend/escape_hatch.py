@@ -3,6 +3,7 @@
 Read in megatron-core 0.19.2's sources; batched p2p's wrong gradients were seen.
 """
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -39,5 +40,10 @@ def refuse(given: Mapping[str, Any], by_layout: Collection[str]) -> None:
     """Raises ConfigError. by_layout: the fields that follow from the layout."""
     reasons = dict.fromkeys(by_layout, _BY_LAYOUT) | REFUSED
     found = [f"{name}: {reasons[name]}" for name in given if name in reasons]
+    found += [
+        f"{name}: {value} is no finite number"
+        for name, value in given.items()
+        if isinstance(value, float) and not math.isfinite(value)
+    ]
     if found:
         raise ConfigError(f"model.megatron: {'; '.join(found)}; leave it out")

@@ -8,17 +8,27 @@ import re
 from importlib import metadata
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from megatron_r1.config.section import Section
 from megatron_r1.models.shape import FamilyConfig, ModelShape
 
-Degree = Annotated[int, Field(ge=1)]
+Degree = Annotated[int, Field(ge=1, le=1 << 20)]
+MAX_SPLIT = 100_000
 ENGINES_OF_MEGATRON = ("dynamic", "nemo")  # the rollout engines that aren't our loop
 NEMO_REMEDY = (
     "`make nemo` builds the environment that has it (docs/engines.md): start the run with "
     ".venv-nemo/bin/megatron-r1, or use megatron or dynamic"
 )
+
+
+def _of_a_length(split: str) -> str:
+    """Written out it has a letter a layer; t*9999999999 would take all memory before a word could be said."""
+    counts = [int(digits) for digits in re.findall(r"\*([0-9]+)", split)]
+    repeated = [int(count) for count in re.findall(r"\)\*([0-9]+)", split)]
+    if len(split) + sum(counts) * max(repeated, default=1) > MAX_SPLIT:
+        raise ValueError(f"stands for more than {MAX_SPLIT} layers and marks; shorten it")
+    return split
 
 
 class Layout(Section):
@@ -36,7 +46,7 @@ class Layout(Section):
     virtual_pipeline: Degree = 1
     """Chunks of layers a pipeline rank; above 1 the pipeline is interleaved."""
 
-    pipeline_split: str | None = None
+    pipeline_split: Annotated[str, AfterValidator(_of_a_length)] | None = None
     """An uneven split in Megatron's notation, such as "Et*3|(tttt|)*14ttmL".
 
     E is the embedding, t a layer, m an MTP layer, L the loss; | ends a chunk, *n repeats.

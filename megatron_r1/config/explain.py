@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from megatron_r1.config.place import Place, as_section, members_of, place_of
-from megatron_r1.config.tree import Finding, KeyPath, Position, Tree
+from megatron_r1.config.tree import MAX_SHOWN, Finding, KeyPath, Position, Tree
 
 EXPECTED = {
     "int_type": "an integer", "int_from_float": "an integer", "int_parsing": "an integer",
@@ -32,7 +32,6 @@ BOUNDS = {
     "too_long": "a collection of at most {max_length}", "string_too_long": "at most {max_length} long",
     "string_pattern_mismatch": "text that matches {pattern}",
 }  # fmt: skip
-MAX_SHOWN = 60  # characters of a value
 WORDS_FOR_BOOL = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 
 

@@ -1,5 +1,7 @@
 """YAML text -> plain values, with the place where each was written.
 
+What a short text can blow up has bounds: aliases of aliases, nesting, digits.
+
 YAML 1.2: `1e-6` is a number, `no` is text, a date is text. Duplicate keys, merge keys (`<<`) and keys that
 are neither text nor integers are findings; an integer key is kept as its text. We read ruamel's nodes rather
 than its objects: only nodes know their line.
@@ -14,7 +16,11 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from megatron_r1.json_reader import is_text
 
+MAX_VALUES = 100_000  # of a tree, aliases written out; a run of many stages has some thousands
 MAX_DEPTH = 50
+MAX_SHOWN = 60  # characters of a value in a message
+LARGEST_INTEGER = (1 << 63) - 1
+
 KeyPath = tuple[str | int, ...]
 
 
@@ -66,8 +72,7 @@ def parse(text: str, *, source: str, first_line: int = 1, path: KeyPath = ()) ->
         if node is not None and _is_deep(node):
             raise RecursionError
     except RecursionError:
-        message = f"not a configuration: nested deeper than {MAX_DEPTH} levels"
-        tree.findings.append(Finding(Position(source, first_line), path, message))
+        tree.findings.append(Finding(Position(source, first_line), path, _TOO_DEEP))
         tree.whole = False
         return tree
     except MarkedYAMLError as error:
@@ -83,6 +88,9 @@ def parse(text: str, *, source: str, first_line: int = 1, path: KeyPath = ()) ->
         tree.positions[path] = reader.position(node.start_mark)
         tree.value = reader.read(node, path)
     return tree
+
+
+_TOO_DEEP = f"not a configuration: nested deeper than {MAX_DEPTH} levels"
 
 
 def _is_deep(root: Node) -> bool:
@@ -117,6 +125,7 @@ class _Reader:
         self._source = source
         self._first_line = first_line
         self._open: list[Node] = []  # from the root to here: an alias to one of them would never end
+        self._num_values = 0
 
     def position(self, mark: Any) -> Position:
         line = mark.line + self._first_line if mark is not None and self._first_line else self._first_line
@@ -125,6 +134,10 @@ class _Reader:
     def read(self, node: Node, path: KeyPath) -> Any:
         if any(node is outer for outer in self._open):
             self._find(node, path, "an alias to something that holds it; write the value out")
+            return None
+        self._num_values += 1
+        if self._num_values > MAX_VALUES or len(self._open) >= MAX_DEPTH:
+            self._stop(node, path)
             return None
         self._open.append(node)
         try:
@@ -137,9 +150,23 @@ class _Reader:
         finally:
             self._open.pop()
 
+    def _stop(self, node: Node, path: KeyPath) -> None:
+        """Read nothing more, and say why once."""
+        if self._num_values > MAX_VALUES + 1:
+            return
+        if self._num_values <= MAX_VALUES:
+            self._find(node, path, _TOO_DEEP)
+        else:
+            message = f"more than {MAX_VALUES:,} values with all aliases written out; use fewer aliases"
+            self._find(node, path, message)
+        self._num_values = MAX_VALUES + 1
+        self._tree.whole = False
+
     def _mapping(self, node: MappingNode, path: KeyPath) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for key_node, value_node in node.value:
+            if self._num_values > MAX_VALUES:
+                break
             key = self._key(key_node, path)
             if key is None:
                 continue
@@ -169,6 +196,8 @@ class _Reader:
     def _sequence(self, node: SequenceNode, path: KeyPath) -> list[Any]:
         values = []
         for index, item in enumerate(node.value):
+            if self._num_values > MAX_VALUES:
+                break
             self._tree.positions[(*path, index)] = self.position(item.start_mark)
             values.append(self.read(item, (*path, index)))
         return values
@@ -183,10 +212,14 @@ class _Reader:
         }
         if kind in construct:
             try:
-                return construct[kind](node)
+                value = construct[kind](node)
             except (ValueError, KeyError):  # such as `!!int x`
-                self._find(node, path, f"{node.value!r} is no {kind}")
+                self._find(node, path, f"{_short(node.value)} is no {kind}")
                 return None
+            if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+                self._find(node, path, f"{_short(node.value)} is too large for an integer of 64 bits")
+                return None
+            return value
         if not is_text(node.value):
             self._find(node, path, f"{node.value!a:.80} holds half a surrogate pair, which no file can hold")
             return None
@@ -196,3 +229,7 @@ class _Reader:
 
     def _find(self, node: Node, path: KeyPath, message: str) -> None:
         self._tree.findings.append(Finding(self.position(node.start_mark), path, message))
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}...")

@@ -4,14 +4,24 @@ Source: arXiv 2412.19437, sections 2.1, 2.2 and 4.2, and the published configura
 Moonlight shapes (no low-rank query, one group).
 """
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from megatron_r1.config.section import Section
 from megatron_r1.models.dense import L, M, feed_forward_rows
 from megatron_r1.models.hf_config import MOST_LAYERS, HfConfig, write_rope
-from megatron_r1.models.shape import FamilyConfig, ModelShape
+from megatron_r1.models.shape import (
+    Experts,
+    FamilyConfig,
+    Layers,
+    ModelShape,
+    NonNegative,
+    Positions,
+    Positive,
+    Vocabulary,
+    Width,
+)
 from megatron_r1.models.weights import SAME, Copy, HalvesToPairs, Row, Shard
 
 LATENT_EPSILON = 1e-6  # of the norms on both latents, whatever rms_norm_eps says: DeepSeek's own code
@@ -21,17 +31,17 @@ MTP = "mtp.layers.{depth}."
 class Yarn(Section):
     """Longer contexts by rescaled RoPE (YaRN, arXiv 2309.00071); V3 uses it for the decoupled key only."""
 
-    factor: float
+    factor: Positive
     """How much longer than the original context."""
-    original_max_position_embeddings: int
+    original_max_position_embeddings: Positions
     """The context that the model was trained with before."""
-    beta_fast: float = 32.0
+    beta_fast: Positive = 32.0
     """Rotations above which a frequency is left as it is."""
-    beta_slow: float = 1.0
+    beta_slow: Positive = 1.0
     """Rotations below which a frequency is interpolated in full."""
-    mscale: float = 1.0
+    mscale: NonNegative = 1.0
     """Scale of the rotated part; V3: 1."""
-    mscale_all_dim: float = 1.0
+    mscale_all_dim: NonNegative = 1.0
     """Also scales the softmax, by (0.1 * this * ln factor + 1) squared; V3: 1."""
 
 
@@ -45,61 +55,61 @@ class DeepseekV3(FamilyConfig):
         *FamilyConfig.hf_training_only, "router_bias_update_rate", "sequence_aux_loss", "mtp_loss_weight",
     )  # fmt: skip
     family: Literal["deepseek_v3"]
-    vocab_size: int
+    vocab_size: Vocabulary
     """Rows of the embedding. V3: 129280."""
-    num_layers: int
+    num_layers: Layers
     """Transformer layers without MTP. V3: 61."""
-    hidden_size: int
+    hidden_size: Width
     """V3: 7168."""
-    num_attention_heads: int
+    num_attention_heads: Width
     """V3: 128."""
-    q_lora_rank: int | None = None
+    q_lora_rank: Width | None = None
     """Width of the query's latent; null: a full query projection. V3: 1536."""
-    kv_lora_rank: int
+    kv_lora_rank: Width
     """Width of the latent that keys and values share. V3: 512."""
-    qk_head_dim: int
+    qk_head_dim: Width
     """Width of a query or key head without its rotated part. V3: 128."""
-    qk_pos_emb_head_dim: int
+    qk_pos_emb_head_dim: Width
     """Width of the rotated part, whose key all heads share. V3: 64."""
-    v_head_dim: int
+    v_head_dim: Width
     """Width of a value head. V3: 128."""
-    num_dense_layers: int = 1
+    num_dense_layers: Annotated[int, Field(ge=0, le=10_000)] = 1
     """The first layers have no experts. V3: 3."""
-    ffn_hidden_size: int
+    ffn_hidden_size: Width
     """Inner width of a dense layer. V3: 18432."""
-    num_experts: int
+    num_experts: Experts
     """Routed experts a layer. V3: 256."""
-    experts_per_token: int
+    experts_per_token: Experts
     """Routed experts that a token visits. V3: 8."""
-    num_shared_experts: int = 1
+    num_shared_experts: Annotated[int, Field(ge=0, le=1 << 16)] = 1
     """Experts that every token visits. V3: 1."""
-    moe_ffn_hidden_size: int
+    moe_ffn_hidden_size: Width
     """Inner width of one expert. V3: 2048."""
-    num_expert_groups: int | None = None
+    num_expert_groups: Experts | None = None
     """Groups of experts, one a node; null: no limit. V3: 8."""
-    groups_per_token: int | None = None
+    groups_per_token: Experts | None = None
     """Groups that a token may visit. V3: 4."""
-    router_scaling_factor: float = 2.5
+    router_scaling_factor: Positive = 2.5
     """Factor on the routed experts' weights. V3: 2.5."""
-    router_bias_update_rate: float = 1e-3
+    router_bias_update_rate: NonNegative = 1e-3
     """Speed of the bias that balances the load without a loss (section 2.1.2). V3: 0.001, at the end 0."""
-    sequence_aux_loss: float = 1e-4
+    sequence_aux_loss: NonNegative = 1e-4
     """Weight of the sequence-wise balance loss (eq. 17). V3: 0.0001."""
-    mtp_layers: int = 0
+    mtp_layers: Annotated[int, Field(ge=0, le=1_000)] = 0
     """Multi-token prediction depth (section 2.2). V3: 1."""
-    mtp_loss_weight: float = 0.3
+    mtp_loss_weight: NonNegative = 0.3
     """Weight of the MTP loss (eq. 25). V3: 0.3 for 10T tokens, then 0.1."""
-    rope_theta: float = 1e4
+    rope_theta: Positive = 1e4
     """Base of the rotary frequencies."""
     yarn: Yarn | None = None
     """Context extension; V3: factor 40 from 4096."""
-    norm_epsilon: float = 1e-6
+    norm_epsilon: Positive = 1e-6
     """Of every RMSNorm."""
-    init_std: float = 0.006
+    init_std: NonNegative = 0.006
     """Standard deviation of the initial weights. V3: 0.006."""
     rope_interleave: bool = True
     """How the rotated rows lie in Hugging Face's files: as pairs (all released models), or as halves."""
-    max_position_embeddings: int = 4096
+    max_position_embeddings: Positions = 4096
     """The longest sequence."""
     megatron: dict[str, Any] = Field(default_factory=dict)
     """Fields of megatron-core's TransformerConfig, the one escape hatch; checked against the real fields."""

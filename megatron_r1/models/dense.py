@@ -5,7 +5,16 @@ from typing import Any, ClassVar, Self, get_args
 from pydantic import Field
 
 from megatron_r1.models.hf_config import MOST_LAYERS, HfConfig, write_rope
-from megatron_r1.models.shape import FamilyConfig, ModelShape
+from megatron_r1.models.shape import (
+    FamilyConfig,
+    Layers,
+    ModelShape,
+    NonNegative,
+    Positions,
+    Positive,
+    Vocabulary,
+    Width,
+)
 from megatron_r1.models.weights import GATE_UP, Copy, Qkv, Row, Shard
 
 L, M = "model.layers.{layer}.", "decoder.layers.{layer}."
@@ -19,29 +28,29 @@ class DenseConfig(FamilyConfig):
     qk_norm: ClassVar[bool] = False
     """Whether query and key heads are normalised."""
 
-    vocab_size: int
+    vocab_size: Vocabulary
     """Rows of the embedding."""
-    num_layers: int
+    num_layers: Layers
     """Transformer layers."""
-    hidden_size: int
+    hidden_size: Width
     """Width of the residual stream."""
-    num_attention_heads: int
+    num_attention_heads: Width
     """Query heads."""
-    num_query_groups: int
+    num_query_groups: Width
     """Key and value heads."""
-    head_dim: int | None = None
+    head_dim: Width | None = None
     """Width of a head; null: hidden_size / num_attention_heads."""
-    ffn_hidden_size: int
+    ffn_hidden_size: Width
     """Inner width of a layer's feed-forward network."""
     tie_embeddings: bool = False
     """Whether the output layer is the embedding itself."""
-    rope_theta: float = 1e4
+    rope_theta: Positive = 1e4
     """Base of the rotary frequencies."""
-    norm_epsilon: float = 1e-6
+    norm_epsilon: Positive = 1e-6
     """Of every RMSNorm."""
-    init_std: float = 0.02
+    init_std: NonNegative = 0.02
     """Standard deviation of the initial weights."""
-    max_position_embeddings: int = 4096
+    max_position_embeddings: Positions = 4096
     """The longest sequence."""
     megatron: dict[str, Any] = Field(default_factory=dict)
     """Fields of megatron-core's TransformerConfig, the one escape hatch; checked against the real fields."""

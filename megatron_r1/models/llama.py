@@ -6,18 +6,19 @@ from typing import Any, ClassVar, Literal
 from megatron_r1.config.section import Section
 from megatron_r1.models.dense import DenseConfig
 from megatron_r1.models.hf_config import HfConfig
+from megatron_r1.models.shape import Positions, Positive
 
 
 class Llama3Rope(Section):
     """Llama 3.1's rule: low frequencies divided by the factor, high ones kept, a ramp between them."""
 
-    factor: float
+    factor: Positive
     """How much longer than the original context."""
-    low_freq_factor: float = 1.0
+    low_freq_factor: Positive = 1.0
     """Wavelengths above original / this are rescaled in full."""
-    high_freq_factor: float = 4.0
+    high_freq_factor: Positive = 4.0
     """Wavelengths below original / this stay."""
-    original_max_position_embeddings: int = 8192
+    original_max_position_embeddings: Positions = 8192
     """The context that the model was trained with before."""
 
     def rescale(self, frequencies: list[float]) -> list[float]:
@@ -43,9 +44,9 @@ class Llama(DenseConfig):
     hf_architecture: ClassVar[str | None] = "LlamaForCausalLM"
     hf_model_type: ClassVar[str] = "llama"
     family: Literal["llama"]
-    rope_theta: float = 5e5
+    rope_theta: Positive = 5e5
     """Base of the rotary frequencies."""
-    norm_epsilon: float = 1e-5
+    norm_epsilon: Positive = 1e-5
     """Of every RMSNorm."""
     rope_scaling: Llama3Rope | None = None
     """Null for Llama 3.0; 3.1 to 3.3 have it."""

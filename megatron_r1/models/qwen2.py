@@ -3,6 +3,7 @@
 from typing import ClassVar, Literal
 
 from megatron_r1.models.dense import DenseConfig
+from megatron_r1.models.shape import Positive
 
 
 class Qwen2(DenseConfig):
@@ -12,7 +13,7 @@ class Qwen2(DenseConfig):
     hf_architecture: ClassVar[str | None] = "Qwen2ForCausalLM"
     hf_model_type: ClassVar[str] = "qwen2"
     family: Literal["qwen2"]
-    rope_theta: float = 1e6
+    rope_theta: Positive = 1e6
     """Base of the rotary frequencies."""
 
 

@@ -3,6 +3,7 @@
 from typing import ClassVar, Literal
 
 from megatron_r1.models.dense import DenseConfig
+from megatron_r1.models.shape import Positive
 
 
 class Qwen3(DenseConfig):
@@ -13,7 +14,7 @@ class Qwen3(DenseConfig):
     hf_model_type: ClassVar[str] = "qwen3"
     hf_head_dim: ClassVar[int | None] = 128
     family: Literal["qwen3"]
-    rope_theta: float = 1e6
+    rope_theta: Positive = 1e6
     """Base of the rotary frequencies."""
 
 

@@ -7,9 +7,11 @@ Qwen3's own, over the global batch, needs every count of an update before its fi
 
 from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
 from megatron_r1.models.dense import DenseConfig, L, M, feed_forward_rows
 from megatron_r1.models.hf_config import HfConfig
-from megatron_r1.models.shape import ModelShape
+from megatron_r1.models.shape import Experts, ModelShape, NonNegative, Positive, Width
 from megatron_r1.models.weights import Row
 
 
@@ -25,19 +27,19 @@ class Qwen3Moe(DenseConfig):
         "ffn_hidden_size",
     )
     family: Literal["qwen3_moe"]
-    rope_theta: float = 1e6
+    rope_theta: Positive = 1e6
     """Base of the rotary frequencies."""
-    ffn_hidden_size: int = 0
+    ffn_hidden_size: int = Field(default=0, ge=0, le=1 << 20)
     """Unused: every layer has experts."""
-    num_experts: int
+    num_experts: Experts
     """Experts a layer."""
-    experts_per_token: int
+    experts_per_token: Experts
     """Experts that a token visits."""
-    moe_ffn_hidden_size: int
+    moe_ffn_hidden_size: Width
     """Inner width of one expert."""
     normalize_expert_weights: bool = True
     """Whether the weights of a token's experts add up to 1."""
-    aux_loss: float = 1e-3
+    aux_loss: NonNegative = 1e-3
     """Weight of the balance loss, each sequence's own (DeepSeek-V3, eq. 17-20; even load gives 1 a layer,
     where transformers' formula gives experts_per_token). Qwen3's is over a global batch (2501.11873)."""
 

@@ -4,7 +4,7 @@ No torch and no Megatron here: checking a configuration takes no longer than rea
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field
 
@@ -28,13 +28,23 @@ class ModelShape:
     num_mtp_layers: int = 0
 
 
+# Far above any model that there is: what is larger is a mistake, and a plan of it would take all memory.
+Layers = Annotated[int, Field(ge=1, le=10_000)]
+Width = Annotated[int, Field(ge=1, le=1 << 20)]
+Vocabulary = Annotated[int, Field(ge=1, le=1 << 24)]
+Experts = Annotated[int, Field(ge=1, le=1 << 16)]
+Positions = Annotated[int, Field(ge=1, le=1 << 30)]
+Positive = Annotated[float, Field(ge=1e-30, le=1e30)]  # within float32
+NonNegative = Annotated[float, Field(ge=0, le=1e6)]
+
+
 class FamilyConfig(Section):
     """Base of every model family's section; `family` is narrowed to the family's name."""
 
     family: str
     """Which model family: the name of a file's FAMILY in megatron_r1/models."""
 
-    max_position_embeddings: int = 4096
+    max_position_embeddings: Positions = 4096
     """The longest sequence."""
 
     megatron: dict[str, Any] = Field(default_factory=dict)

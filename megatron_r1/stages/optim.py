@@ -8,11 +8,13 @@ from pydantic import Field
 from megatron_r1.config.section import Section
 from megatron_r1.types import OptimizerOptions
 
+SMALLEST, LARGEST = 1e-30, 1e30  # within float32, in which the optimizer computes
+
 
 class Optim(Section):
     """AdamW as DeepSeek-V3 has it (section 4.2), unless said otherwise."""
 
-    lr: float = Field(gt=0)
+    lr: float = Field(gt=0, le=LARGEST)
     """The highest learning rate."""
     warmup_steps: int = Field(default=0, ge=0)
     """Steps over which the rate rises linearly from 0."""
@@ -22,16 +24,22 @@ class Optim(Section):
     """Share of the steps before the cosine begins."""
     final_share: float = Field(default=0.1, ge=0, le=1)
     """The last rate relative to the highest (R1's SFT: one tenth)."""
-    weight_decay: float = Field(default=0.1, ge=0)
+    weight_decay: float = Field(default=0.1, ge=0, le=10)
     """Decoupled weight decay."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
     """Decay of the mean of gradients."""
     beta2: float = Field(default=0.95, ge=0, lt=1)
     """Decay of the mean of squared gradients."""
-    epsilon: float = Field(default=1e-8, gt=0)
+    epsilon: float = Field(default=1e-8, ge=SMALLEST, le=1)
     """Added to the root of the squared mean."""
-    clip_grad: float = Field(default=1.0, gt=0)
+    clip_grad: float = Field(default=1.0, ge=SMALLEST, le=LARGEST)
     """Largest norm of the gradient."""
+
+    def warnings(self) -> list[str]:
+        """What will run but is likely not meant."""
+        if self.lr <= 1:
+            return []
+        return [f"optim.lr: {self.lr:g} moves every weight by more than 1 a step; write 3e-6 for 0.000003"]
 
     def options(self) -> OptimizerOptions:
         return OptimizerOptions(

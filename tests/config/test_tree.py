@@ -70,3 +70,24 @@ def test_characters_that_yaml_forbids_are_a_finding():
     tree = parse("a: \x00\n", source="x")
     assert not tree.whole
     assert "not YAML" in str(tree.findings[0])
+
+
+BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}, *a{i - 1}]\n" for i in range(1, 40))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (BOMB, "more than 100,000 values with all aliases written out"),
+        ("[" * 5000 + "]" * 5000, "nested deeper than 50 levels"),
+        ("a: " + "[" * 101 + "]" * 101, "nested deeper than 50 levels"),
+        ("a: 9223372036854775808", "too large for an integer of 64 bits"),
+        ("a: 0x" + "f" * 5000, "too large for an integer of 64 bits"),
+        ("a: " + "9" * 5000, "is no int"),
+    ],
+)
+def test_what_a_short_text_can_blow_up_is_refused_once(text, words):
+    tree = parse(text, source="x.yaml")
+    assert len(tree.findings) >= 1
+    assert words in str(tree.findings[0])
+    assert len(str(tree.findings[0])) < 300
