@@ -55,6 +55,8 @@ def verify(
     """Prints the comparison; GateError where the two differ."""
     from megatron_r1.backend import hf_verify
     from megatron_r1.backend.hf_describe import checkpoint_at
+    from megatron_r1.backend.hf_text_ids import compare_text_ids
+    from megatron_r1.data.tokenizer_files import TOKENIZER
 
     tolerance = hf_verify.TOLERANCE if tolerance is None else tolerance
     found = hf_verify.verify(
@@ -66,6 +68,10 @@ def verify(
     )
     if found is not None:
         print(found.text())
+        ids = compare_text_ids(source)
+        print(ids if isinstance(ids, str) else ids.text())
+        if not isinstance(ids, str) and ids.misread is not None:
+            raise GateError(f"{source}: its tokenizer gives other ids here than by its own {TOKENIZER}")
         if found.first_different is not None:
             raise GateError(f"{checkpoint} does not compute what {source} computes with transformers")
     return []

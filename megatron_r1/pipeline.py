@@ -22,6 +22,7 @@ from megatron_r1.backend.checkpoint_files import describe, tensors_digest
 from megatron_r1.data.sources.stage import DATA, stage_outputs
 from megatron_r1.data.template import ChatTemplate, get_template
 from megatron_r1.data.tokenizer import Tokenizer, load_tokenizer
+from megatron_r1.data.trained_files import trained_files
 from megatron_r1.errors import ConfigError, DataError, Interrupted
 from megatron_r1.huggingface.source import fingerprint
 from megatron_r1.journal import CHECKPOINTS, StageJournal
@@ -185,6 +186,8 @@ class Chain:
             self._start_from(policy, weights)
         if isinstance(stage, TrainingStage):
             policy.start_training(stage.optim.options())
+            if resumed is None and self.replicas.is_main:
+                policy.carried = trained_files(policy.carried, tokenizer, get_template(run.template))
         if resumed is not None:
             return policy, policy.load(resumed)
         done = stage.done_before(self.run_dir / name)

@@ -37,24 +37,25 @@ class HuggingFaceTokenizer:
         stop: Sequence[str] | None = None,
     ) -> None:
         """bos, eos, pad, add_bos, stop: as in TokenizerConfig."""
-        self._path = path / TOKENIZER if path.is_dir() else path
-        if problem := file_problem(self._path):
-            raise DataError(f"{self._path}: {problem}; `path` names {TOKENIZER} or its directory")
-        self._content = _usable(self._path)
-        files = read_files(self._path.parent)
-        self._backend = _backend(self._path, json.dumps(self._content))
+        self.path = path / TOKENIZER if path.is_dir() else path
+        if problem := file_problem(self.path):
+            raise DataError(f"{self.path}: {problem}; `path` names {TOKENIZER} or its directory")
+        self._content = _usable(self.path)
+        files = read_files(self.path.parent)
+        self._backend = _backend(self.path, json.dumps(self._content))
         self._add(files)
         self._special = {t.content: i for i, t in self._backend.get_added_tokens_decoder().items()}
         self.vocab_size = max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
         eos = eos or files.named["eos"]
         if eos is None:
-            raise DataError(f"{self._path}: tokenizer_config.json names no eos_token; set tokenizer.eos")
+            raise DataError(f"{self.path}: tokenizer_config.json names no eos_token; set tokenizer.eos")
         self.eos_id = self.piece_id(eos)
         others = files.stop_ids if stop is None else tuple(map(self.piece_id, stop))
         self.eos_ids = tuple(dict.fromkeys([self.eos_id, *others]))
         self.pad_id = self.eos_id if pad is None else self.piece_id(pad)
         if pad is None and files.named["pad"] is not None:  # named, and the vocabulary may lack it: never fed
-            self.pad_id = self._backend.token_to_id(files.named["pad"]) or self.pad_id
+            found = self._backend.token_to_id(files.named["pad"])
+            self.pad_id = self.pad_id if found is None else found
         self.bos_id, self.chat_bos_id = self._begins(bos, files.named["bos"], add_bos)
         self._dropped = {self.bos_id, self.chat_bos_id, self.pad_id, *self.eos_ids}
 
@@ -68,7 +69,7 @@ class HuggingFaceTokenizer:
             found = self._backend.token_to_id(content)
             if found != token_id:
                 raise DataError(
-                    f"{self._path}: {content!r} is token {found}, and added_tokens_decoder of "
+                    f"{self.path}: {content!r} is token {found}, and added_tokens_decoder of "
                     f"tokenizer_config.json says {token_id}; fetch both files from one place"
                 )
 
@@ -84,7 +85,7 @@ class HuggingFaceTokenizer:
             return None, None
         if add_bos or (add_bos is None and chosen is not None):
             if bos is None:
-                raise DataError(f"{self._path}: no BOS is named; set tokenizer.bos, or add_bos: false")
+                raise DataError(f"{self.path}: no BOS is named; set tokenizer.bos, or add_bos: false")
             return bos, bos
         first = self._put_before()
         return first, first if bos is None else bos
@@ -93,17 +94,20 @@ class HuggingFaceTokenizer:
         """What the post-processor of the file puts before a text."""
         candidates = ("a", *islice(self._backend.get_vocab(with_added_tokens=False), TRIALS))
         for text in candidates:
-            encoded = self._backend.encode(text)
+            try:
+                encoded = self._backend.encode(text)
+            except Exception:  # the library raises bare ones: a word that a closed vocabulary lacks
+                continue
             if 0 in encoded.sequence_ids:
                 break
         else:
-            raise DataError(f"{self._path}: none of its pieces is a token of itself; fetch it again")
+            raise DataError(f"{self.path}: none of its pieces is a token of itself; fetch it again")
         before = list(
             takewhile(lambda pair: pair[1] is None, zip(encoded.ids, encoded.sequence_ids, strict=True))
         )
         if len(before) > 1:
             raise DataError(
-                f"{self._path}: its post-processor begins a text with {len(before)} pieces; set "
+                f"{self.path}: its post-processor begins a text with {len(before)} pieces; set "
                 "tokenizer.add_bos to true for BOS alone, or to false for none"
             )
         return before[0][0] if before else None
@@ -111,7 +115,7 @@ class HuggingFaceTokenizer:
     @cached_property
     def _plain(self) -> "Backend":
         """The same model without its added tokens, so that their names are text like any other."""
-        return _backend(self._path, json.dumps(self._content | {"added_tokens": [], "post_processor": None}))
+        return _backend(self.path, json.dumps(self._content | {"added_tokens": [], "post_processor": None}))
 
     def encode(self, text: str, *, special: Collection[str] | None = None) -> list[int]:
         found = set(split_special(text, self._special)[1::2])
@@ -129,7 +133,7 @@ class HuggingFaceTokenizer:
         try:
             return backend.encode(text, add_special_tokens=False).ids
         except Exception as error:  # the library raises bare ones, as for a closed vocabulary's unknown word
-            raise DataError(f"{self._path}: no token for part of {text[:80]!r}: {error}") from None
+            raise DataError(f"{self.path}: no token for part of {text[:80]!r}: {error}") from None
 
     def decode(self, ids: Sequence[int]) -> str:
         known = [i for i in ids if i not in self._dropped and i < self.vocab_size]
@@ -137,10 +141,21 @@ class HuggingFaceTokenizer:
         unknown = "\ufffd" * sum(i >= self.vocab_size and i not in self._dropped for i in ids)
         return self._backend.decode(known, skip_special_tokens=False) + unknown
 
+    @property
+    def special_pieces(self) -> list[str]:
+        """Pieces that are recognised whole, in the order of their ids."""
+        return sorted(self._special, key=self._special.__getitem__)
+
+    def piece(self, token_id: int) -> str:
+        """A piece as it is spelt in a text."""
+        found = self._backend.id_to_token(token_id)
+        assert found is not None, f"token {token_id} has no piece"
+        return found
+
     def piece_id(self, piece: str) -> int:
         token = self._backend.token_to_id(piece)
         if token is None:
-            raise DataError(f"{self._path}: no piece {piece!r} among its {self.vocab_size}")
+            raise DataError(f"{self.path}: no piece {piece!r} among its {self.vocab_size}")
         return token
 
 

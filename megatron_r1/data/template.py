@@ -11,6 +11,7 @@ assistant's text may hold the reasoning tags and no other special piece.
 from collections.abc import Sequence
 from typing import Protocol
 
+from megatron_r1.data.chat_jinja import JinjaParts, jinja_of
 from megatron_r1.data.tokenizer import Tokenizer
 from megatron_r1.errors import DataError
 from megatron_r1.types import Document, Message
@@ -37,6 +38,7 @@ class TurnStyle(Protocol):
     required_pieces: tuple[str, ...]
     think_prefix: str  # what force_think puts at the start of the answer
     writes_bos: bool  # whether BOS is part of the format, or as the tokenizer begins any text
+    parts: JinjaParts  # the same, for those who serve the model
 
     def opening(self, system: str | None, tokenizer: Tokenizer) -> list[int]:
         """What comes before the first turn, after BOS."""
@@ -57,6 +59,7 @@ class R1Zero:
     required_pieces = ()
     think_prefix = f" {THINK_OPEN}"
     writes_bos = False
+    parts = JinjaParts(opening=R1_ZERO_PREAMBLE, system=" ", user=" User: ", after=".", cue=" Assistant:")
 
     def opening(self, system: str | None, tokenizer: Tokenizer) -> list[int]:
         ids = tokenizer.encode(R1_ZERO_PREAMBLE, special=TAGS)
@@ -77,6 +80,7 @@ class Minimal:
     required_pieces = (user_piece, assistant_piece, *TAGS)
     think_prefix = THINK_OPEN
     writes_bos = False
+    parts = JinjaParts(user=user_piece, after="", cue=assistant_piece, system=None)
 
     def opening(self, system: str | None, tokenizer: Tokenizer) -> list[int]:
         if system is not None:
@@ -99,6 +103,7 @@ class DeepSeek:
     required_pieces = (user_piece, assistant_piece)
     think_prefix = f"{THINK_OPEN}\n"
     writes_bos = True
+    parts = JinjaParts(user=user_piece, after="", cue=assistant_piece, reasoning_ends=THINK_CLOSE)
 
     def opening(self, system: str | None, tokenizer: Tokenizer) -> list[int]:
         return [] if system is None else tokenizer.encode(system, special=())
@@ -128,7 +133,7 @@ class ChatTemplate:
         force_think: begin the answer with the opening tag; for evaluation only.
         """
         system, turns = self._turns(messages)
-        bos_id = tokenizer.chat_bos_id if self._style.writes_bos else tokenizer.bos_id
+        bos_id = self.bos_id(tokenizer)
         ids = [] if bos_id is None else [bos_id]
         ids += self._style.opening(system, tokenizer)
         for message in turns:
@@ -139,6 +144,14 @@ class ChatTemplate:
         if force_think:
             ids += tokenizer.encode(self._style.think_prefix, special=TAGS)
         return ids
+
+    def bos_id(self, tokenizer: Tokenizer) -> int | None:
+        """What begins a conversation; None: nothing does."""
+        return tokenizer.chat_bos_id if self._style.writes_bos else tokenizer.bos_id
+
+    def jinja(self, *, bos: str | None, eos: str) -> str:
+        """The template as `apply_chat_template` renders it, with these pieces."""
+        return jinja_of(self._style.parts, bos=bos, eos=eos)
 
     def response_ids(self, text: str, tokenizer: Tokenizer) -> list[int]:
         """Ids of an answer, whole, with EOS."""

@@ -3,7 +3,7 @@
 import random
 from pathlib import Path
 
-from megatron_r1.errors import DataError
+from megatron_r1.errors import CheckpointError, DataError
 from megatron_r1.huggingface.config_file import CONFIG, read_json
 from megatron_r1.json_reader import NotJson, parse_json
 from megatron_r1.regular_file import read_bytes
@@ -14,7 +14,7 @@ TOKENIZER = "tokenizer.json"
 
 def random_prompts(directory: Path) -> list[list[int]]:
     """The same two for every model of a vocabulary."""
-    vocab_size = read_json(directory / CONFIG).get("vocab_size", 1)
+    vocab_size = _vocab_size(directory)
     draw = random.Random(0)
     return [[draw.randrange(vocab_size) for _ in range(length)] for length in LENGTHS]
 
@@ -30,11 +30,18 @@ def prompts_of_file(path: Path, directory: Path) -> list[list[int]]:
     if not found:
         raise DataError(f"{path}: no prompt in it")
     prompts = [_ids(line, directory, place=place) for place, line in found.items()]
-    vocab_size = read_json(directory / CONFIG).get("vocab_size", 0)
+    vocab_size = _vocab_size(directory)
     for place, ids in zip(found, prompts, strict=True):
         if max(ids) >= vocab_size:
             raise DataError(f"{place}: token {max(ids)}, and the model's vocabulary has {vocab_size}")
     return prompts
+
+
+def _vocab_size(directory: Path) -> int:
+    found = read_json(directory / CONFIG).get("vocab_size")
+    if type(found) is not int or found < 1:
+        raise CheckpointError(f"{directory / CONFIG}: vocab_size={found!r:.80} is no size of a vocabulary")
+    return found
 
 
 def _ids(line: str, directory: Path, *, place: str) -> list[int]:
@@ -51,7 +58,10 @@ def _ids(line: str, directory: Path, *, place: str) -> list[int]:
         raise DataError(f"{place}: is text, and {directory} has no {TOKENIZER}; write lists of token ids")
     from tokenizers import Tokenizer
 
-    ids = Tokenizer.from_file(str(file)).encode(line).ids
+    try:
+        ids = Tokenizer.from_file(str(file)).encode(line).ids
+    except Exception as error:  # the library raises bare Exceptions
+        raise DataError(f"{file}: the tokenizers library can't read it: {error}") from error
     if not ids:
         raise DataError(f"{place}: no token comes of it")
     return ids

@@ -82,6 +82,9 @@ def test_a_run_starts_from_the_files_and_leaves_such_files(folder):
     assert all(gap < 1e-2 for gap in moved.values())
     assert any(gap > 0 for gap in moved.values())
     assert AutoModelForCausalLM.from_pretrained(tuned).config.hidden_size == 32
+    settings = json.loads((tuned / "tokenizer_config.json").read_text())
+    assert "The user asks a question" in settings["chat_template"]  # r1_zero, not the one that came
+    assert json.loads((tuned / "generation_config.json").read_text())["eos_token_id"] == 256
     assert (tuned / "tokenizer.json").read_bytes() == (
         folder / "models" / "qwen" / "tokenizer.json"
     ).read_bytes()
