@@ -109,8 +109,8 @@ def grade_mathematics(reference: str, answer: str | None) -> Score | Item:
 def _fault_of_text(gold: Reading) -> str:
     """Why a reference that is no mathematics can't be held against answers; "" if it can."""
     texts = [str(node.value) for node in gold.readings[0].walk() if node.op == "text"]
-    if texts and not any(character.isalpha() for character in gold.text):
-        return "it is neither mathematics nor words"
+    if texts and not any(character.isalnum() for character in gold.text):
+        return "it is neither mathematics nor text"
     if texts and (_SAYS_SO.search(gold.text) or any(len(text.split()) > MAX_WORDS for text in texts)):
         return "it is a sentence"
     return ""
@@ -128,7 +128,7 @@ def _verdict(
     if equal is None:
         return "math", (gold.readings, given.readings)
     if not equal and _CHOICE.fullmatch(gold.text):  # the letter of a choice, with what it stands for
-        equal = parse_choice(answer) == gold.text
+        equal = parse_choice(answer) == gold.text and gold.text in answer
     return Score(float(equal))
 
 

@@ -20,6 +20,10 @@ CURRENCIES = "$€£¥₹₽₩"
 MAX_UNIT_CHARS, MAX_UNIT_WORDS = 40, 4
 _SAYS_NOTHING = frozenset(("st", "nd", "rd", "th", "in total", "total"))
 _GENERIC = re.compile(r"(?:(?:square|sq\.?|cubic|cu\.?) ?)?units?(?:\^[23]| squared| cubed)?")
+_NO_UNIT = re.compile(
+    r"^(?:or|and)\b|\b(?:is|are|was|not|if|when|where|because|but|except|than|unless|january|february|march|april|may|june|july|"
+    r"august|september|october|november|december)\b"
+)
 _BARE, _BARE_SPACED = frozenset("mshgL"), frozenset("mshgLlNJWVACK")  # other letters are variables
 _BETWEEN = re.compile(r"\s*(?:[*·.]|(?=[\s(]))\s*")
 _NAME = re.compile(r"[°$€£¥₹₽₩¢Ω]*[^\W\d_]+\$?|[°$€£¥₹₽₩¢Ω]|'{1,2}")
@@ -53,6 +57,8 @@ def read_unit(text: str) -> Unit | None:
     known = known_unit(text)
     if known is not None:
         return known
+    if _NO_UNIT.search(words):
+        return None
     is_short = len(words) <= MAX_UNIT_CHARS and len(words.split()) <= MAX_UNIT_WORDS
     if not is_short or not re.search(r"[^\W\d_]", words):
         return None

@@ -3,7 +3,8 @@
 Imported by a grading process alone: sympy is slow to load, and may run for ever.
 
 Two formulas are equal if they agree at several points to 25 digits, and exactly where their values are
-rational. Points are positive and negative, and one where neither side is real says nothing. It is quicker
+rational. Points are positive and negative, and one where a root or a logarithm is not real says
+nothing. It is quicker
 than to simplify the difference, and finds more equalities. Two equations are equal if one is a multiple of
 the other or both have the same solutions; inequalities, intervals and set expressions are compared as sets.
 """
@@ -85,11 +86,14 @@ def _formulas(node: Node) -> list[Node]:
 
 
 def _same(gold: Node, given: Node) -> bool:
-    if gold.op == given.op == "relation" and "=" in str(gold.value).split() + str(given.value).split():
-        return gold.value == given.value and _same_equations(gold, given)
-    if gold.op in _STATEMENTS or given.op in _STATEMENTS:
-        return _same_sets(gold, given) or _same_orders(gold, given)
-    return bool(_agree(_expression(gold), _expression(given)))
+    try:
+        if gold.op == given.op == "relation" and "=" in str(gold.value).split() + str(given.value).split():
+            return gold.value == given.value and _same_equations(gold, given)
+        if gold.op in _STATEMENTS or given.op in _STATEMENTS:
+            return _same_sets(gold, given) or _same_orders(gold, given)
+        return bool(_agree(_expression(gold), _expression(given)))
+    except NotMathematics:  # names for sets, a tuple in a sum: no algebra that is known here
+        return False
 
 
 def _expression(node: Node) -> Any:
@@ -146,11 +150,21 @@ def _agree(gold: Any, given: Any) -> bool | None:
     verdicts = []
     for point in _POINTS if symbols else _POINTS[:1]:
         values = {s: sympy.Rational(n, 1000) for s, n in zip(symbols, point, strict=False)}
-        verdicts.append(_agree_at(gold.xreplace(values), given.xreplace(values), is_complex or not symbols))
+        if is_complex or not symbols or (_is_defined(gold, values) and _is_defined(given, values)):
+            verdicts.append(
+                _agree_at(gold.xreplace(values), given.xreplace(values), is_complex or not symbols)
+            )
     if not symbols and verdicts == [True] and not gold.has(*_SLOW) and not given.has(*_SLOW):
         verdicts = [_is_nothing(gold - given, beside=gold)]
     known = [verdict for verdict in verdicts if verdict is not None]
     return all(known) if known else None
+
+
+def _is_defined(expression: Any, values: dict[Any, Any]) -> bool:
+    """Whether no root or logarithm in it is of a negative number there."""
+    roots = [p.base for p in expression.atoms(sympy.Pow) if p.exp.is_Rational and not p.exp.is_Integer]
+    arguments = [*roots, *(log.args[0] for log in expression.atoms(sympy.log))]
+    return not any((value := sympy.N(arg.xreplace(values))).is_real and value < 0 for arg in arguments)
 
 
 def _agree_at(gold: Any, given: Any, is_complex: bool) -> bool | None:
@@ -161,7 +175,7 @@ def _agree_at(gold: Any, given: Any, is_complex: bool) -> bool | None:
         return None if not any(n.is_number and n.is_finite for n in numbers) else False
     real = [abs(sympy.im(n)) <= AGREE * (1 + abs(n)) for n in numbers]
     if not is_complex and not all(real):
-        return None if not any(real) else False
+        return False if any(real) else None
     return bool(abs(numbers[0] - numbers[1]) <= AGREE * max(abs(n) for n in numbers))
 
 

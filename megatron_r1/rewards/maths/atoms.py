@@ -118,9 +118,6 @@ class Atoms:
             return known
         if opening.text == "{|":
             raise NotMathematics("braces around no set")
-        for at, token in enumerate(inside):
-            if opening.text == "{" and token.kind == "command" and token.text == "choose":
-                return binomial(formula.inner(inside[:at]), formula.inner(inside[at + 1 :]))
         return formula.inner(inside)
 
     # Names

@@ -68,6 +68,8 @@ class Equality:
         if "list" in (gold.op, given.op):
             return self._lists(gold, given)
         if gold.op in SETS or given.op in SETS:
+            if gold.op == given.op in ("union", "intersection") and self._in_any_order(gold.args, given.args):
+                return True
             return _may_be_set(gold) and _may_be_set(given) and self._algebra(gold, given)
         if "set" in (gold.op, given.op):
             return self._finite_sets(gold, given)
@@ -289,7 +291,7 @@ def _settled(node: Node) -> Node:
 def _name(node: Node) -> str | None:
     if node.op == "symbol":
         return str(node.value)
-    if node.op == "apply" and all(arg.op == "symbol" for arg in node.args):
+    if node.op == "apply":
         return f"{node.value}({','.join(str(arg.value) for arg in node.args)})"
     if node.op == "bracket" and all(arg.op == "symbol" for arg in node.args):
         return f"({','.join(str(arg.value) for arg in node.args)})"

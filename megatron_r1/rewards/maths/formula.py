@@ -12,6 +12,7 @@ from megatron_r1.rewards.maths.expression import (
     Node,
     NotMathematics,
     add,
+    binomial,
     divide,
     factorial,
     fraction_of,
@@ -83,6 +84,10 @@ class Formula(Cursor):
                 terms.append(Node("either", (term,), sign))
             else:
                 terms.append(negative(term) if sign == "-" else term)
+        token = self.peek()
+        if token is not None and token.kind == "command" and token.text == "choose":
+            self.take()
+            return binomial(add(terms), self.nested(self.sum))
         return add(terms)
 
     def product(self) -> Node:
@@ -147,7 +152,7 @@ class Formula(Cursor):
                     return not self.bars
                 return token.text in ("(", "{", "[", "pi", "inf", "lfloor", "lceil", "i")
             case "number":
-                return self.before().text in (")", "}", "]") and not token.spaced
+                return self.before().text in (")", "}", "]", "!", "!!") and not token.spaced
             case "text":
                 return is_mathematical(token.text) or is_name(token.text)
             case "run":
@@ -188,10 +193,11 @@ class Formula(Cursor):
         factors = [value]
         while self.begins_factor():
             mixed = self._begins_mixed_part()
-            factor = self.power()
+            factor = self.atom() if mixed else self.power()
             part, whole = fraction_of(factor), fraction_of(factors[-1])
             if mixed and part is not None and whole is not None and part > 0:
-                factors[-1] = number(whole - part if whole < 0 else whole + part)
+                mixed_number = number(whole - part if whole < 0 else whole + part)
+                factors[-1] = self._postfixed(mixed_number)
             else:
                 factors.append(factor)
         return multiply(factors)

@@ -18,6 +18,7 @@ _COMMAS = r"[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9]|,[0-9])|[1-9][0-9]?(?:,[0-9]{2
 _GERMAN = (
     r"[1-9][0-9]{0,2}(?:\.[0-9]{3})+,[0-9]+(?![0-9]|,[0-9])|[1-9][0-9]{0,2}(?:\.[0-9]{3}){2,}(?![.,]?[0-9])"
 )
+_FRENCH = r"[1-9][0-9]{0,2}(?:\ [0-9]{3})+,[0-9]+(?![0-9]|,[0-9])"
 _COMMA_POINT = r"[0-9]+\{,\}[0-9]+"
 _LEADING_ZERO = r"0,[0-9]+(?![0-9]|,[0-9]|\.[0-9])"
 _PERIOD = (
@@ -31,7 +32,7 @@ _REPEATING = re.compile(_DECIMAL)
 _PLAIN = re.compile(rf"(?P<number>[0-9]+(?:\.[0-9]+)?|\.[0-9]+|[0-9]+\.(?![.0-9])){_EXPONENT}")
 _GROUPED = re.compile(rf"(?P<groups>{_THOUSANDS})(?![0-9])(?P<rest>\.[0-9]+)?")
 _WITH_COMMAS = re.compile(
-    rf"(?P<groups>{_COMMAS})(?P<rest>\.[0-9]+)?|(?P<german>{_GERMAN})|(?P<zero>{_LEADING_ZERO})"
+    rf"(?P<groups>{_COMMAS})(?P<rest>\.[0-9]+)?|(?P<german>{_GERMAN}|{_FRENCH})|(?P<zero>{_LEADING_ZERO})"
 )
 _POINT = re.compile(_COMMA_POINT)
 _AMBIGUOUS = re.compile(
@@ -70,7 +71,9 @@ def read_literal(text: str, start: int, *, commas: bool) -> Literal | None:
         if match["groups"]:
             return _literal(Fraction(match["groups"].replace(",", "") + (match["rest"] or "")), match)
         if match["german"]:
-            return _literal(Fraction(match["german"].replace(".", "").replace(",", ".")), match)
+            return _literal(
+                Fraction(match["german"].replace(".", "").replace(" ", "").replace(",", ".")), match
+            )
         return _literal(Fraction(match["zero"].replace(",", ".")), match)
     if match := _GROUPED.match(text, start):
         return _literal(Fraction(re.sub(r"\{,\}|[ ']", "", match["groups"]) + (match["rest"] or "")), match)

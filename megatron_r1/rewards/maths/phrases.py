@@ -29,6 +29,14 @@ _CHINESE_FRACTION = re.compile(
 )
 
 
+def set_in_words(text: str) -> Node | None:
+    """All real numbers, the empty set."""
+    words = text.casefold().removeprefix("the ")
+    if words in ("all real numbers", "all reals", "real numbers", "全体实数"):
+        return Node("named", value="reals")
+    return Node("set") if words in ("empty set", "no solution", "no solutions", "空集", "无解") else None
+
+
 def time_of_day(text: str) -> Node | None:
     """6:30 p.m. as hours, minutes and seconds. Without a.m. or p.m. it may be a ratio (12:30)."""
     match = _TIME.fullmatch(text)

@@ -97,11 +97,15 @@ _PLAIN = (
     (re.compile(r"\\mu(?![A-Za-z])\s*"), "µ"),
     (re.compile(r"\\Omega(?![A-Za-z])"), "Ω"),
     (re.compile(r"\\([%$&#_{}])"), r"\1"),
-    (re.compile(r"\\([A-Za-z]+)\s*"), r"\1 "),
+    (re.compile(r"\s*\\([A-Za-z]+)\s*"), r" \1 "),
     (re.compile(r"[{}]"), ""),
     (re.compile(r"\s*([-+*/^=<>()\[\],;:!|])\s*"), r"\1"),
     (re.compile(r"\s+"), " "),
 )
+TWO_LETTERS = frozenset((  # words, where other pairs of letters are a product
+    "no", "on", "so", "of", "is", "it", "in", "at", "am", "an", "as", "be", "by", "do", "go", "he", "if",
+    "me", "my", "or", "to", "up", "us", "we", "yes",
+))  # fmt: skip
 _LONG_WORD = re.compile(r"[^\W\d_]{3,}")
 _EDGES = " .!?\"'`,;:"
 
@@ -121,4 +125,5 @@ def plain(text: str) -> str:
 def normal(text: str) -> str:
     """`plain`, in which words do not differ by capitals; formulas do."""
     text = plain(text)
-    return text.casefold() if _LONG_WORD.search(text) or " " in text else text
+    lower = text.casefold()
+    return lower if _LONG_WORD.search(text) or " " in text or lower in TWO_LETTERS else text

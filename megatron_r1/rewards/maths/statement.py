@@ -9,7 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from megatron_r1.rewards.maths.cursor import outside_brackets, split
-from megatron_r1.rewards.maths.expression import Node, NotMathematics, add, multiply, negative, number
+from megatron_r1.rewards.maths.expression import (
+    Node,
+    NotMathematics,
+    add,
+    free_symbols,
+    multiply,
+    negative,
+    number,
+)
 from megatron_r1.rewards.maths.formula import Formula
 from megatron_r1.rewards.maths.functions import function_name
 from megatron_r1.rewards.maths.literals import TooLarge, is_ambiguous
@@ -18,10 +26,11 @@ from megatron_r1.rewards.maths.phrases import (
     compound,
     is_clock,
     scale_of,
+    set_in_words,
     time_of_day,
     with_currency,
 )
-from megatron_r1.rewards.maths.spelling import normal, plain, spelled
+from megatron_r1.rewards.maths.spelling import TWO_LETTERS, normal, plain, spelled
 from megatron_r1.rewards.maths.tokens import LETTERS, SETS, WORDS_OF_MATHEMATICS, Token, tokens_of
 from megatron_r1.rewards.units import NOTHING, Unit, known_unit, read_unit
 
@@ -29,12 +38,14 @@ RELATIONS = ("=", "!=", "<", "<=", ">", ">=", "~", "in", "notin")
 MAX_CHARS = 4_000  # in one spelling, where a character may become a command
 MAX_SIGNS = 6  # of \pm in an item
 _AND, _OR = ("and", "as well as", "和", "与", "以及", "&"), ("or", "或", "或者", "或是")
-_FUNCTION_NAME = re.compile(r"[A-Za-z](?:_\w+)?'*\([A-Za-z](?:,[A-Za-z])*\)")
+_FUNCTION_NAME = re.compile(r"[A-Za-z](?:_\w+)?'*\([A-Za-z](?:,[A-Za-z])*\)|[fghFGHPEV](?:_\w+)?'*\([^()]*\)")
 _WORDS = re.compile(r"[^\W\d_][\w .]*(?:\([\w ]+\))?")
-_TWO_LETTERS = frozenset((  # words, where other pairs of letters are a product
-    "no", "on", "so", "of", "is", "it", "in", "at", "am", "an", "as", "be", "by", "do", "go", "he", "if",
-    "me", "my", "or", "to", "up", "us", "we", "yes",
-))  # fmt: skip
+_DATE = re.compile(r"\d{4}([-/.])\d{1,2}\1\d{1,2}|\d{1,2}([-/.])\d{1,2}\2\d{4}")
+_SYSTEM = re.compile(
+    r"(?:\\\{\s*)?\\begin\s*\{(?P<name>cases|aligned|gathered)\}(?P<rows>.*)\\end\s*\{(?P=name)\}|"
+    r"\\\{\s*\\begin\s*\{array\}\s*\{[lcr|\s]*\}(?P<array>.*)\\end\s*\{array\}",
+    re.DOTALL,
+)
 _LETTER = re.compile(r"[^\W\d_]")
 _VARIABLES = re.compile(r"[xyzuvw]+|[abc]{2}|[pqr]{2}|[mn]{2}")
 
@@ -59,20 +70,24 @@ def read_statement(text: str) -> Statement:
 class _Reader:
     def __init__(self, source: str, *, commas: bool) -> None:
         self.source = source
+        self._commas = commas
         self.tokens = tokens_of(source, commas=commas)
 
     def statement(self) -> Node:
         whole = plain(self.source)
-        phrase = time_of_day(whole) or compound(whole) or chinese_fraction(whole)
+        if _DATE.fullmatch(whole):
+            return self._as_text(self.tokens)
+        phrase = set_in_words(whole) or time_of_day(whole) or compound(whole) or chinese_fraction(whole)
         return phrase or self._system() or self._list(self.tokens) or self._as_text(self.tokens)
 
     def _system(self) -> Node | None:
-        """\\begin{cases} x=1 \\\\ y=2 \\end{cases}"""
-        names = [token.text for token in self.tokens]
-        if names[:4] != ["begin", "{", "cases", "}"] or names[-4:] != ["end", "{", "cases", "}"]:
+        """\\begin{cases} x=1 \\\\ y=2 \\end{cases}: its rows are a list."""
+        match = _SYSTEM.fullmatch(self.source)
+        if match is None:
             return None
-        rows = [self._item(row) for row in split(self.tokens[4:-4], ("newline", ",")) if row]
-        return Node("list", tuple(rows), "and")
+        return _Reader(
+            (match["rows"] or match["array"] or "").replace("&", " "), commas=self._commas
+        ).statement()
 
     def _list(self, tokens: Sequence[Token]) -> Node | None:
         pieces, word = _pieces(tokens)
@@ -91,6 +106,8 @@ class _Reader:
 
     def _relation(self, tokens: Sequence[Token]) -> Node:
         sides = split(tokens, RELATIONS)
+        if not sides[0] and tokens and tokens[0].text in ("=", "~"):  # `= 5`
+            return self._relation(tokens[1:])
         if len(sides) == 1:
             return self._side(tokens)
         places = [len(side) for side in sides[:-1]]
@@ -101,6 +118,8 @@ class _Reader:
     def _left(self, tokens: Sequence[Token]) -> Node:
         """The left side may be a function (`f(x) = 2x`) or a name in words (`Area = 5`)."""
         text = plain(self._text(tokens))
+        if len(tokens) == 1 and tokens[0].kind == "letter":  # e is no constant there
+            return Node("symbol", value=tokens[0].text)
         if _FUNCTION_NAME.fullmatch(text):
             return Node("symbol", value=text)
         try:
@@ -180,6 +199,8 @@ class _Reader:
             factor, rest = scale_of(plain(tail))
             value, tail = (value, tail) if factor == 1 else (multiply([value, number(factor)]), rest)
             unit = self._unit(left[0], tail, currency)
+            if unit.dimension is None and left[0].kind in ("letter", "run") and free_symbols(value):
+                raise NotMathematics("words")
         if value.op == "degrees" and unit is NOTHING:
             value, unit = value.args[0], known_unit("°") or NOTHING
         if unit is NOTHING:
@@ -197,9 +218,10 @@ class _Reader:
             or (unit.dimension is None and not is_word)
         ):
             raise NotMathematics("what stands behind the value is no unit")
-        if currency is not NOTHING and unit not in (currency, NOTHING):
-            raise NotMathematics("two units")
-        return unit if currency is NOTHING else currency
+        if currency is NOTHING or unit in (currency, NOTHING):
+            return unit if currency is NOTHING else currency
+        both = plain(f"{currency.text} {tail}")  # $5 per hour
+        return known_unit(both) or Unit(normal(both))
 
     def _as_product(self, tokens: Sequence[Token], left: Sequence[Token]) -> Node | None:
         """The value times its unit's letters, where these may be variables: 5 m."""
@@ -287,13 +309,13 @@ def _is_wordy(tokens: Sequence[Token]) -> bool:
     words = [token.text for token in tokens if token.kind == "run" and not _is_known(token.text)]
     if len(tokens) == 1:
         return any(not _may_be_product(word) for word in words)
-    return any(len(word) > 2 or not word.isascii() or word.casefold() in _TWO_LETTERS for word in words)
+    return any(len(word) > 2 or not word.isascii() or word.casefold() in TWO_LETTERS for word in words)
 
 
 def _may_be_product(word: str) -> bool:
     if not word.isascii():
         return False
-    is_pair = len(word) == 2 and (word.isupper() or word.islower()) and word not in _TWO_LETTERS
+    is_pair = len(word) == 2 and (word.isupper() or word.islower()) and word not in TWO_LETTERS
     return is_pair or _VARIABLES.fullmatch(word) is not None
 
 

@@ -13,9 +13,10 @@ from fractions import Fraction
 from megatron_r1.rewards.maths.expression import INFINITY, PI
 from megatron_r1.rewards.maths.functions import function_name
 from megatron_r1.rewards.maths.literals import TooLarge, read_literal
-from megatron_r1.rewards.maths.spelling import FONTS, GREEK
+from megatron_r1.rewards.maths.spelling import FONTS, GREEK, plain
 
 MAX_DEPTH = 30
+MAX_BASED_DIGITS = 300
 OPENING = ("(", "[", "{|", "lfloor", "lceil")
 CLOSING = (")", "]", "|}", "rfloor", "rceil")
 
@@ -47,9 +48,9 @@ _WORD = re.compile(r"[A-Za-z]+")
 _OTHER_WORD = re.compile(r"[^\W\d_]+")
 _COMMAND = re.compile(r"\\([A-Za-z]+|.)", re.DOTALL)
 _FONT = re.compile(rf"\\(?:{FONTS})(?![A-Za-z])\s*")
-_BASED = re.compile(
-    r"\(?(?P<digits>[0-9][0-9A-F]*|[A-F]{2,})\)?\s*_\s*(?:\{\s*(?:\\text)?\s*\(?(?:\\?text\{)?\s*(?:base\s*)?(?P<in>[0-9]{1,2}|[a-z]+)\s*\}?\)?\s*\}|(?P<bare>[0-9]))(?![0-9A-Za-z])"
-)
+_DIGITS = r"[0-9][0-9A-F]*|[A-F]{2,}"
+_BASED = re.compile(rf"(?:(?P<digits>{_DIGITS})|\((?P<grouped>{_DIGITS})\))\s*_\s*")
+_BASE = re.compile(r"\(?(?:base ?)?([0-9]{1,2}|[a-z]+)\)?")
 _IN_WORDS = re.compile(r"(?P<digits>[0-9][0-9A-F]*)\s*\(?\s*(?:in\s+)?base[\s-]+(?P<in>[0-9]{1,2}|[a-z]+)\)?")
 _BASES = [
     "zero",
@@ -109,9 +110,8 @@ def _tokens(text: str, *, commas: bool) -> Iterator[Token]:
 
 
 def _token(text: str, start: int, *, spaced: bool, commas: bool) -> Token:
-    based = _BASED.match(text, start) or _IN_WORDS.match(text, start)
-    if based is not None and (token := _based(based, start, spaced)) is not None:
-        return token
+    if (based := _based(text, start, spaced)) is not None:
+        return based
     first = text[start]
     if (first.isascii() and first.isdigit()) or (first == "." and text[start + 1 : start + 2].isdigit()):
         literal = read_literal(text, start, commas=commas)
@@ -128,16 +128,26 @@ def _token(text: str, start: int, *, spaced: bool, commas: bool) -> Token:
     return Token("unknown", first, start, start + 1, spaced)
 
 
-def _based(match: re.Match[str], start: int, spaced: bool) -> Token | None:
-    """Digits with their base, if they are digits of that base."""
-    name = match["in"] or match["bare"]
-    if not name.isdigit() and name not in _BASES:
+def _based(text: str, start: int, spaced: bool) -> Token | None:
+    """Digits with their base (`101_2`, `101 base 2`), if they are digits of that base."""
+    if match := _BASED.match(text, start):
+        subscript = argument(text, match.end())
+        name = _BASE.fullmatch(plain(subscript[0])) if subscript else None
+        if name is None or subscript is None:
+            return None
+        return _number_in_base(match["digits"] or match["grouped"], name[1], start, subscript[1], spaced)
+    if match := _IN_WORDS.match(text, start):
+        return _number_in_base(match["digits"], match["in"], start, match.end(), spaced)
+    return None
+
+
+def _number_in_base(digits: str, base_name: str, start: int, end: int, spaced: bool) -> Token | None:
+    if not base_name.isdigit() and base_name not in _BASES:
         return None
-    base = int(name) if name.isdigit() else _BASES.index(name)
-    if not 2 <= base <= 36 or len(match["digits"]) > 300 or any(int(d, 36) >= base for d in match["digits"]):
+    base = int(base_name) if base_name.isdigit() else _BASES.index(base_name)
+    if not 2 <= base <= 36 or len(digits) > MAX_BASED_DIGITS or any(int(d, 36) >= base for d in digits):
         return None
-    text = f"{match['digits'].lstrip('0') or '0'}_{base}"
-    return Token("based", text, start, match.end(), spaced, Fraction(int(match["digits"], base)))
+    return Token("based", f"{digits.lstrip('0') or '0'}_{base}", start, end, spaced)
 
 
 def _command(text: str, start: int, spaced: bool) -> Token:
