@@ -14,6 +14,7 @@ from pathlib import Path
 
 from megatron_r1.errors import DataError
 from megatron_r1.json_reader import NotJson, parse_json, record_of
+from megatron_r1.launch import position
 from megatron_r1.launch.variables import HEARTBEATS
 
 log = logging.getLogger(__name__)
@@ -80,5 +81,5 @@ def read(log_dir: Path, rank: int) -> Beat | None:
 
 def forget(log_dir: Path) -> None:
     """Remove the beats of an earlier launch, so that they are not taken for this one's."""
-    for path in log_dir.glob("rank*.json"):
+    for path in (*log_dir.glob("rank*.json"), log_dir / position.NAME):
         path.unlink(missing_ok=True)

@@ -57,6 +57,22 @@ def hold(run_dir: Path) -> Iterator[None]:
         os.close(descriptor)  # frees the lock; the file stays, as removing it would race with a waiter
 
 
+def holder(run_dir: Path) -> str | None:
+    """Who works in the run directory now, as its lock says; None if nobody does.
+
+    The lock itself is not tried, as that would get into the way of a run that starts. Of a process on this
+    machine that was killed the text stays, so it must be there; one on another machine is believed.
+    """
+    try:
+        owner = parse_json((run_dir / LOCK_NAME).read_bytes())
+        host, pid = str(owner["host"]), int(owner["pid"])
+    except (OSError, NotJson, KeyError, TypeError, ValueError):
+        return None
+    if host == socket.gethostname() and not Path(f"/proc/{pid}").exists():
+        return None
+    return f"pid {pid} on {host}"
+
+
 def _acquire(descriptor: int, run_dir: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

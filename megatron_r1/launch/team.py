@@ -5,7 +5,6 @@ goes to a log file and never through a pipe, so a terminal that stops reading ca
 itself is killed, the kernel ends the ranks (PR_SET_PDEATHSIG).
 """
 
-import codecs
 import contextlib
 import ctypes
 import os
@@ -14,7 +13,6 @@ import random
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_r1.launch import heartbeat, signals, verdict
+from megatron_r1.launch.display import Display
 from megatron_r1.launch.verdict import Death
 
 _PR_SET_PDEATHSIG = 1
@@ -46,13 +45,14 @@ class Team:
         self._log_dir = log_dir
         self._deaths: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._watchers: list[threading.Thread] = []
-        self._show_log: Callable[[], None] = lambda: None
+        self._display: Display | None = None
         self._ending = False
 
     def __enter__(self) -> "Team":
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._mute()
         self.kill()
         for watcher in self._watchers:
             watcher.join()
@@ -75,14 +75,14 @@ class Team:
         for rank in self.running.values():
             self._watchers.append(threading.Thread(target=self._watch, args=(rank,), daemon=True))
             self._watchers[-1].start()
-        self._show_log = _follow(self.running[0].log_path, start=self.running[0].log_start)
+        self._display = Display(self.running[0].log_path, start=self.running[0].log_start)
 
     def next_death(self, *, timeout_s: float) -> Death | None:
         """The next rank to end, or None after timeout_s. What is left of its process group is killed."""
         try:
             rank = self.running[self._deaths.get(timeout=timeout_s)]
         except queue.Empty:
-            self._show_log()
+            self._show()
             return None
         _kill_group(rank)  # before the wait: until then the id can't be another's
         returncode = rank.process.wait()
@@ -90,9 +90,17 @@ class Team:
         log_end = verdict.read_end(rank.log_path, start=rank.log_start)
         death = Death(rank.index, returncode, log_end, ours=self._ending)
         if death.failed:  # the message will show the culprit's log; what rank 0 says now would bury it
-            self._show_log = lambda: None
-        self._show_log()
+            self._mute()
+        self._show()
         return death
+
+    def _show(self) -> None:
+        if self._display is not None:
+            self._display.show()
+
+    def _mute(self) -> None:
+        if self._display is not None:
+            self._display.close()
 
     def signal(self, signum: int) -> None:
         """To the ranks themselves, not to their children: they may be writing the checkpoint."""
@@ -149,29 +157,6 @@ def _die_with(launcher: int) -> Callable[[], None]:
 def _kill_group(rank: Rank) -> None:
     with contextlib.suppress(ProcessLookupError):  # nothing is left of it
         os.killpg(rank.process.pid, signal.SIGKILL)
-
-
-def _follow(path: Path, *, start: int) -> Callable[[], None]:
-    """A function that copies what was added to the file since its last call to the standard output."""
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    position = start
-    terminal_there = True
-
-    def copy() -> None:
-        nonlocal position, terminal_there
-        if not terminal_there:
-            return
-        with path.open("rb") as file:
-            file.seek(position)
-            added = file.read()
-        position += len(added)
-        try:
-            sys.stdout.write(decoder.decode(added))
-            sys.stdout.flush()
-        except OSError:  # a closed terminal or `| head` does not end a run; the log file has it all
-            terminal_there = False
-
-    return copy
 
 
 def _free_port() -> int:

@@ -1,4 +1,7 @@
-"""One progress line with the time that is left: a bar on a terminal, a plain line now and then in a log."""
+"""One progress line with the time that is left: a bar on a terminal, a plain line now and then in a log.
+
+A rank writes into a log; its launcher, which has the terminal, draws the bar from launch/position.py's file.
+"""
 
 import time
 from collections.abc import Callable, Mapping
@@ -7,6 +10,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
+
+from megatron_r1.launch.position import Position, PositionFile
 
 
 class Progress:
@@ -34,6 +39,7 @@ class Progress:
         self._printed: float | None = None
         self._bar: Bar | None = None
         self._has_bar = is_main and self._console.is_terminal
+        self._file = PositionFile() if is_main else None
 
     def __enter__(self) -> "Progress":
         if self._has_bar:
@@ -67,6 +73,8 @@ class Progress:
         tail = "  ".join(
             [*(f"{name} {value:.3g}" for name, value in (values or {}).items()), self._left(step)]
         )
+        if self._file is not None:
+            self._file.write(Position(self._label, step, self._total, tail))
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=step, tail=tail)
         elif self._is_due(step):

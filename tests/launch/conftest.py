@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -45,13 +46,23 @@ def launcher(tmp_path):
             f"sys.exit(run_ranks({command!r}, ranks={ranks}, log_dir=Path('logs'), env=os.environ))"
         )
         with open(tmp_path / "launcher.log", "wb") as output:
-            started.append(subprocess.Popen([sys.executable, "-c", code], stdout=output, stderr=output))
+            started.append(
+                subprocess.Popen(
+                    [sys.executable, "-c", code], stdout=output, stderr=output, preexec_fn=_as_from_a_terminal
+                )
+            )
         return started[-1]
 
     yield start
     for process in started:
         process.kill()
         process.wait()
+
+
+def _as_from_a_terminal() -> None:
+    """A gate under nohup, or in the background of a script, would hand on signals that are ignored."""
+    for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_DFL)
 
 
 def wait_for(condition, *, timeout_s=20.0):

@@ -3,6 +3,7 @@
 Runs that `megatron-r1 run` started have no jobs; their steps, rewards and results show all the same.
 """
 
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from megatron_r1.errors import R1Error
+from megatron_r1.launch import heartbeat, lock, position
 from megatron_r1.launch.slurm import attempt, commands, jobs, queue
 from megatron_r1.launch.slurm.commands import Job
 from megatron_r1.report.metrics import read_metrics
@@ -22,7 +24,7 @@ _HEADINGS = ("stage", "job", "state", "step", "reward", "left")
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a stage is: total is None for a stage without steps, left_s before its first step."""
+    """How far a stage is: total is None where nobody knows it yet, left_s before its first step."""
 
     step: int
     total: int | None
@@ -43,7 +45,7 @@ def status(run_dir: Path) -> str:
     for name, stage in run["stages"].items():
         job = submitted.get(name)
         state = _state(run_dir, name, None if job is None else known.get(job.job), submitted=job is not None)
-        found = _progress(run_dir / name, stage)
+        found = _progress(run_dir, name, stage, done=state == "done")
         rows.append((name, str(job.job) if job else "-", state, *_cells(found, running="running" in state)))
         error = None if state == "done" else _last_error(run_dir, name)
         errors += [f"{name}: {error}"] if error else []
@@ -59,13 +61,17 @@ def _state(run_dir: Path, stage: str, job: Job | None, *, submitted: bool) -> st
         return f"running for {job.elapsed} on {job.nodes}{_restarts(run_dir, stage, job.id)}"
     if job is not None and job.live:
         return f"{job.state.lower()} ({job.reason}){_restarts(run_dir, stage, job.id)}"
+    owner = lock.holder(run_dir)
+    beat = heartbeat.read(run_dir / "logs", 0)
+    if owner is not None and beat is not None and beat.stage == stage:
+        return f"running ({owner}), last step {max(0.0, time.time() - beat.time):.0f} s ago"
     if job is not None:
         return f"{job.state.lower()}" + (f" ({job.reason})" if job.reason not in ("None", "") else "")
     ended = [one for one in attempt.attempts(run_dir) if one.stage == stage]
     if ended:
         return ended[-1].outcome
     begun = (run_dir / stage).is_dir()
-    return "submitted, forgotten by SLURM" if submitted else "begun" if begun else "not begun"
+    return "submitted, forgotten by SLURM" if submitted else "stopped" if begun else "not begun"
 
 
 def _restarts(run_dir: Path, stage: str, job: int) -> str:
@@ -73,10 +79,13 @@ def _restarts(run_dir: Path, stage: str, job: int) -> str:
     return f", restart {count}" if count else ""
 
 
-def _progress(directory: Path, stage: dict[str, Any]) -> Progress:
-    lines = list(read_metrics(directory / "metrics.jsonl"))
-    total = stage.get("steps")
+def _progress(run_dir: Path, name: str, stage: dict[str, Any], *, done: bool) -> Progress:
+    """`steps: 0` is as many as the epochs take: what the running stage says, or a finished one took."""
+    lines = list(read_metrics(run_dir / name / "metrics.jsonl"))
     step = int(lines[-1]["step"]) if lines else 0
+    now = position.read(run_dir / "logs")
+    said = now.total if now is not None and now.label == name else None
+    total = stage.get("steps") or (step if done and "steps" in stage else said)
     rewards = [line["train/reward"] for line in lines if "train/reward" in line]
     seconds = [line["time/step_s"] for line in lines[-STEPS_FOR_ETA:] if "time/step_s" in line]
     left = (total - step) * sum(seconds) / len(seconds) if total and seconds else None
@@ -84,7 +93,7 @@ def _progress(directory: Path, stage: dict[str, Any]) -> Progress:
 
 
 def _cells(found: Progress, *, running: bool) -> tuple[str, str, str]:
-    step = "" if found.total is None else f"{found.step}/{found.total}"
+    step = (str(found.step) if found.step else "") if found.total is None else f"{found.step}/{found.total}"
     reward = "" if found.reward is None else f"{found.reward:.3f}"
     left = str(timedelta(seconds=round(found.left_s))) if running and found.left_s is not None else ""
     return step, reward, left
