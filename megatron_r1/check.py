@@ -64,6 +64,10 @@ def findings(
     if files and not missing and not bad:
         yield from _unfit_weights(loaded)
     for owner, model in _models(run):
+        impossible = [f"model.{text}" for text in model.problems()]
+        yield from (_finding(loaded, owner, text) for text in impossible)
+        if impossible:
+            continue
         for text in [*layouts.problems(run.layout, model.shape()), *_rollout_problems(run, model)]:
             yield _finding(loaded, owner, text)
         if model.megatron:

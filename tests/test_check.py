@@ -71,6 +71,13 @@ def test_the_report_reads_as_the_run_will_go():
     )
 
 
+def test_a_model_that_can_t_be_built_is_named_with_its_line():
+    assert errors("model.num_query_groups=3", "model.num_attention_heads=6") == [
+        "override 'model.num_attention_heads=6': model.num_attention_heads: 6 does not divide "
+        "hidden_size=32; use 1 or 2 or 4 or 8 or 16 or 32, or give head_dim",
+    ]
+
+
 def test_speculation_needs_an_mtp_layer_and_our_own_loop():
     (line,) = [line for line in errors("rollout_speculation=mtp") if "rollout_speculation" in line]
     assert "no model has an MTP layer to draft with; set model.mtp_layers: 1" in line

@@ -21,6 +21,8 @@ from megatron_r1.models.shape import (
     Positive,
     Vocabulary,
     Width,
+    divisors,
+    expert_problems,
 )
 from megatron_r1.models.weights import SAME, Copy, HalvesToPairs, Row, Shard
 
@@ -119,6 +121,39 @@ class DeepseekV3(FamilyConfig):
         if (self.num_expert_groups is None) != (self.groups_per_token is None):
             raise ValueError("num_expert_groups and groups_per_token go together: set both or neither")
         return self
+
+    def problems(self) -> list[str]:
+        found = expert_problems(num_experts=self.num_experts, experts_per_token=self.experts_per_token)
+        if self.num_dense_layers > self.num_layers:
+            found.append(
+                f"num_dense_layers: {self.num_dense_layers} of num_layers={self.num_layers}; lower it"
+            )
+        if self.qk_pos_emb_head_dim % 2:
+            found.append(
+                f"qk_pos_emb_head_dim: {self.qk_pos_emb_head_dim} is odd, and RoPE turns pairs; "
+                f"use {self.qk_pos_emb_head_dim + 1} or another even number"
+            )
+        return found or self._group_problems()
+
+    def _group_problems(self) -> list[str]:
+        """Megatron scores a group by its best experts_per_token / groups_per_token experts."""
+        groups, chosen, topk = self.num_expert_groups, self.groups_per_token, self.experts_per_token
+        if groups is None or chosen is None:
+            return []
+        if self.num_experts % groups:
+            return [
+                f"num_expert_groups: {groups} does not divide num_experts={self.num_experts}; "
+                f"use {divisors(self.num_experts)}"
+            ]
+        each = self.num_experts // groups
+        if chosen > groups:
+            return [f"groups_per_token: {chosen} of num_expert_groups={groups}; lower it"]
+        if not chosen <= topk <= chosen * each:
+            return [
+                f"experts_per_token: {topk} of groups_per_token={chosen} groups of {each} experts; it is at "
+                f"least {chosen} and at most {chosen * each}"
+            ]
+        return []
 
     def shape(self) -> ModelShape:
         return ModelShape(

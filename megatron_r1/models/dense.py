@@ -14,6 +14,7 @@ from megatron_r1.models.shape import (
     Positive,
     Vocabulary,
     Width,
+    divisors,
 )
 from megatron_r1.models.weights import GATE_UP, Copy, Qkv, Row, Shard
 
@@ -79,6 +80,32 @@ class DenseConfig(FamilyConfig):
             "init_method_std": self.init_std,
             **self.megatron,
         }
+
+    def problems(self) -> list[str]:
+        return [*self._head_problems(), *self._network_problems()]
+
+    def _head_problems(self) -> list[str]:
+        heads, groups, hidden = self.num_attention_heads, self.num_query_groups, self.hidden_size
+        found = []
+        if heads % groups:
+            found.append(
+                f"num_query_groups: {groups} does not divide num_attention_heads={heads}; "
+                f"use {divisors(heads)}"
+            )
+        if self.head_dim is None and hidden % heads:
+            found.append(
+                f"num_attention_heads: {heads} does not divide hidden_size={hidden}; "
+                f"use {divisors(hidden)}, or give head_dim"
+            )
+        elif self.width_of_head % 2:
+            found.append(
+                f"head_dim: {self.width_of_head} is odd, and RoPE turns pairs; "
+                f"use {self.width_of_head + 1} or another even number"
+            )
+        return found
+
+    def _network_problems(self) -> list[str]:
+        return []
 
     @property
     def width_of_head(self) -> int:

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from megatron_r1.models.dense import DenseConfig, L, M, feed_forward_rows
 from megatron_r1.models.hf_config import HfConfig
-from megatron_r1.models.shape import Experts, ModelShape, NonNegative, Positive, Width
+from megatron_r1.models.shape import Experts, ModelShape, NonNegative, Positive, Width, expert_problems
 from megatron_r1.models.weights import Row
 
 
@@ -42,6 +42,15 @@ class Qwen3Moe(DenseConfig):
     aux_loss: NonNegative = 1e-3
     """Weight of the balance loss, each sequence's own (DeepSeek-V3, eq. 17-20; even load gives 1 a layer,
     where transformers' formula gives experts_per_token). Qwen3's is over a global batch (2501.11873)."""
+
+    def _network_problems(self) -> list[str]:
+        found = expert_problems(num_experts=self.num_experts, experts_per_token=self.experts_per_token)
+        if self.experts_per_token == 1 and self.normalize_expert_weights:
+            found.append(
+                "normalize_expert_weights: true with experts_per_token=1 makes every weight 1, so the router "
+                "learns nothing; set it to false"
+            )
+        return found
 
     def shape(self) -> ModelShape:
         return ModelShape(

@@ -13,6 +13,19 @@ from megatron_r1.models.hf_config import HfConfig
 from megatron_r1.models.weights import Copy, Row, Weight, expand
 
 
+def divisors(size: int) -> str:
+    """For the reader of a message to choose from: a few of the largest."""
+    found = [n for n in range(1, size + 1) if size % n == 0]
+    return " or ".join(map(str, found[-6:]))
+
+
+def expert_problems(*, num_experts: int, experts_per_token: int) -> list[str]:
+    """Of every router."""
+    if experts_per_token <= num_experts:
+        return []
+    return [f"experts_per_token: {experts_per_token}, and there are num_experts={num_experts}; lower it"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
     """The sizes of a model that a layout divides. A size of 0: the model has no such part."""
@@ -56,6 +69,10 @@ class FamilyConfig(Section):
     def transformer_config(self) -> dict[str, Any]:
         """Arguments of megatron-core's TransformerConfig, `megatron` included."""
         raise NotImplementedError(f"{type(self).__name__}.transformer_config")
+
+    def problems(self) -> list[str]:
+        """What keeps this model from being built in any layout: `key: what, the value, the remedy`."""
+        return []
 
     # The other side: Hugging Face's configuration and files. A family without an architecture has neither.
 

@@ -49,6 +49,7 @@ METRICS: dict[str, Metric] = {
     "train/clip_high": Metric("of these, by the upper bound", "share", "down"),
     "train/clip_delta": Metric("of these, by the upper bound for negative advantages", "share", "down"),
     "train/correction": Metric("weight of the policy term for the gap of trainer and sampler", "ratio"),
+    "train/soft_weight": Metric("weight of an output's gradient by objective vespo; 1 on-policy", "ratio"),
     "train/off_policy": Metric("tokens of outputs dropped as too far off-policy", "share", "down"),
     "train/grad_norm": Metric("norm of the gradient before clipping", "norm"),
     "train/lr": Metric("learning rate", "per update"),

@@ -9,6 +9,11 @@ A published algorithm is a row of options (GrpoLoss unless another module is nam
     DAPO (2503.14476)   clip_high=0.28, aggregation=token_mean, groups equal=resample, kl=none
     GSPO (2507.18071)   ratio=sequence, clip_low=3e-4, clip_high=4e-4, kl=none
     CISPO (2506.13585)  objective=cispo, clip_low=1 or more (no lower bound), aggregation=token_mean, kl=none
+    SAPO (2511.20347)   objective=sapo, kl=none
+    LUSPO (2602.05261)  as GSPO, with aggregation=sequence_sum
+    VESPO (2602.10693)  objective=vespo, aggregation=token_mean, kl=none
+    GDPO (2601.05242)   combine=normalise_then_sum, with any of the above
     V3.2 (2512.02556)   kl=k3_weighted, off_policy_threshold=..., advantage normalise=none
     TIS                 rollout_correction=truncate, rollout_cap=2, with any of the above
+    MIS                 rollout_correction=mask, rollout_level=sequence, with any but VESPO
 """

@@ -8,12 +8,13 @@ the whole update and are passed in.
     sequence_mean  1 / (num_outputs * length_i)         DeepSeekMath (2402.03300), eq. 3; R1
     token_mean     1 / num_tokens                       DAPO (2503.14476), section 3.3, over the whole update
     fixed_length   1 / (num_outputs * max_length)       Dr. GRPO (2503.20783): no length bias
+    sequence_sum   1 / num_outputs                      LUSPO (2602.05261): an output weighs its length
 """
 
 from collections.abc import Sequence
 from typing import Literal
 
-Aggregation = Literal["sequence_mean", "token_mean", "fixed_length"]
+Aggregation = Literal["sequence_mean", "token_mean", "fixed_length", "sequence_sum"]
 
 
 def token_weights(
@@ -29,5 +30,10 @@ def token_weights(
     assert num_tokens >= sum(lengths), f"{num_tokens=} is below this rank's {sum(lengths)}"
     if aggregation == "sequence_mean":
         return [1 / (num_outputs * length) if length else 0.0 for length in lengths]
-    denominator = num_tokens if aggregation == "token_mean" else num_outputs * max_length
+    denominators = {
+        "token_mean": num_tokens,
+        "fixed_length": num_outputs * max_length,
+        "sequence_sum": num_outputs,
+    }
+    denominator = denominators[aggregation]
     return [1 / denominator if length else 0.0 for length in lengths]

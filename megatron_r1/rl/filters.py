@@ -5,7 +5,7 @@ counts in the loss's denominators and in the KL term. DAPO (2503.14476, section 
 batch holds only groups with signal.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -41,12 +41,18 @@ class GroupCounts:
         return {f"groups/{kind}": float(count) for kind, count in self.kinds.items()}
 
 
-def group_kind(group: Group) -> Kind:
-    """signal: two gradable rewards differ. ungradable: fewer than two are gradable. equal: the rest."""
-    rewards = [scored.reward for scored in group if scored.reward is not None]
-    if len(rewards) < 2:
+def group_kind(group: Group, *, apart: Collection[str] | None = None) -> Kind:
+    """signal: two gradable rewards differ. ungradable: fewer than two are gradable. equal: the rest.
+
+    apart: the rewards that are normalised each for itself: then the parts' differences count, not the sums'.
+    """
+    graded = [scored for scored in group if scored.reward is not None]
+    if len(graded) < 2:
         return "ungradable"
-    return "signal" if max(rewards) > min(rewards) else "equal"
+    columns = [[scored.reward for scored in graded]]
+    if apart is not None:
+        columns = [[s.parts[name].value for s in graded if name in s.parts] for name in apart]
+    return "signal" if any(len(set(column)) > 1 for column in columns) else "equal"
 
 
 def collect_groups(
@@ -55,6 +61,7 @@ def collect_groups(
     options: GroupFilter,
     num_groups: int,
     agree: Callable[[int], int] = lambda missing: missing,
+    apart: Collection[str] | None = None,
 ) -> tuple[list[Group], GroupCounts]:
     """The groups of one update, in the order sampled, at most num_groups of them.
 
@@ -62,13 +69,14 @@ def collect_groups(
     a round can depend on it.
     agree(missing): the largest `missing` of all copies of the model. Sampling is a collective, so every
     copy must sample in every round; a copy that has enough drops the surplus.
+    apart: as in group_kind.
     """
     groups: list[Group] = []
     counts = GroupCounts()
     max_rounds = options.max_rounds if options.no_signal == "resample" else 1
     while counts.rounds < max_rounds and (missing := agree(num_groups - len(groups))) > 0:
         for group in sample(counts.rounds, missing):
-            kind = group_kind(group)
+            kind = group_kind(group, apart=apart)
             counts.kinds[kind] += 1
             if kind == "signal" or options.no_signal == "keep":
                 groups.append(group)

@@ -5,6 +5,7 @@ to its group, update on shuffled mini-batches against the policy that sampled an
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal, Self
 
@@ -31,7 +32,7 @@ from megatron_r1.stages.grpo_phases import (
     phase_problems,
     reward_models,
 )
-from megatron_r1.stages.grpo_sequences import graded_sequences, idle_sequence
+from megatron_r1.stages.grpo_sequences import advantages_of, graded_sequences, idle_sequence
 from megatron_r1.stages.grpo_watch import Watch, look
 from megatron_r1.stages.section import too_long
 from megatron_r1.stages.training import TrainingStage
@@ -84,9 +85,14 @@ class Grpo(TrainingStage):
     """The policy loss."""
     aggregation: Aggregation = "sequence_mean"
     """From tokens to the loss of an update. sequence_mean: DeepSeekMath; token_mean: DAPO; fixed_length:
-    Dr. GRPO."""
+    Dr. GRPO; sequence_sum: LUSPO."""
     normalise: Normalise = "std"
-    """std: advantages are divided by the group's standard deviation; none: as Dr. GRPO."""
+    """std: advantages are divided by the group's standard deviation; batch: by that of all of the step's
+    rewards (2508.08221); none: as Dr. GRPO."""
+    combine: Literal["sum_then_normalise", "normalise_then_sum"] = "sum_then_normalise"
+    """Of several rewards. sum_then_normalise: the advantage is that of the weighted sum. normalise_then_sum:
+    each reward has an advantage in its group, and their weighted sum is divided by the standard deviation of
+    the step's: a reward of small differences isn't lost beside a large one (GDPO, 2601.05242)."""
     groups: GroupFilter = GroupFilter()
     """What becomes of groups whose rewards are all equal."""
     reference_every: int | None = Field(default=None, ge=1)
@@ -101,6 +107,13 @@ class Grpo(TrainingStage):
     """Signs of a collapse that are watched for."""
     samples_every: int = Field(default=1, ge=1)
     """Steps between those whose samples are kept in samples.jsonl."""
+
+    @model_validator(mode="after")
+    def _rewards_have_one_scale(self) -> Self:
+        if self.combine == "normalise_then_sum" and self.normalise != "std":
+            text = f"normalise={self.normalise} has no effect with combine={self.combine}; remove it"
+            raise ValueError(text)
+        return self
 
     @model_validator(mode="after")
     def _gate_can_be_measured(self) -> Self:
@@ -256,12 +269,14 @@ class _Training:
         if (step + 1) % self.stage.samples_every == 0:
             self.context.journal.samples(step + 1, batch.scored)
         marked = time.perf_counter()
-        sequences = graded_sequences(
+        advantages = advantages_of(
             batch.scored,
+            self.policy.replicas,
             group_size=self.stage.group_size,
             normalise=self.stage.normalise,
-            version=self.policy.version,
+            apart=self._weights_apart(),
         )
+        sequences = graded_sequences(batch.scored, advantages, version=self.policy.version)
         dealt = deal(
             sequences,
             self.policy.replicas,
@@ -305,6 +320,10 @@ class _Training:
             reason=next(filter(None, reasons), ""),
         )
 
+    def _weights_apart(self) -> Mapping[str, float] | None:
+        """The rewards' weights, where each is normalised for itself."""
+        return self.asker.phase.weights if self.stage.combine == "normalise_then_sum" else None
+
     # ---- sampling and scoring
 
     def _rollout(self, step: int) -> Rollout:
@@ -333,6 +352,7 @@ class _Training:
             sample_groups,
             options=self.stage.groups,
             num_groups=self.stage.questions // replicas.count,
+            apart=self._weights_apart(),
             agree=self._agree_on_max,
         )
         scored = [output for group in groups for output in group]

@@ -1,30 +1,63 @@
 """From scored outputs to sequences to train on."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
-from megatron_r1.rl.advantage import Normalise, group_advantage
-from megatron_r1.types import Completion, Nucleus, Scored, TrainSequence
+from megatron_r1.rl.advantage import Normalise, advantage_of_parts, group_advantage
+from megatron_r1.types import Completion, Nucleus, Replicas, Scored, TrainSequence
 
 
 def graded_sequences(
-    scored: Sequence[Scored], *, group_size: int, normalise: Normalise, version: int
+    scored: Sequence[Scored], advantages: Sequence[float], *, version: int
 ) -> list[TrainSequence]:
     """One for each output that could be graded; the others are left out of the update.
 
-    scored: whole groups in a row. Weight 1 marks the tokens of the output until the update's weights are
-    known; the fields are its advantage and the rollout's log-probs, and where a rollout is ahead of training,
-    which tokens the policy drew as it is. version: the policy's.
+    Weight 1 marks the tokens of the output until the update's weights are known; the fields are its advantage
+    and the rollout's log-probs, and where a rollout is ahead of training, which tokens the policy drew as it
+    is. version: the policy's.
     """
-    rewards = torch.tensor([math.nan if s.reward is None else s.reward for s in scored])
-    advantages = group_advantage(rewards.view(-1, group_size), normalise=normalise).flatten()
     return [
         _sequence(output.completion, advantage, version)
-        for output, advantage in zip(scored, advantages.tolist(), strict=True)
+        for output, advantage in zip(scored, advantages, strict=True)
         if output.reward is not None
     ]
+
+
+def advantages_of(
+    scored: Sequence[Scored],
+    replicas: Replicas,
+    *,
+    group_size: int,
+    normalise: Normalise,
+    apart: Mapping[str, float] | None = None,
+) -> list[float]:
+    """Of each output; a collective call. scored: this replica's whole groups in a row.
+
+    apart: the rewards' weights, where each reward is normalised for itself before the sum (GDPO); None: the
+    sum is normalised.
+    """
+    names = [""] if apart is None else list(apart)
+    mine = [[_judged(output, name) for name in names] for output in scored]
+    first, everyone = 0, mine
+    if normalise == "batch" or apart is not None:  # the batch is that of all replicas
+        first = sum(replicas.gather([len(mine)])[: replicas.index])
+        everyone = replicas.gather(mine)
+    values = torch.tensor(everyone, dtype=torch.double).view(-1, group_size, len(names))
+    if apart is None:
+        found = group_advantage(values[..., 0], normalise=normalise)
+    else:
+        found = advantage_of_parts(values, torch.tensor(list(apart.values()), dtype=torch.double))
+    return found.flatten()[first : first + len(mine)].tolist()
+
+
+def _judged(output: Scored, name: str) -> float:
+    """The reward of this name, or the sum; nan where it doesn't judge, or the output can't be graded."""
+    value = output.reward
+    if name and value is not None:
+        value = output.parts[name].value if name in output.parts else None
+    return math.nan if value is None else value
 
 
 def idle_sequence(eos_id: int, *, fields: Sequence[str]) -> TrainSequence:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from megatron_r1.rl.advantage import group_advantage, has_signal
+from megatron_r1.rl.advantage import advantage_of_parts, group_advantage, has_signal
 
 NAN = torch.nan
 
@@ -49,6 +49,23 @@ def test_an_ungradable_output_leaves_the_statistics_and_gets_zero():
 def test_fewer_than_two_gradable_outputs_give_zeros(ddof):
     rewards = torch.tensor([[NAN, NAN, NAN], [NAN, 5.0, NAN]])
     assert group_advantage(rewards, ddof=ddof).tolist() == [[0.0] * 3, [0.0] * 3]
+
+
+def test_divided_by_the_batch_s_std_groups_keep_their_spread():
+    rewards = torch.tensor([[0.0, 10.0], [2.0, 2.0], [4.0, 6.0]])
+    std = rewards.std(correction=0)
+    expected = torch.tensor([[-5.0, 5.0], [0.0, 0.0], [-1.0, 1.0]]) / std
+    assert torch.allclose(group_advantage(rewards, normalise="batch"), expected, atol=1e-5)
+
+
+def test_each_reward_for_itself_gives_a_small_one_its_say():
+    parts = torch.tensor([[[0.0, 0.01], [1.0, 0.02]], [[1.0, 0.0], [0.0, torch.nan]]])
+    found = advantage_of_parts(parts, torch.tensor([1.0, 1.0]))
+    # the second reward of the second group judges one output, so it says nothing: totals -2, 2, 1, -1
+    expected = torch.tensor([[-2.0, 2.0], [1.0, -1.0]]) / 2.5**0.5
+    assert torch.allclose(found, expected, atol=1e-3)
+    nothing = advantage_of_parts(parts.fill_(torch.nan), torch.tensor([1.0, 1.0]))
+    assert torch.equal(nothing, torch.zeros(2, 2))
 
 
 def test_groups_do_not_influence_each_other():

@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import pytest
 
 from megatron_r1.rl.filters import GroupFilter, collect_groups, group_kind
-from megatron_r1.types import Completion, Prompt, Scored
+from megatron_r1.types import Completion, Prompt, Score, Scored
 
 
 def group(*rewards: float | None) -> list[Scored]:
@@ -36,6 +38,16 @@ def rounds_of(*rounds):
 )
 def test_the_kind_of_a_group_follows_from_its_gradable_rewards(rewards, kind):
     assert group_kind(group(*rewards)) == kind
+
+
+def test_rewards_that_add_up_to_the_same_are_a_signal_where_each_is_normalised_for_itself():
+    outputs = [
+        replace(one, parts={"accuracy": Score(a), "format": Score(1 - a)})
+        for one, a in zip(group(1.0, 1.0), (0.0, 1.0), strict=True)
+    ]
+    assert group_kind(outputs) == "equal"
+    assert group_kind(outputs, apart=("accuracy", "format")) == "signal"
+    assert group_kind(outputs, apart=("language",)) == "equal"
 
 
 def test_keep_takes_all_groups_in_one_round_and_counts_them():

@@ -7,7 +7,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from megatron_r1.rl.loss import GrpoLoss, sequence_mean
+from megatron_r1.rl.loss import GrpoLoss
+from megatron_r1.rl.sequences import sequence_mean
 from megatron_r1.types import PackedBatch
 
 NO_KL = {"kl": "none"}
@@ -68,7 +69,9 @@ EVERYTHING = [
     {"kl": "k3_weighted", "rollout_correction": "truncate", "off_policy_threshold": 0.1, "delta": 3.0},
     {"ratio": "sequence", "kl": "k3", "rollout_correction": "mask"},
     {"objective": "cispo", "kl": "k2"},
-    {"kl": "k1", "clip_low": 10.0, "clip_high": 10.0},
+    {"kl": "k1", "clip_low": 10.0, "clip_high": 10.0, "delta": 4.0},
+    {"objective": "sapo", "rollout_correction": "mask", "rollout_level": "sequence"},
+    {"objective": "vespo", "rollout_correction": "truncate"},
 ]
 
 
@@ -108,6 +111,49 @@ def test_delta_bounds_the_ratio_of_a_negative_advantage():
     assert gradient == pytest.approx([3, 0, 0])
     assert metrics["clip_delta"] == metrics["clip_high"] == pytest.approx(1 / 3)
     assert metrics["clipped"] == pytest.approx(2 / 3)
+
+
+def test_a_delta_below_the_clip_bounds_both_signs():
+    # A > 0: min(r, delta); A < 0: the clip alone, for the minimum takes the larger of the two ratios
+    loss, gradient, metrics = run([3.0, 5.0, 5.0, 12.0], [1.0, 1.0, -1.0, -1.0], clip_high=10.0, delta=4.0)
+    assert loss == pytest.approx([-3.0, -4.0, 5.0, 11.0])
+    assert gradient == pytest.approx([-3.0, 0.0, 5.0, 0.0])
+    assert (metrics["clip_high"], metrics["clip_delta"], metrics["clipped"]) == (0.25, 0.25, 0.5)
+
+
+@pytest.mark.parametrize("objective", ["sapo", "vespo"])
+def test_soft_objectives_start_as_reinforce_and_fade_away_from_it(objective):
+    _, gradient, metrics = run([1.0, 1.0], [2.0, -3.0], lengths=[1, 1], objective=objective)
+    assert gradient == pytest.approx([-2.0, 3.0])
+    assert "clipped" not in metrics
+    _, gradient, _ = run([0.1, 6.0], [2.0, -3.0], lengths=[1, 1], objective=objective)
+    assert 0 <= -gradient[0] < 0.5
+    assert 0 <= gradient[1] < 0.5
+
+
+def test_sapo_and_vespo_by_hand():
+    loss, _, _ = run([1.5], [2.0], objective="sapo", sapo={"temperature_positive": 2.0})
+    assert loss == pytest.approx([-2 * 2 * 0.7310586 * 2 / 2])  # 4 / tau * sigmoid(1) * A
+    loss, _, metrics = run([2.0, 0.75], [-1.0, -1.0], objective="vespo")
+    weight = 1.5**3 * 2.718281828 ** (2 * (1 - 1.5))  # of both tokens: w = 2 * 0.75
+    assert loss == pytest.approx([weight * log(0.5)] * 2, rel=1e-5)
+    assert metrics["soft_weight"] == pytest.approx(weight, rel=1e-5)
+
+
+def test_cispo_s_cap_may_lie_below_one():
+    _, gradient, metrics = run([0.1, 1.0], [2.0, -3.0], objective="cispo", clip_low=1.0, clip_high=-0.8)
+    assert gradient == pytest.approx([-0.2, 0.6])
+    assert metrics["clip_high"] == 0.5
+
+
+def test_a_sequence_s_rollout_weight_is_the_product_of_its_tokens():
+    rollout = [log(0.5) - log(1.5), log(0.5) - log(2.0), log(0.5)]  # on-policy: old = log 0.5
+    settings = {"rollout_logprobs": rollout, "rollout_level": "sequence", "lengths": [2, 1]}
+    loss, _, metrics = run([1.0] * 3, [1.0] * 3, rollout_correction="truncate", rollout_cap=2.5, **settings)
+    assert loss == pytest.approx([-2.5, -2.5, -1.0])
+    assert metrics["correction"] == pytest.approx(2.0)
+    loss, _, _ = run([1.0] * 3, [1.0] * 3, rollout_correction="mask", rollout_cap=2.5, **settings)
+    assert loss == pytest.approx([0.0, 0.0, -1.0])
 
 
 def test_cispo_weighs_the_logprob_and_drops_no_gradient():
@@ -348,10 +394,17 @@ def test_a_missing_reference_is_an_error():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"delta": 1.2}, r"delta=1.2 must be above 1 \+ clip_high = 1.2"),
+        ({"delta": 0.0}, "greater than 0"),
+        ({"clip_high": -0.8}, "clip_high=-0.8 is a cap below 1, which only objective=cispo has"),
+        ({"clip_high": -1.0, "objective": "cispo"}, "greater than -1"),
+        ({"clip_high": -0.8, "objective": "cispo"}, "the bounds cross: the lower is 0.8, the upper 0.2"),
+        ({"objective": "sapo", "clip_high": 0.3}, "clip_high=0.3 has no effect with objective=sapo"),
+        ({"vespo": {"k_positive": 1.0}}, "has no effect with objective=clip; remove it"),
+        ({"objective": "vespo", "ratio": "sequence"}, "ratio=sequence: objective=vespo makes"),
+        ({"objective": "sapo", "sapo": {"temperature_positive": 0.0}}, "greater than 0"),
         ({"delta": 4.0, "objective": "cispo"}, "no effect with objective=cispo"),
         ({"clip_low": -0.1}, "greater than or equal to 0"),
-        ({"rollout_cap": 0.5}, "greater than or equal to 1"),
+        ({"rollout_cap": 0.5, "rollout_floor": 0.6}, "rollout_floor=0.6 is above rollout_cap=0.5"),
         ({"ratio": "word"}, "'token' or 'sequence'"),
         ({"beta": 0.1}, "Extra inputs"),
     ],

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from megatron_r1.rl.advantage import group_advantage
+from megatron_r1.rl.advantage import advantage_of_parts, group_advantage
 from megatron_r1.rl.aggregate import token_weights
 from megatron_r1.rl.loss import GrpoLoss
 from megatron_r1.types import PackedBatch
@@ -43,8 +43,15 @@ DEFAULTS: dict[str, Any] = {
     "num_iterations": 2,  # so that TRL scores old log-probs
     "delta": None,
     "use_bias_correction_kl": False,
+    "sapo_temperature_pos": 1.0,
+    "sapo_temperature_neg": 1.05,
+    "vespo_k_pos": 2.0,
+    "multi_objective_aggregation": "sum_then_normalize",
+    "reward_weights": torch.ones(1, dtype=torch.float64),
 }
-READ_FROM_ARGS = ("delta", "use_bias_correction_kl")
+READ_FROM_ARGS = (
+    "delta", "use_bias_correction_kl", "sapo_temperature_pos", "sapo_temperature_neg", "vespo_k_pos",
+)  # fmt: skip
 
 pytestmark = [
     pytest.mark.slow,  # importing TRL and building its trainer takes 20 s
@@ -60,14 +67,14 @@ class Rollout:
     old: Tensor
     reference: Tensor
     sampler: Tensor
-    rewards: list[float] = field(default_factory=lambda: list(REWARDS))
+    rewards: list[Any] = field(default_factory=lambda: list(REWARDS))
 
     @property
     def mask(self) -> Tensor:
         return torch.arange(MAX_LENGTH) < torch.tensor(LENGTHS)[:, None]
 
 
-def make_rollout(*, spread: float = 0.4, rewards: list[float] | None = None) -> Rollout:
+def make_rollout(*, spread: float = 0.4, rewards: list[Any] | None = None) -> Rollout:
     generator = torch.Generator().manual_seed(7)
 
     def noise() -> Tensor:
@@ -135,7 +142,9 @@ def run_trl(trainer, rollout: Rollout, **settings) -> SimpleNamespace:
     texts = ["a"] * len(LENGTHS)
     trainer._get_per_token_logps_and_entropies = score
     trainer._generate = lambda prompts: ([[2, 3]] * len(ids), ids, None, texts, sampler, {}, None, None)
-    trainer._calculate_rewards = lambda *_: torch.tensor(rollout.rewards, dtype=torch.float64)[:, None]
+    rewards = torch.tensor(rollout.rewards, dtype=torch.float64).view(len(ids), -1)
+    trainer.reward_funcs = trainer.reward_func_names = [f"reward {i}" for i in range(rewards.shape[1])]
+    trainer._calculate_rewards = lambda *_: rewards
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)  # TRL rebuilds the sampler's log-probs from lists
     try:
@@ -253,6 +262,112 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"use_vllm": True, MODE: "token_mask", FLOOR: 0.8, CAP: 1.2},
         {"rollout_correction": "mask", "rollout_floor": 0.8, "rollout_cap": 1.2},
     ),
+    "truncate sequences": (
+        {"use_vllm": True, MODE: "sequence_truncate", FLOOR: 0.5},
+        {"rollout_correction": "truncate", "rollout_level": "sequence", "rollout_floor": 0.5},
+    ),
+    "mask sequences": (
+        {"use_vllm": True, MODE: "sequence_mask", "beta": 0.1},
+        {"rollout_correction": "mask", "rollout_level": "sequence", "kl": "k3", "kl_coef": 0.1},
+    ),
+    "mask sequences both sides, of a sequence ratio": (
+        {
+            "use_vllm": True,
+            MODE: "sequence_mask",
+            FLOOR: 0.5,
+            CAP: 1.5,
+            "importance_sampling_level": "sequence",
+        },
+        {
+            "rollout_correction": "mask",
+            "rollout_level": "sequence",
+            "rollout_floor": 0.5,
+            "rollout_cap": 1.5,
+            "ratio": "sequence",
+        },
+    ),
+    "delta below the clip": (
+        {"delta": 1.3, "epsilon_low": 10.0, "epsilon_high": 10.0},
+        {"delta": 1.3, "clip_low": 10.0, "clip_high": 10.0},
+    ),
+    "sapo": ({"loss_type": "sapo"}, {"objective": "sapo"}),
+    "sapo, other temperatures, k3": (
+        {"loss_type": "sapo", "sapo_temperature_pos": 5.0, "sapo_temperature_neg": 10.0, "beta": 0.1},
+        {
+            "objective": "sapo",
+            "sapo": {"temperature_positive": 5.0, "temperature_negative": 10.0},
+            "kl": "k3",
+            "kl_coef": 0.1,
+        },
+    ),
+    "sapo of a sequence ratio, truncate": (
+        {
+            "loss_type": "sapo",
+            "importance_sampling_level": "sequence",
+            "use_vllm": True,
+            MODE: "sequence_truncate",
+        },
+        {
+            "objective": "sapo",
+            "ratio": "sequence",
+            "rollout_correction": "truncate",
+            "rollout_level": "sequence",
+        },
+    ),
+    "luspo": (
+        {
+            "loss_type": "luspo",
+            "importance_sampling_level": "sequence",
+            "epsilon_low": 0.03,
+            "epsilon_high": 0.04,
+        },
+        {"aggregation": "sequence_sum", "ratio": "sequence", "clip_low": 0.03, "clip_high": 0.04},
+    ),
+    "luspo, k3": (
+        {"loss_type": "luspo", "importance_sampling_level": "sequence", "beta": 0.1},
+        {"aggregation": "sequence_sum", "ratio": "sequence", "kl": "k3", "kl_coef": 0.1},
+    ),
+    "luspo of a token ratio": ({"loss_type": "luspo"}, {"aggregation": "sequence_sum"}),
+    "vespo": ({"loss_type": "vespo"}, {"objective": "vespo", "aggregation": "token_mean"}),
+    "vespo, another k, k3": (
+        {"loss_type": "vespo", "vespo_k_pos": 1.5, "beta": 0.1},
+        {
+            "objective": "vespo",
+            "aggregation": "token_mean",
+            "vespo": {"k_positive": 1.5},
+            "kl": "k3",
+            "kl_coef": 0.1,
+        },
+    ),
+    "vespo, truncate": (
+        {"loss_type": "vespo", "use_vllm": True, CAP: 1.2},
+        {
+            "objective": "vespo",
+            "aggregation": "token_mean",
+            "rollout_correction": "truncate",
+            "rollout_cap": 1.2,
+        },
+    ),
+    "vespo, mask, off-policy sequences": (
+        {
+            "loss_type": "vespo",
+            "use_vllm": True,
+            MODE: "token_mask",
+            CAP: 4.0,
+            "off_policy_mask_threshold": 0.05,
+        },
+        {
+            "objective": "vespo",
+            "aggregation": "token_mean",
+            "rollout_correction": "mask",
+            "rollout_cap": 4.0,
+            "off_policy_threshold": 0.05,
+        },
+    ),
+    "cispo, cap below 1": (
+        {"loss_type": "cispo"},
+        {"objective": "cispo", "aggregation": "token_mean", "clip_low": 1.0, "clip_high": -0.8},
+    ),
     "off-policy sequences": ({"off_policy_mask_threshold": 0.05}, {"off_policy_threshold": 0.05}),
 }
 
@@ -309,6 +424,26 @@ def test_advantage_equals_trls_with_its_std_and_eps(trainer, rollout):
 def test_advantage_without_std_equals_trls(trainer, rollout):
     trl = run_trl(trainer, rollout, scale_rewards="none")
     ours = group_advantage(grouped(rollout), normalise="none")
+    torch.testing.assert_close(ours.flatten().double(), trl.advantage.double(), rtol=0, atol=1e-6)
+
+
+def test_advantage_by_the_batch_s_std_equals_trls(trainer, rollout):
+    trl = run_trl(trainer, rollout, scale_rewards="batch")
+    ours = group_advantage(grouped(rollout), normalise="batch", ddof=1, eps=1e-4)
+    torch.testing.assert_close(ours.flatten().double(), trl.advantage.double(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("missing", [(), (2,), (2, 5, 6)])
+def test_rewards_normalised_before_their_sum_equal_trls(trainer, missing):
+    """missing: outputs that the second reward doesn't judge."""
+    generator = torch.Generator().manual_seed(11)
+    parts = torch.rand(len(LENGTHS), 3, generator=generator, dtype=torch.float64)
+    parts[:, 0] = torch.tensor(REWARDS)
+    parts[list(missing), 1] = torch.nan
+    weights = torch.tensor([1.0, 0.5, -2.0], dtype=torch.float64)
+    settings = {"multi_objective_aggregation": "normalize_then_sum", "reward_weights": weights}
+    trl = run_trl(trainer, make_rollout(rewards=parts.tolist()), **settings)
+    ours = advantage_of_parts(parts.view(-1, GROUP_SIZE, 3), weights, ddof=1, eps=1e-4)
     torch.testing.assert_close(ours.flatten().double(), trl.advantage.double(), rtol=0, atol=1e-6)
 
 

@@ -132,6 +132,32 @@ def test_the_constant_of_fixed_length_holds_for_the_whole_step(stage, context, i
     assert largest == pytest.approx([1 / (2 * 20)] * 2)
 
 
+@pytest.mark.parametrize("options", [{"normalise": "batch"}, {"combine": "normalise_then_sum"}])
+def test_statistics_of_the_batch_are_those_of_all_replicas(stage, context, ids, options):
+    texts = [worked(1), worked(9), worked(2), "2"]  # both rewards differ in the second group
+    config = stage(rewards={"accuracy": {"weight": 2}, "format": {}}, **options)
+
+    def advantages(policies):
+        trained = [s for policy in policies for update in policy.trained for s in update]
+        found = {tuple(s.token_ids.tolist()): float(s.fields["advantage"][-1]) for s in trained}
+        return dict(sorted(found.items()))
+
+    def run(replicas):
+        policy = FakePolicy(map(ids, texts[2 * replicas.index :]), replicas=replicas)
+        config.run(context(policy))
+        return policy
+
+    alone = FakePolicy(map(ids, texts))
+    config.run(context(alone))
+    found = advantages([alone])
+    assert advantages(together(2, run)) == pytest.approx(found, abs=1e-6)
+    if "normalise" in options:  # rewards 3, 1 and 3, 0: of mean 2 and 1.5, all of variance 1.6875
+        expected = [v / 1.6875**0.5 for v in (-1.5, -1, 1, 1.5)]
+    else:  # 2 and -2; 2 + 1 and -2 - 1: of variance 6.5
+        expected = [v / 6.5**0.5 for v in (-3, -2, 2, 3)]
+    assert sorted(found.values()) == pytest.approx(expected, abs=1e-5)
+
+
 def test_every_output_is_trained_on_once_an_inner_epoch(stage, context, ids):
     policy = FakePolicy(map(ids, numbered(8)))
     stage(group_size=4, updates=4, inner_epochs=2).run(context(policy))
