@@ -108,10 +108,14 @@ class CodeReward:
         unknown = {task.key: task for task in tasks if task.key not in self._faults}
         self._faults |= {key: None for key, task in unknown.items() if not task.reference}
         asked = {key: task for key, task in unknown.items() if task.reference}
-        found = self._pool.map(lambda task: self._run_tests(task.problem, (task.reference,)), asked.values())
+        found = self._pool.map(self._run_reference, asked.values())
         for key, result in zip(asked, found, strict=True):
             if result.fate != Fate.NOT_RUN:  # which says nothing of the reference: asked again next time
                 self._faults[key] = f"the reference program: {result.note}" if result.fate else None
+
+    def _run_reference(self, task: Task) -> Result:
+        """A reference may stand in fences, as an answer does."""
+        return self._run_tests(task.problem, (task.reference, *candidates(task.reference)))
 
     def _grade(self, job: Job) -> Score:
         fault = self._faults.get(job.task.key, str(Fate.NOT_RUN))

@@ -98,8 +98,10 @@ def test_partial_credit_is_the_share_of_tests_and_off_by_default() -> None:
 @needs_sandbox
 def test_a_reference_program_that_fails_its_tests_makes_the_item_ungradable(reward: CodeReward) -> None:
     wrong, right = program(RIGHT, reference="print(7)"), program(RIGHT, reference=RIGHT)
-    assert reward.score([wrong, right]) == [
+    fenced = program(RIGHT, reference=f"```python\n{RIGHT}\n```")
+    assert reward.score([wrong, right, fenced]) == [
         Score(None, "the reference program: wrong output: 1 of 2 tests"),
+        Score(1.0, "2 of 2 tests"),
         Score(1.0, "2 of 2 tests"),
     ]
 

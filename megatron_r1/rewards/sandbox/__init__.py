@@ -1,7 +1,8 @@
 """Runs programs that a model wrote, cut off from everything: bubblewrap, rlimits, seccomp and a watch.
 
     limits     what a program may use
-    seccomp    system calls that would hide memory from every other limit
+    seccomp    system calls that are refused, by kind
+    cgroup     a control group around it, where the machine lends one
     command    the command line around the interpreter, and the proof that it holds on this machine
     watch      memory, processes and CPU time of a whole sandbox while it runs
     run        one program, from its source to what became of it

@@ -131,8 +131,10 @@ def prepare():  # noqa: ANN201
     """What python3 has and one without site packages has not; and what would depend on the machine."""
     builtins.exit = _sitebuiltins.Quitter("exit", "Ctrl-D")
     builtins.quit = _sitebuiltins.Quitter("quit", "Ctrl-D")
+    builtins.help = _sitebuiltins._Helper()
     for name in ("cpu_count", "process_cpu_count"):
         setattr(os, name, lambda: CPUS)
+    os.sched_getaffinity = lambda pid: set(range(CPUS))
     _thread.stack_size(THREAD_STACK_BYTES)
     if hasattr(sys, "set_int_max_str_digits"):
         sys.set_int_max_str_digits(0)
