@@ -41,7 +41,8 @@ PROGRAMS = {
     "a pool of processes": "from multiprocessing import Pool\ndef f(x): return x\n"
     "if __name__ == '__main__':\n    with Pool() as pool: print(sum(pool.map(f, map(int, input().split()))))",
     "as many processes as cores": "import os\nfrom multiprocessing import Pool, cpu_count\n"
-    "def f(x): return x\nif __name__ == '__main__':\n    with Pool(max(cpu_count(), len(os.sched_getaffinity(0)))) as pool:\n"
+    "def f(x): return x\nif __name__ == '__main__':\n"
+    "    with Pool(max(cpu_count(), len(os.sched_getaffinity(0)))) as pool:\n"
     "        print(sum(pool.map(f, map(int, input().split()))))",
     "an executor of processes": "from concurrent.futures import ProcessPoolExecutor\ndef f(x): return x\n"
     "with ProcessPoolExecutor(2) as pool: print(sum(pool.map(f, map(int, input().split()))))",
