@@ -20,6 +20,7 @@ LAYERS = (
         "step_profile",
         "regular_file",
         "json_reader",
+        "gym",
     },
     {"rl", "rewards", "data", "huggingface"},
     {"curation"},

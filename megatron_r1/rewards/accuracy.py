@@ -6,8 +6,8 @@ The task of a prompt names its verifier:
     choice            a letter A-J, or several
     exact             text in a normal form
     math              exact rules, then algebra in a killable process (rewards/mathematics)
-    gym:NAME          reasoning-gym's own scorer, right only at full marks; the entry is in
-                      prompt.metadata["entry"]
+    gym:NAME          our verifier of this family of reasoning-gym, or the library's scorer, right only
+                      at full marks; prompt.metadata has its "entry" and "options"
     json:TASK         any of these, where the answer is the "answer" of a JSON object
 
 The reference is judged first. One that can't be read, or a task that nobody knows, makes the item
@@ -21,6 +21,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from megatron_r1.gym.scoring import needs_its_answer
 from megatron_r1.rewards import mathematics, numerals
 from megatron_r1.rewards.answer import final_answer
 from megatron_r1.rewards.grading_pool import GradingPool
@@ -107,10 +108,11 @@ def _read_reference(task: str, reference: str) -> Hashable | None:
 def _grade_gym(prompt: Prompt, answer: str | None) -> Score | Item:
     if "entry" not in prompt.metadata:
         return Score(None, f'{prompt.task}: prompt.metadata has no "entry" to score against')
-    name, entry = prompt.task.removeprefix(GYM_PREFIX), prompt.metadata["entry"]
+    family = prompt.task.removeprefix(GYM_PREFIX)
+    about = (family, prompt.metadata.get("options", {}), prompt.metadata["entry"])
     return Item(
-        check=("gym", (name, entry, prompt.reference)),
-        answer=Score(0.0, "no answer") if answer is None else ("gym", (name, entry, answer)),
+        check=("gym", (*about, prompt.reference)) if needs_its_answer(family) else None,
+        answer=Score(0.0, "no answer") if answer is None else ("gym", (*about, answer)),
     )
 
 

@@ -13,7 +13,6 @@ import select
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from typing import Any, BinaryIO
 
 READY, RIGHT, WRONG, UNREADABLE, FAILED = "ready", "right", "wrong", "unreadable", "failed"
@@ -69,22 +68,14 @@ def _load_math() -> dict[str, Grader]:
     return {"math": grade, "math_reference": read}
 
 
-def _grade_gym(name: str, entry: Mapping[str, Any], answer: str) -> str:
-    scorer = _gym_scorer(name)
-    if scorer is None:
-        return UNREADABLE
-    # Partial credit ("the answer is -4" earns 0.125) would teach the model to hedge.
-    return RIGHT if scorer(answer, dict(entry)) == 1 else WRONG
-
-
-@lru_cache
-def _gym_scorer(name: str) -> Callable[..., float] | None:  # (answer, entry) -> score
-    import reasoning_gym
+def _grade_gym(family: str, options: Mapping[str, Any], entry: Mapping[str, Any], answer: str) -> str:
+    from megatron_r1.gym.integrals import NotReadable
+    from megatron_r1.gym.scoring import UnknownFamily, is_right
 
     try:
-        return reasoning_gym.get_score_answer_fn(name)
-    except ValueError:  # not a family of reasoning-gym
-        return None
+        return RIGHT if is_right(family, options, entry, answer) else WRONG
+    except (UnknownFamily, NotReadable):
+        return UNREADABLE
 
 
 if __name__ == "__main__":

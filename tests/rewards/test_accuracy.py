@@ -96,6 +96,31 @@ def test_gym_answers_are_right_at_full_marks_only(reward):
 
 
 @pytest.mark.slow
+def test_gym_grades_by_the_family_s_verifier_and_an_entry_that_lacks_what_it_needs_is_ungradable(reward):
+    about = {"integrand": "2*x", "variable": "x"}
+    integral = {"question": "?", "answer": "Integral(2*x, x)", "metadata": about}
+    cases = [
+        ("intermediate_integration", integral, "x^2 + C", 1.0),
+        ("intermediate_integration", integral, "Integral(2*x, x)", 0.0),
+        ("intermediate_integration", integral | {"metadata": {}}, "x**2", None),
+        ("coin_flip", {"question": "?", "answer": "0.5", "metadata": {}}, "1/2", None),
+        ("game_of_life_halting", {"question": "?", "answer": "True", "metadata": {}}, "x", 0.0),
+        (
+            "puzzle24",
+            {"question": "?", "answer": "8*3", "metadata": {"numbers": [3, 8]}},
+            "__import__('os')",
+            0.0,
+        ),
+        ("puzzle24", {"question": "?", "answer": "8*3", "metadata": {"numbers": [3, 8]}}, "3*8", 1.0),
+    ]
+    samples = [
+        answered(text, reference=entry["answer"], task=f"gym:{family}", metadata={"entry": entry})
+        for family, entry, text, _ in cases
+    ]
+    assert [score.value for score in reward.score(samples)] == [value for *_, value in cases]
+
+
+@pytest.mark.slow
 def test_mixed_tasks_stay_aligned(reward):
     cases = [
         ("math", r"\sqrt{8}", r"2\sqrt{2}", 1.0),

@@ -1,28 +1,25 @@
 """Any family of reasoning-gym, by name: endless generated problems with a verifier each.
 
-The verifier (task `gym:NAME`) needs the whole entry, which travels in the prompt's metadata. The library
-takes seconds to import, so that happens when a source is built and not before.
+The verifier (task `gym:NAME`) needs the whole entry and the family's options, which travel in the prompt's
+metadata. The library takes seconds to import, so that happens when a source is built and not before.
 
-Families are checked before use. Some score their own reference answer 0 and can't be graded (graph_color,
-rubiks_cube and others of 0.1.25); four give other problems in every process, because they iterate over sets.
+Families are on trial with wrong answers before use (megatron_r1/gym/trial.py), with the options they are used
+with; docs/reasoning_gym.md has the verdict on each.
 """
 
 import difflib
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from megatron_r1.config.section import Section
 from megatron_r1.data.split import Split, content_id, split_of
 from megatron_r1.errors import DataError
+from megatron_r1.gym.problems import Problems
+from megatron_r1.gym.scoring import needs_its_answer, settled
+from megatron_r1.gym.trial import answers_itself, refusal
 from megatron_r1.types import Document, Message, Prompt
-
-if TYPE_CHECKING:
-    from reasoning_gym.dataset import ProceduralDataset
-
-# the same seed gave other items under another PYTHONHASHSEED, so ranks and restarts would disagree
-UNREPEATABLE = ("isomorphic_strings", "knight_swap", "polynomial_multiplication", "ransom_note")
 
 BLOCK_SIZE = 4096  # some families prepare all items of a dataset when it is made, so it can't be endless
 MAX_ATTEMPTS = 256  # to find a problem on the wanted side; 0.9 ** 256 is 2e-12
@@ -56,15 +53,19 @@ class GymSource:
         self._seed = seed
         self._split = split
         _check_name(config.family)
+        if fault := refusal(config.family, config.options):
+            raise DataError(f"gym family {config.family!r} {fault}; choose another family")
         # bound to this object: a block is reused by neighbouring indices
         self._block = lru_cache(maxsize=4)(self._make_block)
-        _check_scores(config.family, self._block(0))
 
     def prompt(self, index: int) -> Prompt:
         for candidate in range(index * MAX_ATTEMPTS, (index + 1) * MAX_ATTEMPTS):
             entry = self._block(candidate // BLOCK_SIZE)[candidate % BLOCK_SIZE]
             problem_id = content_id(f"{self._config.family}\n{entry['question']}")
-            if split_of(problem_id) == self._split:
+            if split_of(problem_id) != self._split:
+                continue
+            entry = settled(self._config.family, entry)
+            if self._is_gradable(entry):
                 return self._prompt(problem_id, entry)
         raise DataError(
             f"gym family {self._config.family!r} has no {self._split} problem among {MAX_ATTEMPTS} tries: "
@@ -74,27 +75,22 @@ class GymSource:
     def document(self, index: int) -> Document:
         raise DataError(f"gym family {self._config.family!r} has questions only; it can't be a corpus")
 
+    def _is_gradable(self, entry: dict[str, Any]) -> bool:
+        family = self._config.family
+        return not needs_its_answer(family) or answers_itself(family, self._config.options, entry)
+
     def _prompt(self, problem_id: str, entry: dict[str, Any]) -> Prompt:
         return Prompt(
             id=problem_id,
             messages=(Message("user", entry["question"]),),
             reference=str(entry["answer"]),
             task=f"gym:{self._config.family}",
-            metadata={"entry": entry},
+            metadata={"entry": entry, "options": self._config.options},
         )
 
-    def _make_block(self, block: int) -> "ProceduralDataset":
-        import reasoning_gym
-
+    def _make_block(self, block: int) -> Problems:
         seed = int(content_id(f"gym/{self._seed}/{block}")[:8], 16)
-        try:
-            return reasoning_gym.create_dataset(
-                self._config.family, seed=seed, size=BLOCK_SIZE, **self._config.options
-            )
-        except (TypeError, ValueError, AssertionError) as error:
-            raise DataError(
-                f"gym family {self._config.family!r} does not take options {self._config.options}: {error}"
-            ) from error
+        return Problems(self._config.family, self._config.options, seed=seed, size=BLOCK_SIZE)
 
 
 def _check_name(family: str) -> None:
@@ -104,16 +100,3 @@ def _check_name(family: str) -> None:
         near = difflib.get_close_matches(family, DATASETS, n=3, cutoff=0.4)
         hint = f"did you mean {', '.join(near)}?" if near else f"there are {len(DATASETS)}, none like it"
         raise DataError(f"gym family {family!r} is unknown; {hint}")
-    if family in UNREPEATABLE:
-        raise DataError(f"gym family {family!r} gives other problems in every process; choose another family")
-
-
-def _check_scores(family: str, dataset: "ProceduralDataset") -> None:
-    for index in (0, 1):
-        entry = dataset[index]
-        score = dataset.score_answer(entry["answer"], entry)
-        if score != 1:
-            raise DataError(
-                f"gym family {family!r} scores its own answer {score:g}, not 1, so it can't be graded; "
-                "choose another family"
-            )

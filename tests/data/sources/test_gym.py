@@ -23,6 +23,14 @@ def test_prompts_carry_an_entry_that_its_family_grades_1():
     json.dumps(dict(prompt.metadata))
 
 
+def test_options_travel_with_the_prompt_and_the_entry_is_what_json_makes_of_it():
+    prompt = Gym(family="puzzle24", options={"max_value": 9}).build(0).prompt(0)
+    assert prompt.metadata["options"] == {"max_value": 9}
+    for family in ("knights_knaves", "arc_agi"):  # numpy's texts, tuples of tuples
+        metadata = dict(Gym(family=family).build(0).prompt(0).metadata)
+        assert json.loads(json.dumps(metadata)) == metadata
+
+
 def test_items_depend_on_seed_and_index_alone():
     config = Gym(family="gsm_symbolic")
     a, b = config.build(3), config.build(3)
@@ -42,12 +50,17 @@ def test_both_sides_of_the_split_share_no_problem():
 def test_unknown_ungradable_and_unrepeatable_families_are_refused_by_name():
     with pytest.raises(DataError, match=r"'chain_sums' is unknown; did you mean chain_sum"):
         Gym(family="chain_sums").build(0)
-    with pytest.raises(DataError, match="'graph_color' scores its own answer 0"):
+    with pytest.raises(DataError, match="'graph_color' has no answer of its own to try"):
         Gym(family="graph_color").build(0)
-    with pytest.raises(DataError, match="'knight_swap' gives other problems in every process"):
-        Gym(family="knight_swap").build(0)
+    for family in ("knight_swap", "word_ladder"):
+        with pytest.raises(DataError, match=f"'{family}' gives other problems in every process"):
+            Gym(family=family).build(0)
+    with pytest.raises(DataError, match="'composite' mixes others; name them as sources of a mixture"):
+        Gym(family="composite").build(0)
     with pytest.raises(DataError, match="does not take options"):
         Gym(family="chain_sum", options={"max_term": 3}).build(0)
+    with pytest.raises(DataError, match="does not take options"):
+        Gym(family="chain_sum", options={"seed": 3}).build(0)
     with pytest.raises(DataError, match="can't be a corpus"):
         Gym(family="chain_sum").build(0).document(0)
 
