@@ -8,6 +8,7 @@ from typing import Any
 
 from megatron_r1.backend.checkpoint_files import numbered, prune
 from megatron_r1.backend.parallel import device
+from megatron_r1.begun import note_saved
 from megatron_r1.errors import Interrupted
 from megatron_r1.launch import heartbeat, signals, variables
 from megatron_r1.report.metrics import MetricsWriter
@@ -94,8 +95,11 @@ class StageJournal:
     def _save(self, step: int, state: Mapping[str, Any]) -> Path:
         path = numbered(self._checkpoints, step)
         own = {"step": step, "seconds": self.seconds(), "metrics": self.last_metrics}
+        self.metrics.sync()  # what a checkpoint goes on from must not be lost with the machine
+        self.sample_log.sync()
         self.policy.save(path, {**state, **own})
         if self.policy.replicas.is_main:
+            note_saved(self.directory, step)
             prune(self._checkpoints, keep=self._keep)
         return path
 

@@ -6,22 +6,21 @@ artifact does not match is an error that says what changed; one without an artif
 newest complete checkpoint.
 """
 
-import hashlib
-import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megatron_r1 import registry
-from megatron_r1.backend.checkpoint_files import describe, tensors_digest
+from megatron_r1 import continuing, lineage, registry
+from megatron_r1.artifact import ARTIFACT, digest_of, read_artifact, write_artifact
+from megatron_r1.backend.checkpoint_files import describe, step_of, tensors_digest
+from megatron_r1.begun import Begun, read_begun
 from megatron_r1.data.sources.stage import DATA, stage_outputs
 from megatron_r1.data.template import ChatTemplate, get_template
-from megatron_r1.data.tokenizer import Tokenizer, load_tokenizer
+from megatron_r1.data.tokenizer import TRAINED, Tokenizer, load_tokenizer
 from megatron_r1.data.trained_files import trained_files
 from megatron_r1.errors import ConfigError, DataError, Interrupted
 from megatron_r1.huggingface.source import fingerprint
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ARTIFACT = "artifact.json"
 RESOLVED = "resolved.yaml"
 NO_PACKS = 8  # tokens a pack of a stage that scores nothing
 
@@ -76,12 +74,20 @@ def _asked_for(run: RunConfig, run_dir: Path) -> list[str]:
 
 
 def forget_from(run: RunConfig, run_dir: Path, first: str) -> None:
-    """Remove what stage `first` and those after it left."""
+    """Remove what stage `first` and those after it left. ConfigError: it can't be removed."""
     names = list(run.stages)
     for name in names[names.index(first) :]:
-        # the artifact first: an interrupted removal must not look finished
-        (run_dir / name / ARTIFACT).unlink(missing_ok=True)
-        shutil.rmtree(run_dir / name, ignore_errors=True)
+        directory = run_dir / name
+        try:
+            # the artifact first: an interrupted removal must not look finished
+            (directory / ARTIFACT).unlink(missing_ok=True)
+            # what is in it, not itself: it may be a link to another disk
+            for path in directory.iterdir() if directory.exists() else ():
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        except OSError as error:
+            raise ConfigError(
+                f"--from {first}: {error.filename} can't be removed: {error.strerror}; remove {directory}"
+            ) from None
 
 
 def print_report(run_dir: Path) -> None:
@@ -118,22 +124,23 @@ class Chain:
         for source in stage_outputs(stage):
             source.find_in(self.run_dir)
         tokenizer = self._tokenizer(run, self.run.model_name(name))
-        decisive, inputs = _decisive(run, stage), self._inputs(stage)
+        decisive, inputs = _decisive(run, stage), self._inputs(name, run)
         done = read_artifact(directory)
         if done is not None:
-            self._require_same(name, done, decisive, inputs)
+            warnings = continuing.require_finished_so(directory, done, decisive, inputs)
+            self._warn(name, warnings)
             self._export(stage, directory, done.checkpoint, again=False)
             return
         if self.replicas.any_rank(signals.stop_requested()):  # not every kind of stage asks
             raise Interrupted(f"stage {name} has not begun; run the same command to continue")
+        resumed = self._resumed(name, Begun(decisive, inputs))
         if self.replicas.is_main:
-            directory.mkdir(parents=True, exist_ok=True)
             (directory / RESOLVED).write_bytes((self.run_dir / RESOLVED).read_bytes())
         heartbeat.beat(name, 0)
         memory.release()
         memory.reset_peak()
         weights = self._weights(stage.init) if stage.init is not None else None
-        policy, state = self._policy(name, run, tokenizer, weights)
+        policy, state = self._policy(name, run, tokenizer, weights, resumed)
         journal = StageJournal(name, directory, policy, stage=stage, state=state)
         context = StageContext(
             name=name,
@@ -163,7 +170,7 @@ class Chain:
                     stage=name,
                     kind=stage.kind,
                     config=decisive,
-                    config_hash=_digest(decisive),
+                    config_hash=digest_of(decisive),
                     inputs=inputs,
                     checkpoint=checkpoint,
                     metrics=metrics,
@@ -173,15 +180,41 @@ class Chain:
         self.replicas.barrier()  # the next stage reads it on every rank
         self._export(stage, directory, checkpoint, again=True)
 
+    def _resumed(self, name: str, now: Begun) -> Path | None:
+        """The checkpoint that the stage goes on from; notes with what it is begun, or continued.
+
+        Raises where it can't be continued as it was begun: it never begins anew by itself.
+        """
+        from megatron_r1.backend import checkpoint
+        from megatron_r1.backend.agreement import on_first_rank
+
+        directory = self.run_dir / name
+        resumed, warnings = checkpoint.to_go_on_from(directory / CHECKPOINTS)
+        step = None if resumed is None else step_of(resumed)
+        goes_on = resumed is not None or self.run.stages[name].done_before(directory) > 0
+        begun = on_first_rank(f"{directory}: not read", lambda: read_begun(directory))
+        warnings = warnings or continuing.fell_behind(begun, step)
+        warnings += continuing.require_begun_so(directory, begun, now, goes_on=goes_on)
+        self._warn(name, warnings)
+        on_first_rank(f"{directory}: not written", lambda: replace(now, saved=step).write(directory))
+        return resumed
+
+    def _warn(self, name: str, warnings: list[str]) -> None:
+        if self.replicas.is_main:
+            for text in warnings:
+                log.warning("stage %s: %s", name, text)
+
     def _policy(
-        self, name: str, run: RunConfig, tokenizer: Tokenizer, weights: Path | str | None
+        self,
+        name: str,
+        run: RunConfig,
+        tokenizer: Tokenizer,
+        weights: Path | str | None,
+        resumed: Path | None,
     ) -> tuple["MegatronPolicy", dict[str, Any]]:
         """The model with the stage's weights, and the state of an earlier, interrupted start."""
-        from megatron_r1.backend import checkpoint
-
         stage = run.stages[name]
         policy = _build(run, stage, tokenizer)
-        resumed = checkpoint.latest(self.run_dir / name / CHECKPOINTS)
         if resumed is None and weights is not None:
             self._start_from(policy, weights)
         if isinstance(stage, TrainingStage):
@@ -189,7 +222,7 @@ class Chain:
             if resumed is None and self.replicas.is_main:
                 policy.carried = trained_files(policy.carried, tokenizer, get_template(run.template))
         if resumed is not None:
-            return policy, policy.load(resumed)
+            return policy, policy.load(resumed, checked=True)
         done = stage.done_before(self.run_dir / name)
         return policy, {"step": done} if done else {}
 
@@ -260,9 +293,13 @@ class Chain:
             self._tokenizers[model] = self._load_tokenizer(run, model)
         return self._tokenizers[model]
 
-    def _load_tokenizer(self, run: RunConfig, model: str | None) -> Tokenizer:
+    def _tokenizer_folder(self, run: RunConfig, model: str | None) -> Path:
+        """Where a tokenizer that the run trains is kept."""
         shared = run.tokenizer == self.run.tokenizer
-        directory = self.run_dir if shared else self.run_dir / "tokenizers" / str(model)
+        return self.run_dir if shared else self.run_dir / "tokenizers" / str(model)
+
+    def _load_tokenizer(self, run: RunConfig, model: str | None) -> Tokenizer:
+        directory = self._tokenizer_folder(run, model)
 
         def load() -> Tokenizer:
             pieces = get_template(run.template).required_pieces
@@ -282,31 +319,28 @@ class Chain:
             )
         return tokenizer
 
-    def _inputs(self, stage: StageConfig) -> dict[str, str]:
-        """What this stage builds on, each with a hash of all that decided its result."""
-        found = {}
-        if stage.init is not None and stage.init.startswith(HF):
-            found[stage.init] = _digest(fingerprint(Path(stage.init.removeprefix(HF))))
-        for name in stage.inputs():
-            done = read_artifact(self.run_dir / name)
-            assert done is not None, f"stage {name} comes earlier in the chain"
-            found[name] = _digest({"config": done.config_hash, "inputs": done.inputs})
-        return found
+    def _inputs(self, name: str, run: RunConfig) -> lineage.Inputs:
+        """What this stage builds on, each with a hash: earlier stages, weights, the files that it reads."""
+        from megatron_r1.backend.agreement import gather
 
-    def _require_same(
-        self, name: str, done: Artifact, decisive: Mapping[str, Any], inputs: Mapping[str, str]
-    ) -> None:
-        if done.config_hash == _digest(decisive) and done.inputs == inputs:
-            return
-        changes = [_change(key, *pair, stage=name) for key, pair in _changed(done.config, decisive).items()]
-        why = f"its configuration changed ({'; '.join(changes)})"
-        if not changes:
-            theirs = [one for one in inputs if done.inputs.get(one) != inputs[one]] or list(done.inputs)
-            why = f"{' and '.join(theirs)} changed"
-        raise ConfigError(
-            f"stage {name} is finished in {self.run_dir / name}, but {why} since; "
-            f"use --from {name} to run it and what follows again, or another run name"
-        )
+        stage = self.run.stages[name]
+        found: dict[str, Any] = {}
+        if stage.init is not None and stage.init.startswith(HF):
+            found[stage.init] = {}  # the first of the inputs, for the report
+        for earlier in stage.inputs():
+            done = read_artifact(self.run_dir / earlier)
+            assert done is not None, f"stage {earlier} comes earlier in the chain"
+            found[earlier] = digest_of({"config": done.config_hash, "inputs": done.inputs})
+        trained = self._tokenizer_folder(run, self.run.model_name(name)) / TRAINED
+        mine = None
+        if lineage.is_first_of_machine():
+            weights = {
+                key: lineage.describe_weights(Path(key.removeprefix(HF))) for key in found if HF in key
+            }
+            paths = [*([trained] if run.tokenizer.train else []), *lineage.named_files(run.tokenizer)]
+            paths += lineage.named_files(stage)
+            mine = {**weights, **lineage.describe_files(paths, self.run_dir)}
+        return {**found, **lineage.require_equal(gather(mine))}
 
 
 def _build(
@@ -361,7 +395,7 @@ def _decisive(run: RunConfig, stage: StageConfig) -> dict[str, Any]:
 def _weights_digest(weights: Path | str | None) -> str:
     """A hash that stands for what a stage starts from; "" for random weights."""
     if isinstance(weights, str):
-        return _digest(fingerprint(Path(weights.removeprefix(HF))))
+        return digest_of(fingerprint(Path(weights.removeprefix(HF))))
     return "" if weights is None else tensors_digest(weights)
 
 
@@ -369,42 +403,3 @@ def _outputs(directory: Path) -> dict[str, str]:
     """BLAKE3 of the files that a stage made for later ones."""
     files = sorted(path for path in (directory / DATA).rglob("*") if path.is_file())
     return {str(path.relative_to(directory)): describe(path)["blake3"] for path in files}
-
-
-def read_artifact(directory: Path) -> Artifact | None:
-    """A finished stage's artifact; None if it is not finished."""
-    path = directory / ARTIFACT
-    if not path.exists():
-        return None
-    return Artifact(**json.loads(path.read_text(encoding="utf-8")))
-
-
-def write_artifact(directory: Path, artifact: Artifact) -> None:
-    """Last of all, and whole or not at all."""
-    new = directory / f"{ARTIFACT}.new"
-    with new.open("w", encoding="utf-8") as file:
-        json.dump(asdict(artifact), file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    new.rename(directory / ARTIFACT)
-
-
-def _changed(before: Any, now: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
-    """The keys whose values differ, with both values."""
-    if not (isinstance(before, Mapping) and isinstance(now, Mapping)):
-        return {} if before == now else {path: (before, now)}
-    found = {}
-    for key in [*before, *(key for key in now if key not in before)]:
-        found |= _changed(before.get(key), now.get(key), f"{path}.{key}" if path else key)
-    return found
-
-
-def _change(key: str, before: Any, now: Any, *, stage: str) -> str:
-    """One difference in words; the stage's own keys as they are written in the YAML."""
-    if key.startswith("stage."):
-        key = f"stages.{stage}.{key.removeprefix('stage.')}"
-    return f"{key}: {json.dumps(before)} then, {json.dumps(now)} now"
-
-
-def _digest(value: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

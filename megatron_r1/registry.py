@@ -80,6 +80,11 @@ def plugged_in(*values: Any) -> dict[str, str]:
     return {one.path.name: one.digest for one in found}
 
 
+def is_plugged_in(section: BaseModel) -> bool:
+    """Whether the section is a plug-in's."""
+    return type(section).__module__ in _plug_ins
+
+
 def _sections(value: Any) -> Iterator[BaseModel]:
     if isinstance(value, BaseModel):
         yield value

@@ -35,18 +35,20 @@ def on_all_ranks[T](what: str, action: Callable[[], T]) -> T:
     except CheckpointError as error:
         failure = str(error)
     except (OSError, CheckpointingException, CheckpointException) as error:
-        failure = f"{what}: {_reason(error, dist.get_rank())}"
+        failure = f"{what}: {reason(error, dist.get_rank())}"
     failures = [text for text in gather(failure) if text is not None]
     if failures:
         raise CheckpointError(failures[0])
     return result  # type: ignore[return-value]
 
 
-def _reason(error: BaseException, rank: int) -> str:
+def reason(error: BaseException, rank: int) -> str:
     """What went wrong and on which rank; torch's own collectives collect every rank's exceptions."""
     if isinstance(error, CheckpointException):
         first, (cause, _) = min(error.failures.items())
-        return _reason(cause, first)
+        return reason(cause, first)
+    if isinstance(error, CheckpointError):
+        return str(error)
     if isinstance(error, OSError) and error.strerror:
         place = f" ({error.filename})" if error.filename else ""
         return f"rank {rank}: {error.strerror}{place}"

@@ -25,6 +25,9 @@ from megatron.core.dist_checkpointing.mapping import (
     ShardedTensorFactory,
 )
 from megatron.core.dist_checkpointing.state_dict_utils import save_preprocess
+from megatron.core.dist_checkpointing.strategies.cached_metadata_filesystem_reader import (
+    CachedMetadataFileSystemReader,
+)
 from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelSaveStrategyWrapper
 from megatron.core.dist_checkpointing.strategies.torch import (
     MCoreSavePlanner,
@@ -39,9 +42,10 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
 from megatron_r1.backend import checkpoint_files as files
-from megatron_r1.backend import optimizer_state
+from megatron_r1.backend import optimizer_state, unpickling
 from megatron_r1.backend import score_head as heads
 from megatron_r1.backend.agreement import gather, on_all_ranks, on_first_rank, share
+from megatron_r1.backend.checkpoint_check import check_files, read_manifest, to_go_on_from
 from megatron_r1.backend.checkpoint_files import Manifest, latest, prune
 from megatron_r1.backend.optimizer import finish_parameter_gather
 from megatron_r1.backend.reference import ReferenceWeights
@@ -52,7 +56,9 @@ from megatron_r1.huggingface.origin import FOLDER, SCALES
 if TYPE_CHECKING:
     from megatron_r1.backend.policy import MegatronPolicy
 
-__all__ = ["latest", "load", "prune", "save", "save_numbered"]
+__all__ = ["latest", "load", "prune", "save", "save_numbered", "to_go_on_from"]
+
+unpickling.guard()
 
 REFERENCE = "reference."  # before the name of every tensor of the reference
 NOT_WEIGHTS = (REFERENCE, optimizer_state.PREFIX)
@@ -87,14 +93,16 @@ def save(directory: Path, policy: "MegatronPolicy", state: Mapping[str, Any]) ->
         raise
 
 
-def load(directory: Path, policy: "MegatronPolicy", *, weights_only: bool = False) -> dict[str, Any]:
+def load(
+    directory: Path, policy: "MegatronPolicy", *, weights_only: bool = False, checked: bool = False
+) -> dict[str, Any]:
     """Read a checkpoint of any layout into the policy and return the stage's `state`.
 
-    weights_only: the policy's version, optimizer and reference stay as they are. Raises CheckpointError,
-    before anything of the policy has changed, where the checkpoint is damaged or another model's.
+    weights_only: the policy's version, optimizer and reference stay as they are. checked: `to_go_on_from` has
+    just read all of it. Raises CheckpointError, before anything of the policy has changed, where the
+    checkpoint is damaged or another model's.
     """
-    manifest = on_all_ranks(f"{directory}: not read", lambda: files.read_manifest(directory))
-    _check_files(directory, manifest)
+    manifest = read_manifest(directory) if checked else check_files(directory)
     _check_model(directory, manifest, policy)
     if not (weights_only or manifest.has_optimizer):
         raise CheckpointError(
@@ -103,7 +111,7 @@ def load(directory: Path, policy: "MegatronPolicy", *, weights_only: bool = Fals
         )
     if not weights_only:
         _check_padding(directory, manifest, policy)
-    kept = json.loads((directory / files.STATE).read_text(encoding="utf-8"))
+    kept = files.read_state(directory)
     if dist.get_rank() == 0:
         policy.carried = _carried(directory)
     finish_parameter_gather(policy.models)
@@ -157,7 +165,7 @@ def _read_weights(directory: Path, policy: "MegatronPolicy") -> dict[str, Any]:
     """The weights; a reward model that begins from a language model keeps the head that it has."""
     wanted = _weights(policy)
     kept: dict[str, dict[str, Any]] = {number: {} for number in wanted}
-    if policy.score_head and SCORE_HEAD not in dist_checkpointing.load_tensors_metadata(str(directory)):
+    if policy.score_head and SCORE_HEAD not in _stored_tensors(directory):
         for number, chunk in wanted.items():
             names = [name for name, part in chunk.items() if getattr(part, "key", "") == SCORE_HEAD]
             kept[number] = {name: chunk.pop(name).data for name in names}
@@ -261,11 +269,18 @@ def _write_tensors(partial: Path, state: dict[str, Any]) -> None:
 
 
 def _read_tensors(directory: Path, state: dict[str, Any]) -> dict[str, Any]:
+    # Megatron keeps every index that it has read by its path, also after another was written there
+    CachedMetadataFileSystemReader.clear_metadata_cache()
     # what is missing torch says by a CheckpointException, which is no Exception; agreement.py gives it words
     return on_all_ranks(
         f"{directory}: not read",
         lambda: dist_checkpointing.load(state, str(directory)),  # type: ignore[return-value]
     )
+
+
+def _stored_tensors(directory: Path) -> Mapping[str, Any]:
+    CachedMetadataFileSystemReader.clear_metadata_cache()
+    return dist_checkpointing.load_tensors_metadata(str(directory))
 
 
 def _describe_files(partial: Path) -> dict[str, dict[str, Any]]:
@@ -277,17 +292,9 @@ def _describe_files(partial: Path) -> dict[str, dict[str, Any]]:
     return {name: entry for part in gather(mine) for name, entry in part.items()}
 
 
-def _check_files(directory: Path, manifest: Manifest) -> None:
-    def check() -> None:
-        for name in share(list(manifest.files)):
-            files.check_file(directory, name, manifest.files[name])
-
-    on_all_ranks(f"{directory}: not read", check)
-
-
 def _check_model(directory: Path, manifest: Manifest, policy: "MegatronPolicy") -> None:
     """Raises CheckpointError, with the fields that differ, unless names and shapes of all weights agree."""
-    stored = dist_checkpointing.load_tensors_metadata(str(directory))
+    stored = _stored_tensors(directory)
     found = {key: tuple(t.global_shape) for key, t in stored.items() if not key.startswith(NOT_WEIGHTS)}
     here = {key: shape for part in gather(_shapes(policy)) for key, shape in part.items()}
     if policy.score_head and SCORE_HEAD not in found:  # it begins from a language model
@@ -303,13 +310,12 @@ def _check_model(directory: Path, manifest: Manifest, policy: "MegatronPolicy") 
 def _check_padding(directory: Path, manifest: Manifest, policy: "MegatronPolicy") -> None:
     """An optimizer's state can't be read with other rows of padding than it was written with."""
     vocab_size = policy.family.shape().vocab_size
-    there, here = (
-        padded_rows(vocab_size, tensor) for tensor in (manifest.layout["tensor"], policy.layout.tensor)
-    )
+    tensor = manifest.layout.get("tensor", 1)
+    there, here = padded_rows(vocab_size, tensor), padded_rows(vocab_size, policy.layout.tensor)
     if there != here:
         raise CheckpointError(
             f"{directory}: its optimizer has {there} rows of vocabulary, the layout pads {vocab_size} to "
-            f"{here}; use layout.tensor={manifest.layout['tensor']}, or start from its weights (`init:`)"
+            f"{here}; use layout.tensor={tensor}, or start from its weights (`init:`)"
         )
 
 

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.utils import _create_file_view
 
 from megatron_r1.backend.checkpoint import NOT_WEIGHTS
 from megatron_r1.backend.hf_names import Place, place_of
+from megatron_r1.backend.unpickling import read_index
 from megatron_r1.errors import CheckpointError
 from megatron_r1.huggingface.safetensors_file import Buffer, fill
 
@@ -34,7 +34,8 @@ class _Stored:
 class CheckpointReader:
     """The weights of a checkpoint, by the names of hf_names.py.
 
-    What `read` returns stays until the third read after it.
+    What `read` returns stays until the third read after it. `check_index` comes first: what is read here says
+    where the rest lies.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -48,7 +49,7 @@ class CheckpointReader:
         self._index()
 
     def _index(self) -> None:
-        metadata = FileSystemReader(self.directory).read_metadata()
+        metadata = read_index(self.directory)
         assert metadata.storage_data is not None
         for index, stored in metadata.storage_data.items():
             tensor = metadata.state_dict_metadata[index.fqn]

@@ -1,9 +1,11 @@
 """What a checkpoint holds, and whether it can become files of Hugging Face."""
 
+import os
 from collections import Counter
 from math import prod
 from pathlib import Path
 
+from megatron_r1.backend import checkpoint_choice as choice
 from megatron_r1.backend import checkpoint_files as files
 from megatron_r1.backend.checkpoint_reader import CheckpointReader
 from megatron_r1.backend.hf_export import family_in, uncovered
@@ -13,10 +15,11 @@ from megatron_r1.huggingface.describe import dtype_row, family_rows, table, yaml
 
 
 def checkpoint_at(path: Path) -> Path:
-    """A checkpoint, or the newest one of a stage's directory. Raises CheckpointError where there is none."""
-    if (path / files.MANIFEST).is_file():
+    """A checkpoint, or the newest one of a stage's directory. CheckpointError: there is none, or it is
+    damaged."""
+    if os.path.lexists(path / files.MANIFEST):
         return path
-    found = files.latest(path / "checkpoint") or files.latest(path)
+    found = choice.newest(path / "checkpoint") or choice.newest(path)
     if found is None:
         raise CheckpointError(
             f"{path}: no checkpoint ({files.MANIFEST}), no stage, no Hugging Face model (config.json)"
@@ -32,6 +35,7 @@ def yaml_at(path: Path) -> str:
 def describe(path: Path) -> str:
     directory = checkpoint_at(path)
     manifest = files.read_manifest(directory)
+    files.check_index(directory, manifest)  # no file is opened for what it says before its hash is right
     family, reader = family_in(manifest), CheckpointReader(directory)
     sizes: Counter[str] = Counter()
     for name, shape in reader.shapes.items():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from megatron_r1 import registry
@@ -53,7 +54,18 @@ def export_options(*, dtype: str | None, fp8: bool, max_shard_size: str) -> Expo
 
 def family_in(manifest: Manifest) -> FamilyConfig:
     """The model that a checkpoint says it holds."""
-    family = registry.families()[manifest.model["family"]].config.model_validate(manifest.model)
+    name, known = manifest.model.get("family"), registry.families()
+    if not isinstance(name, str) or name not in known:
+        raise CheckpointError(
+            f"the checkpoint holds a model of the family {name!r:.80}, known are {', '.join(known)}; "
+            "a plug-in's own is known in runs that name the plug-in"
+        )
+    try:
+        family = known[name].config.model_validate(manifest.model)
+    except ValidationError as error:
+        raise CheckpointError(
+            f"the checkpoint's description of its model is not one of {name}: {error}"
+        ) from None
     assert isinstance(family, FamilyConfig)
     return family
 
@@ -71,8 +83,7 @@ def export_model(
     Raises CheckpointError before anything is written where the checkpoint is damaged or can't be converted.
     """
     manifest = on_all_ranks(f"{directory}: not read", lambda: files.read_manifest(directory))
-    for name, file in manifest.files.items():
-        files.check_size(directory, name, file)
+    on_all_ranks(f"{directory}: not read", lambda: files.check_index(directory, manifest))
     family = family_in(manifest)
     if family.hf_architecture is None:
         raise CheckpointError(f"{directory}: Hugging Face has no architecture for the family {family.family}")

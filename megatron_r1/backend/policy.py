@@ -254,10 +254,10 @@ class MegatronPolicy:
     def save(self, directory: Path, state: Mapping[str, Any]) -> None:
         checkpoint.save(directory, self, state)
 
-    def load(self, directory: Path, *, weights_only: bool = False) -> dict[str, Any]:
+    def load(self, directory: Path, *, weights_only: bool = False, checked: bool = False) -> dict[str, Any]:
         assert self.resting is None, "the host would keep the old weights"
         self.fresh = False
-        return checkpoint.load(directory, self, weights_only=weights_only)
+        return checkpoint.load(directory, self, weights_only=weights_only, checked=checked)
 
     def load_hugging_face(self, directory: Path) -> list[str]:
         """Weights from Hugging Face's files; each rank reads its slices. Returns warnings; collective."""

@@ -27,7 +27,11 @@ class Source(Protocol):
 
 
 class SourceConfig(Protocol):
-    """The section of a source's file, exported there as SOURCE."""
+    """The section of a source's file, exported there as SOURCE.
+
+    One that reads files has a method `input_files() -> list[Path]` too, so that a run notices when they
+    change (lineage.py).
+    """
 
     @property
     def weight(self) -> float:

@@ -22,6 +22,8 @@ from megatron_r1.data.sentencepiece_tokenizer import (
 )
 from megatron_r1.errors import DataError
 
+TRAINED = "tokenizer.model"  # where a run keeps the one that it trained
+
 
 class TokenizerTraining(Section):
     """Train a sentencepiece model on a source's own corpus when the run starts."""
@@ -56,6 +58,15 @@ class TokenizerConfig(Section):
     stop: list[str] | None = None
     """huggingface: pieces besides EOS that end an answer; null: those that generation_config.json beside the
     tokenizer (or config.json) lists as eos_token_id; []: EOS alone."""
+
+    def input_files(self) -> list[Path]:
+        """What decides the token ids; none where the run trains it."""
+        if self.path is None or self.kind == "sentencepiece":
+            return [] if self.path is None else [Path(self.path)]
+        path = Path(self.path)
+        whole = path / "tokenizer.json" if path.is_dir() else path
+        named = whole.with_name("tokenizer_config.json")
+        return [whole, *([named] if named.is_file() else [])]
 
     @model_validator(mode="after")
     def _one_origin(self) -> "TokenizerConfig":
@@ -119,7 +130,7 @@ def load_tokenizer(
         )
     elif config.train is not None:
         assert directory is not None, "a trained tokenizer needs a directory to be kept in"
-        tokenizer = _trained(config.train, path=directory / "tokenizer.model", special_pieces=required)
+        tokenizer = _trained(config.train, path=directory / TRAINED, special_pieces=required)
     else:
         assert config.path is not None
         tokenizer = load_sentencepiece(Path(config.path))

@@ -4,6 +4,7 @@ Names are `phase/quantity`. `<...>` in a name stands for one word: the table has
 rewards. A name that the table lacks can't be written, so that plots and dashboards stay valid.
 """
 
+import logging
 import math
 import re
 import warnings
@@ -16,6 +17,8 @@ from typing import Literal
 from megatron_r1.errors import GateError
 from megatron_r1.report import steplog
 from megatron_r1.report.tensorboard import EventFile
+
+log = logging.getLogger(__name__)
 
 Direction = Literal["up", "down", ""]
 
@@ -185,9 +188,21 @@ class MetricsWriter:
     def truncate_after(self, step: int) -> None:
         """Forget what came after `step`: call it on resuming from that step's checkpoint."""
         if self._is_main:
-            steplog.truncate_after(self.path, step)
+            last = steplog.truncate_after(self.path, step)
+            if 0 <= last < step or (last < 0 < step):
+                log.warning(
+                    "%s: it ends at step %d, and the stage goes on from step %d: the lines between are lost",
+                    self.path,
+                    max(last, 0),
+                    step,
+                )
         if self._events is not None:
             self._events.purge_after(step)
+
+    def sync(self) -> None:
+        """All that was written is on the disk when this returns."""
+        if self._is_main:
+            steplog.sync(self.path)
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, float]]:

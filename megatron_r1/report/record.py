@@ -1,7 +1,7 @@
 """What a run directory holds, read for the report: stages in their order, finished or not."""
 
 import graphlib
-import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +110,7 @@ def read_stage(directory: Path) -> StageRecord:
     text = config_path.read_text(encoding="utf-8") if config_path.exists() else ""
     config = _config(config_path, text)
     section = stage_section(config, directory.name)
-    inputs = artifact.get("inputs") or ([section["init"]] if section.get("init") else [])
+    inputs = _stages_and_weights(artifact) or ([section["init"]] if section.get("init") else [])
     return StageRecord(
         directory=directory,
         kind=artifact.get("kind") or section.get("kind") or "unknown",
@@ -134,6 +134,12 @@ def _config(path: Path, text: str) -> dict[str, Any]:
     return config
 
 
+def _stages_and_weights(artifact: Mapping[str, Any]) -> list[str]:
+    """The stages and Hugging Face's folders among the inputs; the others are files."""
+    found = artifact.get("inputs", {}).items()
+    return [name for name, value in found if isinstance(value, str) or name.startswith("hf:")]
+
+
 def stage_section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """The stage's own part of its resolved configuration."""
     return config.get("stages", {}).get(name) or config.get("stage") or config
@@ -148,12 +154,16 @@ def _model_name(config: Mapping[str, Any], name: str) -> str | None:
 
 
 def _artifact(path: Path) -> dict[str, Any]:
-    if not path.exists():
+    if not os.path.lexists(path):
         return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error}); remove it and run the stage again") from error
+    remedy = (
+        "remove it and run the same command: the stage goes on from its last checkpoint and writes it again"
+    )
+    content = read_json_object(path, error=DataError, remedy=remedy)
+    wrong = [name for name in ("inputs", "metrics") if not isinstance(content.get(name, {}), dict)]
+    if wrong:
+        raise DataError(f"{path}: `{wrong[0]}` is {content[wrong[0]]!r:.80}; {remedy}")
+    return content
 
 
 def _is_stage(path: Path) -> bool:

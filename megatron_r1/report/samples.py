@@ -81,6 +81,11 @@ class SamplesWriter:
         if self._is_main:
             steplog.truncate_after(self.path, step)
 
+    def sync(self) -> None:
+        """All that was written is on the disk when this returns."""
+        if self._is_main:
+            steplog.sync(self.path)
+
 
 def read_samples(path: Path) -> Iterator[Sample]:
     """The samples in order of writing, one at a time: the file of a long run does not fit in memory."""

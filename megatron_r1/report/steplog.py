@@ -33,17 +33,32 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
             yield _parse(path, number, line)
 
 
-def truncate_after(path: Path, step: int) -> None:
-    """Cut the file after the lines of `step`; what followed can then be written again."""
+def sync(path: Path) -> None:
+    """What was written is on the disk, not only in its cache, when this returns."""
     if not path.exists():
         return
-    kept_bytes = 0
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def truncate_after(path: Path, step: int) -> int:
+    """Cut the file after the lines of `step`, so that what followed can be written again.
+
+    Returns the step of the last line that is left, -1 where there is none.
+    """
+    if not path.exists():
+        return -1
+    kept_bytes, last = 0, -1
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n") or _parse(path, number, line)["step"] > step:
+            if not line.endswith(b"\n") or (found := _parse(path, number, line)["step"]) > step:
                 break
-            kept_bytes += len(line)
+            kept_bytes, last = kept_bytes + len(line), found
     os.truncate(path, kept_bytes)
+    return last
 
 
 def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:

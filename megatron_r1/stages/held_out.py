@@ -31,9 +31,7 @@ def different_questions(source: Mixture, count: int) -> list[int]:
     return found
 
 
-def conversations(
-    context: StageContext, source: Mixture, *, questions: int, turns: int
-) -> list[list[int]]:
+def conversations(context: StageContext, source: Mixture, *, questions: int, turns: int) -> list[list[int]]:
     """The questions of every conversation by their index, the graded one first and all of them different."""
     different = different_questions(source, questions * turns)
     there = min(questions, len(different) // turns)

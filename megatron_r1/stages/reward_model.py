@@ -189,9 +189,7 @@ class _Training:
     def _evaluate(self) -> dict[str, float]:
         asked, batch = self.stage.evaluate.examples, EVALUATION_BATCH
         each = self.held_out.each_once(asked)
-        say_fewer(
-            self.context, what="preferences", key="evaluate.examples", asked=asked, there=len(each)
-        )
+        say_fewer(self.context, what="preferences", key="evaluate.examples", asked=asked, there=len(each))
         batches = [each[first : first + batch] for first in range(0, len(each), batch)]
         mine = [j for one in batches for j in self._judge(one[self.replicas.index :: self.replicas.count])]
         judgements = self.replicas.gather(mine)

@@ -49,6 +49,9 @@ class Jsonl(Section):
     def build(self, seed: int, *, split: Split = "train") -> "JsonlSource":
         return JsonlSource(self, seed=seed, split=split)
 
+    def input_files(self) -> list[Path]:
+        return _files(Path(self.path))
+
 
 SOURCE = Jsonl
 
