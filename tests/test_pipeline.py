@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from megatron_r1.config import resolved
-from megatron_r1.errors import ConfigError, DataError, GateError
+from megatron_r1.errors import CheckpointError, ConfigError, DataError, GateError
 from megatron_r1.launch import variables
 from megatron_r1.run_config import load_run
 
@@ -128,3 +128,72 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_follow(run_chain, tm
         run_chain("stages.base.optim.lr=1e30", "stages.base.optim.warmup_steps=0")
     steps = (tmp_path / "run" / "base" / "metrics.jsonl").read_text().splitlines()
     assert len(steps) == 1
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+def killed_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """The stage ends, as by a kill, when the checkpoint of this step is written."""
+    from megatron_r1 import journal
+
+    saved = journal.note_saved
+
+    def note_and_die(directory: Path, at: int) -> None:
+        saved(directory, at)
+        if at == step:
+            raise Killed
+
+    monkeypatch.setattr(journal, "note_saved", note_and_die)
+
+
+CHECKPOINTED = ("stages.base.steps=4", "stages.base.checkpoint_every=1", "stages.base.keep_checkpoints=2")
+
+
+def test_an_interrupted_stage_goes_on_over_the_same_data_only_and_a_finished_one_stays(
+    run_chain, tmp_path, monkeypatch, caplog
+):
+    path = tmp_path / "mine.jsonl"
+    lines = [json.dumps({"text": f"{n} plus 1 is {n + 1} ;"}) for n in range(8)]
+    asked = (*CHECKPOINTED, jsonl(path, *lines))
+    with monkeypatch.context() as patch:
+        killed_after(patch, 3)
+        with pytest.raises(Killed):
+            run_chain(*asked)
+    metrics = (tmp_path / "run" / "base" / "metrics.jsonl").read_text()
+    jsonl(path, *lines[:6])
+    with pytest.raises(
+        DataError, match=r"base was begun with other inputs: .*mine\.jsonl changed \(\d+ bytes"
+    ):
+        run_chain(*asked)
+    assert (tmp_path / "run" / "base" / "metrics.jsonl").read_text() == metrics
+    jsonl(path, *lines)
+
+    checkpoints = tmp_path / "run" / "base" / "checkpoint"
+    kept = shutil.copytree(checkpoints, tmp_path / "kept")
+    for damaged in checkpoints.iterdir():
+        (damaged / "state.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"2 checkpoints, and none to go on from: .*state\.json"):
+        run_chain(*asked)
+    assert (tmp_path / "run" / "base" / "metrics.jsonl").read_text() == metrics
+
+    shutil.rmtree(checkpoints)
+    with pytest.raises(CheckpointError, match=r"had checkpoints up to step 3, and none is there"):
+        run_chain(*asked)
+
+    shutil.copytree(kept, checkpoints)
+    tensors = checkpoints / "step_00000003" / "__0_0.distcp"
+    tensors.write_bytes(tensors.read_bytes()[:-1])
+    run_chain(*asked)
+    assert "goes on from step_00000002, the newest checkpoint that is sound" in caplog.text
+    steps = [json.loads(line)["step"] for line in metrics_of(tmp_path)]
+    assert steps == [1, 2, 3, 4]
+
+    jsonl(path, *lines[:6])
+    with pytest.raises(DataError, match=r"base is finished .* mine\.jsonl changed .* --from base"):
+        run_chain(*asked)
+
+
+def metrics_of(folder: Path) -> list[str]:
+    return (folder / "run" / "base" / "metrics.jsonl").read_text().splitlines()

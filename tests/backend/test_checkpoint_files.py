@@ -115,3 +115,110 @@ def test_a_changed_file_of_the_same_size_is_refused_by_name(tmp_path: Path) -> N
     (tmp_path / "a" / "__0_0.distcp").write_text("Tensors")
     with pytest.raises(CheckpointError, match=r"__0_0\.distcp: damaged"):
         files.check_file(tmp_path / "a", "__0_0.distcp", manifest.files["__0_0.distcp"])
+
+
+def rewritten(directory: Path, **changes: object) -> Path:
+    """A checkpoint whose manifest says something else, with the right digest."""
+    content = json.loads((directory / files.MANIFEST).read_text())
+    content.pop("digest")
+    content = {name: value for name, value in (content | changes).items() if value is not None}
+    (directory / files.MANIFEST).write_text(json.dumps({**content, "digest": files._digest(content)}))
+    return directory
+
+
+ENTRY = {"size": 1, "blake3": "0" * 64}
+STATE_ENTRY = {"state.json": ENTRY}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"files": {}}, "it names no file at all"),
+        ({"files": {"__0_0.distcp": ENTRY}}, "its list of files lacks state.json"),
+        *(
+            ({"files": {**STATE_ENTRY, name: ENTRY}}, "which is no file of this folder")
+            for name in ("../x", "/etc/passwd", "a/../../x", "./x", "a//b", "", "manifest.json", "x\0y")
+        ),
+        ({"files": {"state.json": {"size": -1, "blake3": "0" * 64}}}, "its size is -1"),
+        ({"files": {"state.json": {"size": True, "blake3": "0" * 64}}}, "its size is True"),
+        ({"files": {"state.json": {"size": 1, "blake3": "G" * 64}}}, "its BLAKE3 hash is 'GGG"),
+        ({"files": {"state.json": [1, 2]}}, "a size and a BLAKE3 hash are needed"),
+        ({"files": ["state.json"]}, r"files is \['state.json'\], not a dict"),
+        ({"layout": None}, "its keys are"),
+        ({"more": 1}, "its keys are"),
+        ({"precision": 3}, "precision is 3, not a str"),
+        ({"has_optimizer": "yes"}, "has_optimizer is 'yes', not a bool"),
+    ],
+)
+def test_a_manifest_that_this_version_would_not_write_is_refused(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(CheckpointError, match=rf"manifest\.json: refused, .*{message}.*; take another check"):
+        files.read_manifest(rewritten(write(tmp_path / "a"), **changes))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not JSON: it is empty"),
+        (b"[]", "a JSON object is needed, not an array"),
+        (b"[" * 5000, "not JSON: nested deeper"),
+        (b'{"format": NaN}', "NaN is no number of JSON"),
+        (b"\0" * 99, "is NUL"),
+        (b"{}", "its digest does not match"),
+        (b"\x80\x04", "is not UTF-8"),
+    ],
+)
+def test_a_manifest_that_is_none_is_refused_in_words(tmp_path: Path, content: bytes, message: str) -> None:
+    (write(tmp_path / "a") / files.MANIFEST).write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        files.read_manifest(tmp_path / "a")
+
+
+def test_files_that_the_manifest_does_not_name_are_refused(tmp_path: Path) -> None:
+    directory = write(tmp_path / "a")
+    manifest = files.read_manifest(directory)
+    files.check_index(directory, manifest)
+    for name in ("common.pt", "more/deep.bin", ".hidden"):
+        extra = directory / name
+        extra.parent.mkdir(exist_ok=True)
+        extra.symlink_to("/nowhere")
+        with pytest.raises(
+            CheckpointError, match=rf"{name}: refused, manifest\.json does not name this file"
+        ):
+            files.check_listed(directory, manifest)
+        extra.unlink()
+    files.check_listed(directory, manifest)
+
+
+def test_the_state_is_read_in_words(tmp_path: Path) -> None:
+    directory = write(tmp_path / "a")
+    with pytest.raises(CheckpointError, match=r"state\.json: refused, it lacks `policy` or `stage`"):
+        files.read_state(directory)
+    (directory / "state.json").write_text('{"policy": {"version": "1", "optimizer_step": 2}, "stage": {}}')
+    with pytest.raises(CheckpointError, match=r"state\.json: refused, its counts are"):
+        files.read_state(directory)
+
+
+def test_pruning_takes_what_interrupted_saves_and_removals_left(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        write(files.numbered(tmp_path, step))
+    (files.numbered(tmp_path, 1) / files.MANIFEST).unlink()  # a removal that was interrupted
+    for name in ("step_00000002.old", "step_00000003.tmp", "step_00000009.tmp", "other.tmp"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "step_00000000").symlink_to("/nowhere")
+    files.prune(tmp_path, keep=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "other.tmp",
+        "step_00000003",
+        "step_00000009.tmp",
+    ]
+
+
+def test_a_checkpoint_takes_the_place_of_whatever_bears_its_name(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("/nowhere")
+    write(tmp_path / "a")
+    (tmp_path / "b").write_text("a file")
+    write(tmp_path / "b")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+    assert files.problem_of(tmp_path / "a") is files.problem_of(tmp_path / "b") is None

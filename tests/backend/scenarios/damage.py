@@ -100,6 +100,13 @@ def damaged(layout: Layout, shared: Path) -> dict[str, Any]:
                 damage(copy / name)
             dist.barrier()
             errors[f"{damage.__name__} {name}"] = _error(lambda copy=copy: policy.load(copy))
+    for name in ("common.pt", "more.distcp"):
+        copy = shared / f"_extra_{name}"
+        if dist.get_rank() == 0:
+            shutil.copytree(sound, copy)
+            (copy / name).write_bytes(b"nobody vouches for it")
+        dist.barrier()
+        errors[f"_extra {name}"] = _error(lambda copy=copy: policy.load(copy))
     unchanged = policy.version == version and logprob_values(policy) == before
     return {"errors": errors, "unchanged": unchanged}
 
