@@ -9,7 +9,7 @@ from typing import Any
 from megatron_r1.backend.checkpoint_files import numbered, prune
 from megatron_r1.backend.parallel import device
 from megatron_r1.begun import note_saved
-from megatron_r1.errors import Interrupted
+from megatron_r1.errors import DataError, Interrupted
 from megatron_r1.launch import heartbeat, signals, variables
 from megatron_r1.report.metrics import MetricsWriter
 from megatron_r1.report.progress import Progress
@@ -42,6 +42,7 @@ class StageJournal:
         self._began = time.monotonic() - float(state.get("seconds", 0.0))
         self._checkpoints = directory / CHECKPOINTS
         self._stopping = False
+        self._there = directory.is_dir()
         profiled = main and os.environ.get(variables.PROFILE) == "1"
         self._profile = StepProfile(directory / "profile", device()) if profiled else None
         # a first start finds nothing to keep: step 0 (the base before RL) is written anew as well
@@ -60,6 +61,7 @@ class StageJournal:
         self.progress.expect(steps)
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._require_own_directory()
         self.last_step, self.last_metrics = step, dict(metrics)
         heartbeat.beat(self.name, step)
         self.metrics.write(step, metrics)
@@ -92,7 +94,16 @@ class StageJournal:
             prune(self._checkpoints, keep=1)
         return str(path.relative_to(self.directory))
 
+    def _require_own_directory(self) -> None:
+        """Raise DataError where the stage's directory is gone: what is still written would look whole."""
+        if self._there and self.policy.replicas.is_main and not self.directory.is_dir():
+            raise DataError(
+                f"{self.directory}: removed while stage {self.name} was running, after step "
+                f"{self.last_step}; the run ends here: nothing could go on from what it would still write"
+            )
+
     def _save(self, step: int, state: Mapping[str, Any]) -> Path:
+        self._require_own_directory()
         path = numbered(self._checkpoints, step)
         own = {"step": step, "seconds": self.seconds(), "metrics": self.last_metrics}
         self.metrics.sync()  # what a checkpoint goes on from must not be lost with the machine

@@ -7,6 +7,7 @@ let a late SIGUSR1 or SIGTERM turn 0 into a failure.
 """
 
 import contextlib
+import errno
 import logging
 import os
 import sys
@@ -15,8 +16,10 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NoReturn
 
-from megatron_r1.errors import Interrupted, R1Error
+from megatron_r1.errors import DataError, Interrupted, R1Error
 from megatron_r1.launch import heartbeat, lock, signals, variables
+
+DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
 
 def main(run_dir: Path) -> int:
@@ -35,10 +38,25 @@ def main(run_dir: Path) -> int:
     except R1Error as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
-    except BaseException:  # the outermost frame; torch's CheckpointException is no Exception
+    except BaseException as error:  # the outermost frame; torch's CheckpointException is no Exception
+        words = _disk_trouble(error, run_dir)
+        if words is not None:
+            sys.stderr.write(f"error: {words}\n")
+            return DataError.exit_code
         traceback.print_exc()
         return 1
     return 0
+
+
+def _disk_trouble(error: BaseException, run_dir: Path) -> str | None:
+    """A disk that takes no more, in words; None: something else."""
+    if not isinstance(error, OSError) or error.errno not in DISK_TROUBLE:
+        return None
+    where = error.filename or f"a file of {run_dir}"
+    return (
+        f"{where}: not written: {error.strerror}; make room, or the place writable, and run the same "
+        "command: it goes on from the last checkpoint"
+    )
 
 
 def _run(run_dir: Path) -> None:

@@ -63,6 +63,8 @@ def culprit(deaths: Sequence[Death]) -> Death | None:
 
 def read_end(log_path: Path, *, start: int) -> str:
     """The last lines that this launch wrote: nothing from before byte `start`."""
+    if not log_path.exists():
+        return f"({log_path} was removed while the run was going)"
     with log_path.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(max(start, size - _TAIL_BYTES))

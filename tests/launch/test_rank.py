@@ -131,3 +131,11 @@ def test_what_is_no_exception_fails_the_rank_as_well(rank, raised):
     """)
     assert done.returncode == 1
     assert "Traceback" in done.stderr
+
+
+def test_a_full_disk_is_one_line_with_the_remedy(rank):
+    done = rank("with open('/dev/full', 'w') as file: file.write('a line of metrics')")
+    assert done.returncode == 3
+    assert done.stderr.startswith("error: a file of ")
+    assert "not written: No space left on device; make room" in done.stderr
+    assert done.stderr.count("\n") == 1
