@@ -11,6 +11,7 @@ from megatron_r1.artifact import config_changes, digest_of
 from megatron_r1.begun import Begun
 from megatron_r1.errors import CheckpointError, ConfigError, DataError
 from megatron_r1.huggingface.source import fingerprint
+from megatron_r1.run_config import HF
 from megatron_r1.types import Artifact
 
 OLDER = "an older version began it and kept no hashes of its data, so whether that has changed is not known"
@@ -82,6 +83,6 @@ def _without_same_weights(inputs: lineage.Inputs) -> lineage.Inputs:
 
 
 def _is_same_folder(name: str, value: Any) -> bool:
-    if not name.startswith(lineage.HF) or not isinstance(value, str):
+    if not name.startswith(HF) or not isinstance(value, str):
         return False
-    return value == digest_of(fingerprint(Path(name.removeprefix(lineage.HF))))
+    return value == digest_of(fingerprint(Path(name.removeprefix(HF))))

@@ -23,14 +23,17 @@ from blake3 import blake3
 from pydantic import BaseModel
 
 from megatron_r1 import registry
+from megatron_r1.data.sources.stage import DATA, stage_outputs
+from megatron_r1.data.tokenizer import TRAINED
 from megatron_r1.errors import DataError
 from megatron_r1.huggingface.config_file import CONFIG
 from megatron_r1.regular_file import file_problem
+from megatron_r1.run_config import HF, RunConfig
+from megatron_r1.types import Artifact
 
 INDEX = "*.safetensors.index.json"
 PIECES, PIECE_BYTES = 16, 1 << 16
 MOST_NAMED = 8
-HF = "hf:"
 
 Inputs = Mapping[str, Any]
 
@@ -42,6 +45,44 @@ class ReadsFiles(Protocol):
     def input_files(self) -> list[Path]:
         """The files that it reads, which decide the result as its values do."""
         ...
+
+
+def own_inputs(run: RunConfig, name: str, run_dir: Path) -> dict[str, Any]:
+    """The weights and files that a stage reads, all but what earlier stages left: by name, with hashes."""
+    stage, tokenizer = run.stages[name], run.for_stage(name).tokenizer
+    for source in stage_outputs(stage):
+        source.find_in(run_dir)
+    paths = [trained_tokenizer(run, name, run_dir)] if tokenizer.train else tokenizer.input_files()
+    paths += [*named_files(stage), *registry.imported_by_plug_ins(stage, run.for_stage(name).model)]
+    weights = {}
+    if stage.init is not None and stage.init.startswith(HF):
+        weights[stage.init] = describe_weights(Path(stage.init.removeprefix(HF)))
+    return {**weights, **describe_files(paths, run_dir)}
+
+
+def trained_tokenizer(run: RunConfig, name: str, run_dir: Path) -> Path:
+    """Where the tokenizer of a stage's model is kept, if the run trains it."""
+    shared = run.for_stage(name).tokenizer == run.tokenizer
+    return (run_dir if shared else run_dir / "tokenizers" / str(run.model_name(name))) / TRAINED
+
+
+def require_outputs(run_dir: Path, earlier: Mapping[str, Artifact], inputs: Inputs) -> None:
+    """Raise DataError where data that an earlier stage made is not as that stage wrote it."""
+    for name, done in earlier.items():
+        prefix = f"{name}/{DATA}/"
+        found = {
+            path.removeprefix(f"{name}/"): inputs[path]["blake3"]
+            for path in inputs
+            if path.startswith(prefix)
+        }
+        differing = sorted(
+            path for path in found.keys() | done.outputs.keys() if found.get(path) != done.outputs.get(path)
+        )
+        if found and done.outputs and differing:
+            raise DataError(
+                f"{run_dir / name / differing[0]}: not as stage {name} wrote it; use --from {name} to make "
+                "it again, or copy the folder and name it as a source of its own: {source: jsonl, path: ...}"
+            )
 
 
 def named_files(section: BaseModel) -> Iterator[Path]:

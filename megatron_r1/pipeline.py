@@ -20,7 +20,7 @@ from megatron_r1.backend.checkpoint_files import describe, step_of, tensors_dige
 from megatron_r1.begun import Begun, read_begun
 from megatron_r1.data.sources.stage import DATA, stage_outputs
 from megatron_r1.data.template import ChatTemplate, get_template
-from megatron_r1.data.tokenizer import TRAINED, Tokenizer, load_tokenizer
+from megatron_r1.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_r1.data.trained_files import trained_files
 from megatron_r1.errors import ConfigError, DataError, Interrupted
 from megatron_r1.huggingface.source import fingerprint
@@ -123,8 +123,8 @@ class Chain:
         directory = self.run_dir / name
         for source in stage_outputs(stage):
             source.find_in(self.run_dir)
-        tokenizer = self._tokenizer(run, self.run.model_name(name))
-        decisive, inputs = _decisive(run, stage), self._inputs(name, run)
+        tokenizer = self._tokenizer(run, name)
+        decisive, inputs = _decisive(run, stage), self._inputs(name)
         done = read_artifact(directory)
         if done is not None:
             warnings = continuing.require_finished_so(directory, done, decisive, inputs)
@@ -250,7 +250,7 @@ class Chain:
         packs_of: the stage whose packs it scores; None: its own.
         """
         run = self.run.for_stage(name)
-        tokenizer = self._tokenizer(run, self.run.model_name(name))
+        tokenizer = self._tokenizer(run, name)
         model = _build(run, self.run.stages[name], tokenizer, packs_of=packs_of)
         self._start_from(model, self._weights(name))
         model.rest()
@@ -287,20 +287,15 @@ class Chain:
         assert before is not None, f"stage {init} has no weights"
         return self._weights(before)
 
-    def _tokenizer(self, run: RunConfig, model: str | None) -> Tokenizer:
+    def _tokenizer(self, run: RunConfig, stage: str) -> Tokenizer:
         """Rank 0 trains it if it has to; the others read what it wrote."""
+        model = self.run.model_name(stage)
         if model not in self._tokenizers:
-            self._tokenizers[model] = self._load_tokenizer(run, model)
+            folder = lineage.trained_tokenizer(self.run, stage, self.run_dir).parent
+            self._tokenizers[model] = self._load_tokenizer(run, model, folder)
         return self._tokenizers[model]
 
-    def _tokenizer_folder(self, run: RunConfig, model: str | None) -> Path:
-        """Where a tokenizer that the run trains is kept."""
-        shared = run.tokenizer == self.run.tokenizer
-        return self.run_dir if shared else self.run_dir / "tokenizers" / str(model)
-
-    def _load_tokenizer(self, run: RunConfig, model: str | None) -> Tokenizer:
-        directory = self._tokenizer_folder(run, model)
-
+    def _load_tokenizer(self, run: RunConfig, model: str | None, directory: Path) -> Tokenizer:
         def load() -> Tokenizer:
             pieces = get_template(run.template).required_pieces
             return load_tokenizer(run.tokenizer, required_pieces=pieces, directory=directory)
@@ -319,28 +314,25 @@ class Chain:
             )
         return tokenizer
 
-    def _inputs(self, name: str, run: RunConfig) -> lineage.Inputs:
+    def _inputs(self, name: str) -> lineage.Inputs:
         """What this stage builds on, each with a hash: earlier stages, weights, the files that it reads."""
         from megatron_r1.backend.agreement import gather
 
-        stage = self.run.stages[name]
-        found: dict[str, Any] = {}
-        if stage.init is not None and stage.init.startswith(HF):
-            found[stage.init] = {}  # the first of the inputs, for the report
+        stage, finished = self.run.stages[name], {}
         for earlier in stage.inputs():
-            done = read_artifact(self.run_dir / earlier)
-            assert done is not None, f"stage {earlier} comes earlier in the chain"
-            found[earlier] = digest_of({"config": done.config_hash, "inputs": done.inputs})
-        trained = self._tokenizer_folder(run, self.run.model_name(name)) / TRAINED
-        mine = None
-        if lineage.is_first_of_machine():
-            weights = {
-                key: lineage.describe_weights(Path(key.removeprefix(HF))) for key in found if HF in key
-            }
-            paths = [*([trained] if run.tokenizer.train else []), *lineage.named_files(run.tokenizer)]
-            paths += lineage.named_files(stage)
-            mine = {**weights, **lineage.describe_files(paths, self.run_dir)}
-        return {**found, **lineage.require_equal(gather(mine))}
+            finished[earlier] = read_artifact(self.run_dir / earlier)
+            assert finished[earlier] is not None, f"stage {earlier} comes earlier in the chain"
+        stages = {
+            earlier: digest_of({"config": done.config_hash, "inputs": done.inputs})
+            for earlier, done in finished.items()
+        }
+        here = lineage.is_first_of_machine()
+        own = lineage.require_equal(
+            gather(lineage.own_inputs(self.run, name, self.run_dir) if here else None)
+        )
+        lineage.require_outputs(self.run_dir, finished, own)
+        # what it starts from comes first, for the report
+        return {**{key: value for key, value in own.items() if key == stage.init}, **stages, **own}
 
 
 def _build(

@@ -8,7 +8,7 @@ A file of the user's own, a plug-in, is an entry in the same way once `plug_in` 
 import hashlib
 import pkgutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, reduce
 from importlib import import_module
@@ -36,6 +36,7 @@ class PlugIn:
 
 
 _plug_ins: dict[str, PlugIn] = {}  # by the name of the module
+_imported: dict[Path, None] = {}  # files beside plug-ins that these import as they are run, in that order
 
 
 def plug_in(path: Path) -> None:
@@ -63,6 +64,7 @@ def plug_in(path: Path) -> None:
     assert spec is not None, path
     assert spec.loader is not None, path
     module = sys.modules[name] = module_from_spec(spec)
+    before = set(sys.modules)
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # whatever a user's file may raise; exit(0) would end us as done
@@ -71,6 +73,20 @@ def plug_in(path: Path) -> None:
     if not any(constant in vars(module) for constant in CONSTANTS):
         raise ConfigError(f"{path}: defines none of {', '.join(CONSTANTS)}, so it adds nothing")
     _plug_ins[name] = PlugIn(path.resolve(), digest, module)
+    _imported.update(dict.fromkeys(_files_beside(path.resolve().parent, sys.modules.keys() - before)))
+
+
+def _files_beside(folder: Path, names: Iterable[str]) -> list[Path]:
+    """The files of these modules that lie in the folder or below it; not installed packages, not this one."""
+    files = (vars(sys.modules[name]).get("__file__") for name in sorted(names))
+    found = [Path(file).resolve() for file in files if isinstance(file, str)]
+    others = (Path(sys.prefix).resolve(), Path(__file__).resolve().parent)
+    return [p for p in found if p.is_relative_to(folder) and not any(map(p.is_relative_to, others))]
+
+
+def imported_by_plug_ins(*values: Any) -> list[Path]:
+    """The files that plug-ins import from beside themselves, where sections are made by a plug-in."""
+    return list(_imported) if plugged_in(*values) else []
 
 
 def plugged_in(*values: Any) -> dict[str, str]:

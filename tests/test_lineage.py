@@ -1,6 +1,7 @@
 """Files that a stage's sections name, their hashes, and what differs in words."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,7 @@ from megatron_r1.config.section import Section
 from megatron_r1.data.sources.jsonl import Jsonl
 from megatron_r1.data.tokenizer import TokenizerConfig
 from megatron_r1.errors import DataError
+from megatron_r1.types import Artifact
 
 
 class Stage(Section):
@@ -168,3 +170,20 @@ def test_machines_with_other_files_are_named_by_rank() -> None:
 
 def test_many_differences_are_cut() -> None:
     assert lineage.in_words([f"{n} changed" for n in range(11)]).endswith("7 changed; and 3 more")
+
+
+def test_data_that_a_stage_made_must_be_as_it_wrote_it() -> None:
+    done = Artifact("kept", "x", {}, "", {}, None, {}, outputs={"data/s0.jsonl": "a", "data/s1.jsonl": "b"})
+    same = {f"kept/data/s{n}.jsonl": {"size": 1, "blake3": digest} for n, digest in enumerate("ab")}
+    lineage.require_outputs(Path("run"), {"kept": done}, same)
+    for other, name in (
+        ({**same, "kept/data/s1.jsonl": {"size": 1, "blake3": "c"}}, "s1"),
+        ({**same, "kept/data/s2.jsonl": {"size": 1, "blake3": "c"}}, "s2"),
+        ({"kept/data/s0.jsonl": same["kept/data/s0.jsonl"]}, "s1"),
+    ):
+        with pytest.raises(
+            DataError, match=rf"run/kept/data/{name}\.jsonl: not as stage kept wrote it; use --from"
+        ):
+            lineage.require_outputs(Path("run"), {"kept": done}, other)
+    older = replace(done, outputs={})
+    lineage.require_outputs(Path("run"), {"kept": older}, same)

@@ -174,7 +174,7 @@ def test_an_interrupted_stage_goes_on_over_the_same_data_only_and_a_finished_one
     kept = shutil.copytree(checkpoints, tmp_path / "kept")
     for damaged in checkpoints.iterdir():
         (damaged / "state.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"2 checkpoints, and none to go on from: .*state\.json"):
+    with pytest.raises(CheckpointError, match=r"3 checkpoints, and none to go on from: .*state\.json"):
         run_chain(*asked)
     assert (tmp_path / "run" / "base" / "metrics.jsonl").read_text() == metrics
 

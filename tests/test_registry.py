@@ -161,3 +161,17 @@ def test_a_plug_in_after_the_first_configuration_is_refused_with_its_line(tmp_pa
     first, second = str(error.value).splitlines()
     assert first.startswith(f"{conf}:3: plugins.0: {path}: comes too late, what can be configured is settled")
     assert second.startswith(f"{conf}:4: plugins.1: no such file: no.py")
+
+
+def test_files_that_a_plug_in_imports_from_beside_it_count_with_it(
+    nothing_is_settled, own, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(registry, "_imported", {})
+    monkeypatch.syspath_prepend(tmp_path)
+    beside = own("VALUE = 1\n", name=f"beside_{tmp_path.name.replace('-', '_')}.py")
+    text = f"import json, {beside.stem}\n{TOY.format(name='Own', kind='mine')}"
+    registry.plug_in(own(text))
+    found = registry.scan("megatron_r1.curation", constant="STAGE", discriminator="kind")
+    mine = found["mine"].config.model_validate({"kind": "mine"})
+    assert registry.imported_by_plug_ins(mine) == [beside]
+    assert registry.imported_by_plug_ins(Section()) == []

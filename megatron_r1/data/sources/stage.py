@@ -39,6 +39,11 @@ class StageOutput(Section):
         """Where the run's stages lie; the chain says so before a stage begins."""
         self._run_dir = run_dir
 
+    def input_files(self) -> list[Path]:
+        folder = None if self._run_dir is None else self._run_dir / self.stage / DATA
+        found = folder.rglob("*") if folder is not None and folder.is_dir() else ()
+        return sorted(path for path in found if path.is_file())
+
     def build(self, seed: int, *, split: Split = "train") -> Source:
         assert self._run_dir is not None, "the chain calls find_in first"
         folder = self._run_dir / self.stage / DATA

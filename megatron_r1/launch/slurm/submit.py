@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from megatron_r1 import pipeline
+from megatron_r1 import lineage, pipeline
 from megatron_r1.check import findings, warnings
 from megatron_r1.config import Loaded, refuse
 from megatron_r1.errors import R1Error
@@ -165,7 +165,8 @@ def _own_site() -> Path | None:
 def _stages_to_run(run: RunConfig, run_dir: Path, from_stage: str | None) -> list[str]:
     """All but the first ones that are done, with the same configuration, and are not to be done again.
 
-    A finished stage whose configuration is another now gets a job: there the pipeline says what changed.
+    A finished stage whose configuration or files are others now gets a job: there the pipeline says what
+    changed.
     """
     names = list(run.stages)
     first = 0
@@ -175,8 +176,13 @@ def _stages_to_run(run: RunConfig, run_dir: Path, from_stage: str | None) -> lis
 
 
 def _is_done(run: RunConfig, directory: Path) -> bool:
-    if pipeline.read_artifact(directory) is None:
+    done = pipeline.read_artifact(directory)
+    if done is None:
         return False
+    if not lineage.is_older(done.inputs):
+        now = lineage.own_inputs(run, directory.name, directory.parent)
+        if any(done.inputs.get(name) != value for name, value in now.items()):
+            return False
     kept = YAML(typ="safe").load(directory / pipeline.RESOLVED)
     now = run.model_dump(mode="json")
     same_run = all(kept.get(key) == value for key, value in now.items() if key not in _UNDECISIVE)
