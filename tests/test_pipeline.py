@@ -191,7 +191,7 @@ def test_an_interrupted_stage_goes_on_over_the_same_data_only_and_a_finished_one
     assert steps == [1, 2, 3, 4]
 
     jsonl(path, *lines[:6])
-    with pytest.raises(DataError, match=r"base is finished .* mine\.jsonl changed .* --from base"):
+    with pytest.raises(DataError, match=r"base is finished .*mine\.jsonl changed .* --from base"):
         run_chain(*asked)
 
 
