@@ -20,6 +20,7 @@ from megatron_r1.data.sentencepiece_tokenizer import (
     load_sentencepiece,
     train_sentencepiece,
 )
+from megatron_r1.data.tokenizer_files import CONFIG, GENERATION, LEGACY, SETTINGS, TOKENIZER
 from megatron_r1.errors import DataError
 
 TRAINED = "tokenizer.model"  # where a run keeps the one that it trained
@@ -64,9 +65,9 @@ class TokenizerConfig(Section):
         if self.path is None or self.kind == "sentencepiece":
             return [] if self.path is None else [Path(self.path)]
         path = Path(self.path)
-        whole = path / "tokenizer.json" if path.is_dir() else path
-        named = whole.with_name("tokenizer_config.json")
-        return [whole, *([named] if named.is_file() else [])]
+        folder, whole = (path, path / TOKENIZER) if path.is_dir() else (path.parent, path)
+        beside = (folder / name for name in (SETTINGS, LEGACY, GENERATION, CONFIG))
+        return [whole, *(other for other in beside if other.exists())]
 
     @model_validator(mode="after")
     def _one_origin(self) -> "TokenizerConfig":

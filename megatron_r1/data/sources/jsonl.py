@@ -50,7 +50,7 @@ class Jsonl(Section):
         return JsonlSource(self, seed=seed, split=split)
 
     def input_files(self) -> list[Path]:
-        return _files(Path(self.path))
+        return data_files(Path(self.path))
 
 
 SOURCE = Jsonl
