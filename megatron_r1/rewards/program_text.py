@@ -4,7 +4,7 @@ Fences are read line by line, as CommonMark does: three or more backticks or til
 many of the same and nothing else closes it. What stands inside a block is no tag and no fence, so a program
 may hold "</think>", "</answer>" or "```" in a string.
 
-    the answer    what follows </think>; inside the last <answer>...</answer> where there is one
+    the answer    what follows </think>; inside the last <answer>...</answer> that holds anything, if any
     the program   of the answer's blocks the last that is marked as Python (```python, ```py, ```Python3,
                   ```{.python}, ```python title="x"), else the last without a mark; blocks in other languages
                   never. An <answer> without a block is the program as a whole.
@@ -24,6 +24,7 @@ from megatron_r1.data.template import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, TH
 
 MAX_MARKS = 2000
 MAX_CANDIDATES = 6
+MAX_PAIRS = 50  # of answer tags that are looked into
 CLOSING_INDENT = 3  # columns by which a closing fence may stand further in than its opening (CommonMark 4.5)
 _TAGS = "|".join(map(re.escape, (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)))
 _AFTER_TAG = "|".join(
@@ -77,7 +78,7 @@ def candidates(text: str) -> list[str]:
     if first is None:
         return []
     tags, blocks = _outside(marks, first)
-    pairs = _answer_pairs(tags)
+    pairs = _answer_pairs(text, tags)
     if pairs:
         opening, closing = pairs[0]
         inside = [b for b in blocks if opening.begin < marks[b.opening].begin < closing.begin]
@@ -167,12 +168,13 @@ def _cut_by_answer(marks: Sequence[_Mark], begin: int, end: int) -> bool:
     return cut is not None and _opens_between(marks, cut, end)
 
 
-def _answer_pairs(tags: Sequence[_Mark]) -> list[tuple[_Mark, _Mark]]:
-    """The last complete pair of answer tags; then those that other readings of the same tags allow."""
+def _answer_pairs(text: str, tags: Sequence[_Mark]) -> list[tuple[_Mark, _Mark]]:
+    """The last pair of answer tags that holds something; then what other readings of the tags allow."""
     opens = [tag for tag in tags if tag.tag == ANSWER_OPEN]
     closes = [tag for tag in tags if tag.tag == ANSWER_CLOSE]
     pairs = ((a, b) for a in reversed(opens) for b in closes if a.end <= b.begin)
-    return list(islice(pairs, MAX_CANDIDATES))
+    full = ((a, b) for a, b in islice(pairs, MAX_PAIRS) if text[a.end : b.begin].strip())
+    return list(islice(full, MAX_CANDIDATES))
 
 
 def _programs(text: str, marks: Sequence[_Mark], blocks: Sequence[_Block]) -> Iterator[str]:

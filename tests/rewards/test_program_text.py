@@ -65,6 +65,8 @@ CASES = [
     ("<think>I will say </think> now</think>\n```python\na\n```", "a\n"),
     # answer tags around blocks
     ("<think>x</think><answer>```python\na\n```</answer>", "a\n"),
+    ("<answer>\n```python\na\n```\n</answer>\nin <answer></answer> as asked", "a\n"),
+    ("```python\na\n```\n<answer></answer>", "a\n"),
     ("<think>x</think><answer>```python\na\n</answer>", "a"),
     ("<think>x</think><answer>```python\na\n</answer> again\n```python\nb\n```", "a"),
     ("<answer>\n```python\na\n```\n</answer>\n<answer>\n```python\nb\n```\n</answer>", "b\n"),
@@ -103,6 +105,7 @@ def test_any_text_is_searched_for_a_program_without_an_error(text: str) -> None:
         "`" * 500_000,
         "~~~~\n```\n    ```\n" * 30_000,
         "</think>" * 60_000,
+        "<answer>" * 900 + " " * 500_000 + "</answer>" * 900,
     ],
 )
 def test_a_megabyte_of_fences_is_read_at_once(text: str) -> None:
