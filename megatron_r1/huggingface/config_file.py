@@ -36,11 +36,18 @@ def family_of(values: Mapping[str, Any], where: Path) -> FamilyConfig:
         for entry in registry.families().values()
         if issubclass(entry.config, FamilyConfig) and entry.config.hf_architecture
     }
-    named = values.get("architectures")
-    architecture = str(named[0]) if isinstance(named, list) and named else None
+    named = values.get("architectures") or []
+    architecture = str(named[0] if isinstance(named, list) else named) if named else None
+    types = {config.hf_model_type: name for name, config in known.items()}
+    by_type = types.get(str(values.get("model_type")))
     if architecture is None:  # older files give the type only
-        types = {config.hf_model_type: name for name, config in known.items()}
-        architecture = types.get(str(values.get("model_type")))
+        architecture = by_type
+    # a type of its own, as Kimi K2 has, contradicts nothing
+    elif architecture in known and by_type not in (None, architecture):
+        raise ConfigError(
+            f"{where}: architectures names {architecture} and model_type={values.get('model_type')!r} is "
+            f"{by_type}'s; which of the two the files are can't be told"
+        )
     if architecture not in known:
         raise ConfigError(
             f"{where}: architecture {architecture or values.get('model_type')!r} can't be converted; "
@@ -49,7 +56,7 @@ def family_of(values: Mapping[str, Any], where: Path) -> FamilyConfig:
     try:
         return known[architecture].from_hf(HfConfig(values))
     except ValidationError as error:  # what a family itself refuses
-        found = "; ".join(str(one["msg"]) for one in error.errors())
+        found = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         raise ConfigError(
             f"{where}: {architecture}: this configuration can't be converted: {found}"
         ) from None

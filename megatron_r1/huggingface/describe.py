@@ -17,7 +17,8 @@ Rows = list[tuple[str, str]]
 def describe(directory: Path) -> str:
     """The report. Raises CheckpointError where there is no model at all."""
     config = read_json(directory / CONFIG)
-    rows: Rows = [("Hugging Face", ", ".join(config.get("architectures") or ["no architecture named"]))]
+    named = config.get("architectures") or ["no architecture named"]
+    rows: Rows = [("Hugging Face", ", ".join(map(str, named)) if isinstance(named, list) else str(named))]
     problems = []
     family = None
     try:

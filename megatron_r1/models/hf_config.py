@@ -103,12 +103,19 @@ class HfConfig:
             self.refuse(f"rope_scaling={_short(scaling)} is no mapping")
             scaling = None
         scaling = dict(scaling or {})
+        nested = sorted(key for key, value in scaling.items() if isinstance(value, Mapping))
+        if nested:
+            self.refuse(f"rope_parameters of {', '.join(nested)}: one rule for all layers can be converted")
         inside = scaling.get("rope_theta") is not None
         holder = HfConfig(scaling, self.refusals) if inside else self
         theta = holder.positive("rope_theta", default_theta)
         scaling.pop("rope_theta", None)
-        kind = scaling.pop("rope_type", None) or scaling.pop("type", None) or "default"
+        kind = scaling.pop("rope_type", None) or scaling.pop("type", None)
         scaling.pop("type", None)
+        rest = sorted(scaling.keys() - {"partial_rotary_factor"})
+        if kind is None and rest and not nested:
+            self.refuse(f"rope_scaling sets {', '.join(map(str, rest))} and names no rope_type")
+        kind = kind or "default"
         for values in (scaling, self.values):
             if values.get("partial_rotary_factor") not in (None, 1.0):
                 self.refuse("partial_rotary_factor: these families rotate whole heads")

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from megatron_r1.errors import CheckpointError, ConfigError
-from megatron_r1.huggingface import fp8
+from megatron_r1.huggingface import describe, fp8
 from megatron_r1.huggingface.source import Source
 from tests.huggingface.made_model import QWEN, V3, tensors, write
 
@@ -251,3 +251,33 @@ def test_ten_million_layers_are_refused_before_their_names_are_made(tmp_path):
     write(tmp_path, num_hidden_layers=9_999)
     with pytest.raises(CheckpointError, match="describes a model of 119,991 tensors, and the files hold 27"):
         plan(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"architectures": ["Qwen3ForCausalLM"]}, "model_type='qwen2' is Qwen2ForCausalLM's"),
+        ({"architectures": [["x"]]}, "can't be converted"),
+        ({"architectures": 5}, "architecture '5' can't be converted"),
+        ({"architectures": [], "model_type": ["qwen2"]}, "can't be converted"),
+    ],
+)
+def test_an_architecture_that_is_none_or_another_is_refused(tmp_path, config, words):
+    write(tmp_path, **config)
+    with pytest.raises(ConfigError, match=words):
+        plan(tmp_path)
+    assert "can't be" in describe.describe(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"architectures": None},
+        {"model_type": "kimi_k2"},
+        {"architectures": "Qwen2ForCausalLM"},
+        {"model_type": None},
+    ],
+)
+def test_an_architecture_or_a_type_is_enough(tmp_path, config):
+    write(tmp_path, **config)
+    assert plan(tmp_path).family == QWEN

@@ -83,6 +83,8 @@ def test_what_a_family_writes_it_reads(family):
         (LLAMA, {"rope_scaling": {**RULE, "low_freq_factor": 4.0}}, "no ramp"),
         (LLAMA, {"rope_scaling": {**RULE, "original_max_position_embeddings": 0}}, "is not between 1 and"),
         (LLAMA, {"rope_scaling": {"rope_type": ["llama3"]}}, "only llama3"),
+        (QWEN2, {"rope_scaling": {"factor": 4.0}}, "rope_scaling sets factor and names no rope_type"),
+        (QWEN2, {"rope_parameters": {"full_attention": {"rope_theta": 1e6}}}, "of full_attention: one rule"),
         (LLAMA, {"rope_parameters": {"rope_theta": "x"}}, "rope_theta='x' is no number"),
         (LLAMA, {"rope_parameters": {"rope_theta": math.nan}}, "rope_theta=nan is not a finite number"),
         (LLAMA, {"rope_theta": math.nan}, "rope_theta=nan is not a finite number"),
