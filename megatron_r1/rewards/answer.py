@@ -27,13 +27,11 @@ _JOINT = re.compile(
     r"[\s$*.]*(?:\\[()\[\]])*[\s$]*(?:(?:,|;|&|、|，|和|或|and|or|\\(?:text|quad|qquad)\s*(?:\{\s*(?:and|or)?\s*\})?)[\s$]*)+"
     r"(?:\\[(\[])?[\s$]*(?:\\?[A-Za-z]+(?:_\{?\w+\}?)?\s*=)?[\s$]*"
 )
-_HASHES = re.compile(r"####\s*(.*?)\s*$", re.DOTALL)
 _LEAD_IN = re.compile(
-    r"(?:^|\b(?:the|my|our|final|correct)\s+|(?:^|[.,:;]\s*))(?:final\s+|correct\s+)?(?:answer)\s*(?:is\s*:?|:|=)\s*(?P<en>\S.*)$|"
-    r"(?:答案|结果)\s*(?:是|为|：|:)+\s*(?P<zh>\S.*)$",
-    re.IGNORECASE | re.DOTALL,
+    r"(?:(?:^|[.,:;!?*\n]\s*|\b(?:the|my|our|final|correct)\s+)answer\**\s*(?:is\s*:?|:|=)|(?:答案|结果)\s*[是为：:]+)\**\s*(?=\S)",
+    re.IGNORECASE,
 )
-_MAX_LEAD_IN_CHARS = 2_000
+MAX_LEAD_IN_CHARS = 20_000  # of a text in which one is looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +68,8 @@ def bare_answer(text: str) -> str:
     text = text.strip()
     if "####" in text and text.rpartition("####")[2].strip():
         return text.rpartition("####")[2].strip()
-    if len(text) <= _MAX_LEAD_IN_CHARS and (match := _LEAD_IN.search(text)):
-        return (match["en"] or match["zh"]).strip()
-    return text
+    lead_ins = list(_LEAD_IN.finditer(text)) if len(text) <= MAX_LEAD_IN_CHARS else []
+    return text[lead_ins[-1].end() :].strip("* \t\r\n") if lead_ins else text
 
 
 def unboxed(text: str) -> str:

@@ -78,15 +78,16 @@ _EXACT_OPS = frozenset(("number", "text", "quantity", "list", "set", "bracket", 
 @lru_cache(maxsize=65_536)
 def read(text: str) -> Reading:
     """The reading of a reference or an answer, without boxes, marks and lead-ins."""
-    if len(text) > MAX_CHARS:
-        return Reading(refused=f"more than {MAX_CHARS} characters")
     if _PLAIN_NUMBER.fullmatch(text):  # most answers by far
         return Reading((number(Fraction(text)),), text)
     if (fraction := _PLAIN_FRACTION.fullmatch(text)) is not None:
         return Reading(
             (number(Fraction(f"{fraction[1] or fraction[3]}/{fraction[2] or fraction[4]}")),), text
         )
-    text = clean(bare_answer(text))
+    text = bare_answer(text)
+    if len(text) > MAX_CHARS:
+        return Reading(refused=f"more than {MAX_CHARS} characters")
+    text = clean(text)
     if not text:
         return Reading(refused="empty")
     try:

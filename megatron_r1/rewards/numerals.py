@@ -41,7 +41,11 @@ _SIGN = re.compile(r"\s*([+-]?)\s*(?:\\?\$\s*)?")
 _SLASHED = re.compile(r"\s*/\s*([0-9]+)")
 _NOT_INTEGER = re.compile(r"[/eE(]|\\(?:frac|overline|dot)")
 _PERCENT = re.compile(r"\s*\\?%$")
-_CHOICE = re.compile(r"\(?\s*([A-Ja-j])\s*\)?\s*(?:(?:[.:)\uff0c]|\s-\s|(?<=\)))(?:\s*.*)?)?", re.DOTALL)
+_CHOICE = re.compile(
+    r"(?:option |choice )?[(\[]?\s*([A-J])\s*[)\]]?\s*"
+    r"(?:(?:[.:)\uff0c]|\s-\s|(?<=\))|,(?=\s+[a-z]{2}))(?:\s*.*)?)?",
+    re.DOTALL | re.IGNORECASE,
+)
 _CHOICES = re.compile(r"\(?[A-J]\)?(?:(?:\s*(?:,|;|\u3001|&|and|\u548c)\s*)+\(?[A-J]\)?)+|[A-J]{2,10}")
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|textrm|operatorname|bf|rm)\s*\{([^{}]*)\}")
 
@@ -82,7 +86,7 @@ def parse_number(text: str) -> Fraction | None:
 
 def parse_choice(text: str) -> str | None:
     """The letter A-J of `B`, `(b)`, `B.`, `B) because`, \\text{B}; several in order: `A, C` and `AC`."""
-    text = clean(_TEXT_COMMAND.sub(r"\1", clean(bare_answer(text[:MAX_LITERAL_CHARS])))).replace("\\ ", " ")
+    text = clean(_TEXT_COMMAND.sub(r"\1", clean(bare_answer(text)[:MAX_LITERAL_CHARS]))).replace("\\ ", " ")
     if _CHOICES.fullmatch(text):
         letters = re.findall("[A-J]", text)
         return "".join(letters) if letters == sorted(set(letters)) else None

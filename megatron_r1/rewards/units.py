@@ -32,6 +32,8 @@ _POWER_WORDS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "squared": 2, "cubed"
 _SPELLINGS = (
     (re.compile(r"\s*\bper\b\s*|\s*每\s*|\s*/\s*"), "/"),
     (re.compile(r"\bdegrees? (?=celsius|fahrenheit)", re.IGNORECASE), ""),
+    (re.compile(r"\bU\.?S\.? (?=dollars?\b)", re.IGNORECASE), ""),
+    (re.compile(r"\b([kM]) (?=Ω)"), r"\1"),
     (re.compile(r"°\s+(?=[CFcf]\b)"), "°"),
 )
 

@@ -75,6 +75,8 @@ def test_boxes_nest_and_escaped_braces_do_not_count():
         (r"First \boxed{1}. Then, after much work, \boxed{2}", "2"),
         ("Therefore, the answer is: 180.", "180."),
         ("Answer: x = 5", "x = 5"),
+        ("**Answer:** 42", "42"),
+        ("The answer is not 3. The answer is 5.", "5."),
         ("The final answer is $5$.", "$5$."),
         ("\u7b54\u6848\u662f12", "12"),
         ("The answer key lists 5", "The answer key lists 5"),

@@ -22,7 +22,7 @@ _SCALES = {
     "万": 10**4, "亿": 10**8,
 }  # fmt: skip
 _SCALE = re.compile(rf"\s*({'|'.join(_SCALES)})(?![a-z])\s*", re.IGNORECASE)
-_PERCENT = re.compile(r"\s*(?:percent|per cent|pct|percentage(?: points?)?|个百分点)\s*", re.IGNORECASE)
+_PERCENT = re.compile(r"\s*(?:%|percent|per cent|pct|percentage(?: points?)?|个百分点)\s*", re.IGNORECASE)
 _CHINESE_DIGITS = {digit: value for value, digit in enumerate("零一二三四五六七八九")} | {"两": 2}
 _CHINESE_FRACTION = re.compile(
     r"(百|[零一二两三四五六七八九十百]+)分之([零一二两三四五六七八九十百]+|[0-9.]+)"

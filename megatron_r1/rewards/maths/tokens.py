@@ -46,6 +46,7 @@ STRUCTURES = frozenset(("frac", "sqrt", "binom", "choose", "begin", "end", "over
 _BRACKETS = re.compile(r"[()\[\]{}]")
 _WORD = re.compile(r"[A-Za-z]+")
 _OTHER_WORD = re.compile(r"[^\W\d_]+")
+_NUMBER = re.compile(r"[0-9]|\.(?:[0-9]|\\(?:overline|bar|dot)\b)")
 _COMMAND = re.compile(r"\\([A-Za-z]+|.)", re.DOTALL)
 _FONT = re.compile(rf"\\(?:{FONTS})(?![A-Za-z])\s*")
 _DIGITS = r"[0-9][0-9A-F]*|[A-F]{2,}"
@@ -113,7 +114,7 @@ def _token(text: str, start: int, *, spaced: bool, commas: bool) -> Token:
     if (based := _based(text, start, spaced)) is not None:
         return based
     first = text[start]
-    if (first.isascii() and first.isdigit()) or (first == "." and text[start + 1 : start + 2].isdigit()):
+    if _NUMBER.match(text, start):
         literal = read_literal(text, start, commas=commas)
         if literal is not None:
             return Token("number", text[start : literal.end], start, literal.end, spaced, literal.value)
@@ -199,6 +200,8 @@ def is_name(content: str) -> bool:
 def is_mathematical(content: str) -> bool:
     """Whether a text group holds mathematics: letters, numbers, commands, but no word."""
     words = _OTHER_WORD.findall(_COMMAND.sub(" ", content))
+    if not any(character.isalnum() for character in content):
+        return False
     if not all((len(word) == 1 and word.isascii()) or function_name(word) for word in words):
         return False
     return (
