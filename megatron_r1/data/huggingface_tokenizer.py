@@ -40,9 +40,8 @@ class HuggingFaceTokenizer:
         self.path = path / TOKENIZER if path.is_dir() else path
         if problem := file_problem(self.path):
             raise DataError(f"{self.path}: {problem}; `path` names {TOKENIZER} or its directory")
-        self._content = _usable(self.path)
         files = read_files(self.path.parent)
-        self._backend = _backend(self.path, json.dumps(self._content))
+        self._backend = _backend(self.path, json.dumps(_usable(self.path)))
         self._add(files)
         self._special = {t.content: i for i, t in self._backend.get_added_tokens_decoder().items()}
         self.vocab_size = max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
@@ -115,7 +114,8 @@ class HuggingFaceTokenizer:
     @cached_property
     def _plain(self) -> "Backend":
         """The same model without its added tokens, so that their names are text like any other."""
-        return _backend(self.path, json.dumps(self._content | {"added_tokens": [], "post_processor": None}))
+        content = _usable(self.path) | {"added_tokens": [], "post_processor": None}
+        return _backend(self.path, json.dumps(content))
 
     def encode(self, text: str, *, special: Collection[str] | None = None) -> list[int]:
         found = set(split_special(text, self._special)[1::2])

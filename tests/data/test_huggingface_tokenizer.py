@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from pydantic import ValidationError
 
 from megatron_r1.data.template import TAGS, get_template
 from megatron_r1.data.tokenizer import TokenizerConfig, load_tokenizer
@@ -185,3 +186,9 @@ def test_tags_of_an_answer_are_pieces_and_a_role_is_text(tmp_path):
     ids = tokenizer.encode(f"<think>{TURN}", special=TAGS)
     assert ids[0] == tokenizer.piece_id("<think>")
     assert tokenizer.piece_id(TURN) not in ids
+
+
+@pytest.mark.parametrize("key", [{"stop": ["x"]}, {"add_bos": False}, {"eos": "x"}])
+def test_a_sentencepiece_model_takes_none_of_the_keys(key):
+    with pytest.raises(ValidationError, match=f"{next(iter(key))}: part of a sentencepiece model"):
+        TokenizerConfig.model_validate({"kind": "sentencepiece", "path": "x", **key})

@@ -60,6 +60,7 @@ def test_verify_finds_no_difference(folder):
     text = (folder / "3.txt").read_text()
     assert "100.00% of 14 positions agree" in text  # a byte is a token
     assert "all 2 agree" in text
+    assert "\nids " in text
 
 
 def test_the_round_trip_changes_no_byte_of_a_tensor_and_no_file(folder):
