@@ -93,7 +93,7 @@ def last_boxed(text: str) -> str | None:
             joined.insert(0, box)
         elif box.end <= joined[0].begin:
             break
-    return ", ".join(box.content for box in joined)
+    return ", ".join(dict.fromkeys(box.content for box in joined))  # said twice, it is one answer
 
 
 def _boxes(text: str) -> Iterator[_Box]:

@@ -24,6 +24,7 @@ from megatron_r1.rewards.answer import bare_answer, chain_of_thought, final_answ
         (r"<think>a</think>$x=\boxed{3}$ and $y = \boxed{4}$.", "3, 4"),
         (r"<think>a</think>\boxed{3}, \boxed{4} or \boxed{5}", "3, 4, 5"),
         (r"<think>a</think>\fbox{7}", "7"),
+        (r"<think>a</think>\boxed{7}, \boxed{7}", "7"),
         (r"<think>a</think>so \boxed 7.", "7"),
         (r"<think>a</think><answer>\boxed{3} and \boxed{4}</answer>", "3, 4"),
         ("<think>a</think>b</think><answer>7</answer>", "7"),
