@@ -44,12 +44,6 @@ def numbers(texts: list[str]) -> list[Fraction] | None:
     return None if None in found else [value for value in found if value is not None]
 
 
-def significant_digits(text: str) -> int:
-    """How many digits of a number are written from the first that is not 0."""
-    mantissa = re.split("[eE]", text.translate(_SIGNS).strip(" -+$"))[0]
-    return len(mantissa.replace(",", "").replace(".", "").lstrip("0"))
-
-
 def arithmetic(text: str) -> tuple[Fraction, list[int]] | None:
     """The value of an expression of whole numbers, + - * / and brackets, and the numbers it uses."""
     tree = parsed(text)

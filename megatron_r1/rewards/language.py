@@ -94,11 +94,12 @@ def language_share(text: str, language: str) -> float | None:
 
 def is_mixed(text: str) -> bool:
     """Whether MIXED_SHARE or more of the words are outside the main language; for reports, filters."""
-    counts = language_counts(text)
-    total = sum(counts.values())
+    counts, disguised = _counts(text)
     if "kana" in counts:  # Japanese: its Han characters are its own
         counts["kana"] += counts.pop("han", 0)
-    return total > 0 and total - max(counts.values()) >= MIXED_SHARE * total
+    main = max(counts, key=lambda script: counts[script], default="latin")
+    total = sum(counts.values()) + (0 if main == "latin" else disguised)
+    return total > 0 and total - counts.get(main, 0) >= MIXED_SHARE * total
 
 
 def _counts(text: str) -> tuple[dict[str, int], int]:

@@ -167,6 +167,8 @@ def test_mixed_means_a_share_of_foreign_words():
     assert not is_mixed("これは数です")
     assert not is_mixed("")
     assert is_mixed("first ኢትዮጵያ then")
+    assert is_mixed("我们 <add> 数字")
+    assert not is_mixed("we <add> numbers")
 
 
 @pytest.mark.parametrize(

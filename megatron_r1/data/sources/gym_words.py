@@ -3,7 +3,7 @@
     State the final answer to the following arithmetic problem : 7 + 8 - 2 =
     Consider these statements : 1 . No fish are parents 2 . All parents are chefs Does it logically follow ...
 
-Problems and verifiers (task gym:FAMILY) are the library's; gym.py has them for models that read any text.
+Problems are the library's, graded as the task gym:FAMILY; gym.py has them for models that read any text.
 Here a question is written as words between single spaces, for a tokenizer of words, sums stay in 0..20 as the
 toy's numbers do, and documents answer as the arithmetic corpus does, so that a tiny base has seen the form.
 """
