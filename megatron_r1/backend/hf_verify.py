@@ -91,7 +91,10 @@ def verify(
     family = family_in(manifest)
     like = _formats(family, parameter_dtype(manifest.precision))  # type: ignore[arg-type]
     theirs = on_all_ranks(
-        f"{directory}: not read", lambda: reference_states(directory, prompts, like=like) if main else []
+        f"{directory}: not read",
+        lambda: (
+            reference_states(directory, prompts, model_type=family.hf_model_type, like=like) if main else []
+        ),
     )
     longest = max(map(len, prompts))
     policy = MegatronPolicy(

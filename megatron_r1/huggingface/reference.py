@@ -24,6 +24,8 @@ from megatron_r1.huggingface.safetensors_file import Planned, bytes_of, header_o
 from megatron_r1.huggingface.source import SCALE, Source
 
 EMBEDDING, LOGITS = "embedding", "logits"
+# keys for which transformers would run other code: of quantised weights, or out of the directory itself
+OTHERS_CODE = ("quantization_config", "auto_map")
 LONGEST_ERROR = 300  # characters of transformers' own words that are repeated
 
 
@@ -33,13 +35,18 @@ def layer_name(index: int) -> str:
 
 
 def reference_states(
-    directory: Path, prompts: Sequence[Sequence[int]], *, like: Callable[[str], torch.dtype]
+    directory: Path,
+    prompts: Sequence[Sequence[int]],
+    *,
+    model_type: str,
+    like: Callable[[str], torch.dtype],
 ) -> list[dict[str, Tensor]]:
     """Of each prompt, in fp32: logits [S, V], and the states after the embedding and each layer [S, h].
 
-    like: the number format that the checkpoint holds a tensor of Hugging Face's name in.
+    model_type: of the architecture, in transformers; a config.json may name one of its own and code for it
+    (Kimi K2). like: the number format that the checkpoint holds a tensor of Hugging Face's name in.
     """
-    with _loaded(Source(directory), like) as model, torch.no_grad():
+    with _loaded(Source(directory), model_type, like) as model, torch.no_grad():
         return [_states(model, prompt) for prompt in prompts]
 
 
@@ -66,7 +73,7 @@ def _keep(found: dict[str, Tensor], name: str) -> Callable[[Any, Any, Any], None
 
 
 @contextmanager
-def _loaded(source: Source, like: Callable[[str], torch.dtype]) -> Iterator[Any]:
+def _loaded(source: Source, model_type: str, like: Callable[[str], torch.dtype]) -> Iterator[Any]:
     if importlib.util.find_spec("transformers") is None:
         raise CheckpointError("verify needs transformers to compare with: pip install transformers")
     from transformers import AutoModelForCausalLM
@@ -75,7 +82,7 @@ def _loaded(source: Source, like: Callable[[str], torch.dtype]) -> Iterator[Any]
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     with tempfile.TemporaryDirectory(prefix="megatron-r1-verify-") as folder, _in_words(source.directory):
-        _write_view(source, Path(folder), like)
+        _write_view(source, Path(folder), model_type, like)
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             attn_implementation="eager",
@@ -101,14 +108,15 @@ def _in_words(directory: Path) -> Iterator[None]:
         ) from error
 
 
-def _write_view(source: Source, folder: Path, like: Callable[[str], torch.dtype]) -> None:
+def _write_view(source: Source, folder: Path, model_type: str, like: Callable[[str], torch.dtype]) -> None:
     """The model as an import reads it, in a form that every transformers reads: an index and shards.
 
     A file stays where it is (a link) if its tensors lose nothing in the checkpoint. One with FP8 blocks, or
     with wider numbers than the checkpoint has, is written anew with the numbers that an import makes of it:
     rounding is no mistake of a conversion. transformers gets cut FP8 blocks wrong on a CPU, too.
     """
-    config = {key: value for key, value in source.config.items() if key != "quantization_config"}
+    config = {key: value for key, value in source.config.items() if key not in OTHERS_CODE}
+    config["model_type"] = model_type
     (folder / CONFIG).write_text(json.dumps(config), encoding="utf-8")
     shards = [_Shard(f"model-{i + 1:05d}.safetensors", file, source, like)
               for i, file in enumerate(source.files)]  # fmt: skip

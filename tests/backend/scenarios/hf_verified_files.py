@@ -59,6 +59,14 @@ def of_another_name(directory: Path) -> Path:
     return directory
 
 
+def of_another_type(directory: Path) -> Path:
+    """As Kimi K2: V3's architecture under a name of its own, with code that is never run."""
+    code = {"AutoConfig": "configuration_kimi.KimiConfig"}
+    return made_model.write(
+        directory, made_model.V3, values=values(torch.bfloat16), model_type="kimi_k2", auto_map=code
+    )
+
+
 def in_fp16(directory: Path) -> Path:
     return made_model.write(directory, values=made_model.tensors(made_model.QWEN, dtype=torch.float16))
 
@@ -70,6 +78,7 @@ RIGHT: dict[str, tuple[Callable[[Path], Path], Any]] = {
     "bf16_that_says_fp8": (still_says_fp8, None),
     "no_index": (without_index, None),
     "another_name": (of_another_name, None),
+    "another_type": (of_another_type, None),
     "fp32_rounded": (made_model.write, "bf16"),
     "fp16_rounded": (in_fp16, "bf16"),
 }
