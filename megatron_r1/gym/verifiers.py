@@ -243,6 +243,8 @@ def _fraction(text: str) -> tuple[int, int] | None:
 
 
 def _complex(text: str) -> tuple[Fraction, Fraction] | None:
+    if re.search(r"[0-9.]\s+[0-9.]", text):
+        return None
     text = "".join(text.split()).replace("\u2212", "-").replace("j", "i")
     if text.startswith("(") and text.endswith(")"):
         text = text[1:-1]

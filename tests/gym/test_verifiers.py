@@ -153,7 +153,7 @@ CASES = [  # family, reference, metadata, right answers, wrong answers
         "8.0 + 4.0i",
         {},
         ["8+4i", "8.0 + 4.0i", "(8 + 4i)", "8+4j", "8.00+4i"],
-        ["nan", "nan+nani", "8-4i", "4+8i", "8", "4i", "8+4", "8+4.1i", "inf", ""],
+        ["nan", "nan+nani", "0 8+4i", "8-4i", "4+8i", "8", "4i", "8+4", "8+4.1i", "inf", ""],
     ),
     ("complex_arithmetic", "-1.0i", {}, ["-i", "-1i", "0 - i"], ["i", "-1", "0", "1-i"]),
     (
