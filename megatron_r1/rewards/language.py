@@ -71,7 +71,7 @@ _WORD = re.compile(
         for name, chars in [*((name, chars) for name, (chars, _) in _SCRIPTS.items()), (OTHER, OTHER_LETTER)]
     )
 )
-_STYLED = re.compile("[\u249c-\u24e9\U0001f110-\U0001f149]")  # Latin in brackets, circles and squares
+_STYLED = re.compile("[\u249c-\u24e9\U0001f110-\U0001f189]")  # Latin in brackets, circles and squares
 
 
 def language_counts(text: str) -> dict[str, int]:

@@ -107,6 +107,7 @@ def test_a_language_that_script_cannot_tell_is_ungradable():
         ("好 ```text\nwe add the numbers\n```", 1 / 5),
         ("好 𝐰𝐞 𝐚𝐝𝐝 ⓣⓗⓔ ｎｏｗ", 1 / 5),
         ("好 ᴡᴇ ᵃᵈᵈ", 1 / 3),
+        ("好 🆆🅴 🅐🅓🅓", 1 / 3),
         ("好 w\u0336e\u0336 a\u200bd\u200bd\u00ad", 1 / 3),
         ("好 wo men ji suan", 1 / 5),
         ("好 `" + "`, `".join(f"name{c}{c}" for c in "abcdefghijklmnopqrst") + "`", 1 / 4),
