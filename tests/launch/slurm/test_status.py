@@ -44,7 +44,8 @@ def test_a_running_stage_says_so_with_the_steps_of_its_epochs(run_dir):
     with lock.hold(run_dir):
         found = rows(run_dir)
     assert found["base"] == "base - done 6/6"
-    assert re.fullmatch(r"sft - running \(pid \d+ on \S+\), last step \d+ s ago 332/400 0:02:16", found["sft"])
+    expected = r"sft - running \(pid \d+ on \S+\), last step \d+ s ago 332/400 0:02:16"
+    assert re.fullmatch(expected, found["sft"])
     assert found["measure"] == "measure - not begun"
 
 
