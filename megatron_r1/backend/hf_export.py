@@ -63,8 +63,9 @@ def family_in(manifest: Manifest) -> FamilyConfig:
     try:
         family = known[name].config.model_validate(manifest.model)
     except ValidationError as error:
+        found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:8])
         raise CheckpointError(
-            f"the checkpoint's description of its model is not one of {name}: {error}"
+            f"the checkpoint's description of its model is none of {name}: {found}"
         ) from None
     assert isinstance(family, FamilyConfig)
     return family

@@ -32,9 +32,12 @@ class Display:
         """What is new. A closed terminal or `| head` does not end a run; the log file has it all."""
         if not self._there:
             return
-        with self._path.open("rb") as file:
-            file.seek(self._position)
-            added = file.read()
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._position)
+                added = file.read()
+        except FileNotFoundError:  # someone removed it, or the whole run directory: the ranks say so
+            return
         self._position += len(added)
         text = self._decoder.decode(added)
         try:
