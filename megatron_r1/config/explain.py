@@ -13,7 +13,8 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from megatron_r1.config.place import Place, as_section, members_of, place_of
+from megatron_r1.config.place import Place, as_section, field_of, members_of, place_of
+from megatron_r1.config.spelling import same_as
 from megatron_r1.config.tree import MAX_SHOWN, Finding, KeyPath, Position, Tree
 
 EXPECTED = {
@@ -208,7 +209,7 @@ def _is_number(text: str) -> bool:
 
 def _description(problem: _Problem, schema: type[BaseModel]) -> str:
     owner = _owner(problem, schema)
-    field = owner.model_fields.get(str(problem.place.path[-1])) if owner else None
+    field = field_of(owner, str(problem.place.path[-1])) if owner else None
     return f": {field.description}" if field and field.description else ""
 
 
@@ -226,6 +227,9 @@ def _unknown_key(problem: _Problem, schema: type[BaseModel], tree: Tree) -> tupl
     given = tree.value
     for key in outer:
         given = given[key]
+    other = same_as(last, given, name=outer[-1] if outer else None)
+    if other in given:
+        return f"means the same as {other}, which is given as well; remove one", None
     free = [name for name in owner.model_fields if name not in given]
     meant = near(str(last), free) or near(str(last), list(owner.model_fields))
     if meant:

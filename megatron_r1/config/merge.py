@@ -7,6 +7,7 @@ replaced too: the keys of a deepseek_v3 have no place in a qwen2. An override re
 from pathlib import Path
 from typing import Any
 
+from megatron_r1.config.spelling import LENGTHS, same_as, schedule
 from megatron_r1.config.tree import Finding, KeyPath, Position, Tree, parse
 from megatron_r1.errors import ConfigError
 from megatron_r1.regular_file import read_bytes
@@ -96,9 +97,15 @@ def overlay(below: Tree, above: Tree) -> Tree:
 
 def _merge(below: dict[str, Any], above: dict[str, Any], path: KeyPath, replaced: list[KeyPath]) -> dict:
     merged = dict(below)
+    name = path[-1] if path else None
+    for key in above:
+        other = same_as(key, {**below, **above}, name=name)
+        if other in below and other not in above:
+            replaced.append((*path, other))
+            del merged[other]
     for key, value in above.items():
         old, here = below.get(key), (*path, key)
-        if isinstance(old, dict) and isinstance(value, dict) and not _changes_kind(old, value):
+        if isinstance(old, dict) and isinstance(value, dict) and not _changes_kind(old, value, key):
             merged[key] = _merge(old, value, here, replaced)
         else:
             replaced.append(here)
@@ -106,7 +113,9 @@ def _merge(below: dict[str, Any], above: dict[str, Any], path: KeyPath, replaced
     return merged
 
 
-def _changes_kind(below: dict[str, Any], above: dict[str, Any]) -> bool:
+def _changes_kind(below: dict[str, Any], above: dict[str, Any], name: str) -> bool:
+    if name == LENGTHS and ("steps" in below) != ("steps" in above):
+        return True
     return any(key in below and key in above and below[key] != above[key] for key in DISCRIMINATORS)
 
 
@@ -124,6 +133,9 @@ def override(tree: Tree, text: str) -> None:
         key = int(name) if isinstance(node, list) and name.isdecimal() else name
         path = (*path, key)
         last = len(path) == len(names)
+        into_lengths = names[len(path) - 1 : len(path) + 1] == [LENGTHS, "steps"]
+        if into_lengths and isinstance(node, dict) and key in node:
+            node[key] = schedule(node[key])  # its other form
         problem = _dead_end(node, key, last=last)
         if problem:
             tree.findings.append(Finding(source, path, problem))
@@ -140,6 +152,9 @@ def override(tree: Tree, text: str) -> None:
 def _set(
     tree: Tree, node: dict[Any, Any] | list[Any], path: KeyPath, written: Tree, *, source: Position
 ) -> None:
+    other = same_as(path[-1], node, name=path[-2] if path[1:] else None) if isinstance(node, dict) else None
+    if other in node:
+        del node[other]  # type: ignore[arg-type]
     node[path[-1]] = written.value  # type: ignore[index]
     kept = {old: position for old, position in tree.positions.items() if old[: len(path)] != path}
     tree.positions = kept | {path: source} | written.positions

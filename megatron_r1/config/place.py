@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeAliasType, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import AliasChoices, BaseModel
+from pydantic.fields import FieldInfo
 
 from megatron_r1.config.tree import KeyPath
 
@@ -25,6 +26,15 @@ class Place:
 
 def as_section(annotation: Any) -> type[BaseModel] | None:
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def field_of(section: type[BaseModel], key: str) -> FieldInfo | None:
+    """The field that a key sets, by its name or another that is read for it."""
+    for name, field in section.model_fields.items():
+        alias = field.validation_alias
+        if key == name or (isinstance(alias, AliasChoices) and key in alias.choices):
+            return field
+    return None
 
 
 def place_of(schema: type[BaseModel], loc: Sequence[str | int]) -> Place:
@@ -87,7 +97,7 @@ def _tags(section: type[BaseModel]) -> list[str]:
 def _inner(annotation: Any, step: str | int) -> Any:
     section = as_section(annotation)
     if section:
-        field = section.model_fields.get(str(step))
+        field = field_of(section, str(step))
         return field.annotation if field else None
     arguments = get_args(annotation)
     if not arguments:

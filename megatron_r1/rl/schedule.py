@@ -7,11 +7,12 @@ Updates are counted from 0; "after n updates" means before update n.
 
 from hashlib import blake2b
 from itertools import pairwise
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model_validator
 
 from megatron_r1.config.section import Section
+from megatron_r1.config.spelling import schedule
 
 
 class LengthSchedule(Section):
@@ -37,6 +38,12 @@ class LengthSchedule(Section):
     def at(self, update: int) -> int:
         """The limit in force after `update` updates."""
         return self.steps[max(start for start in self.steps if start <= update)]
+
+
+Lengths = Annotated[
+    LengthSchedule,
+    BeforeValidator(schedule, json_schema_input_type=PositiveInt | dict[int, PositiveInt] | LengthSchedule),
+]
 
 
 def reference_is_due(*, before: int, after: int, every: int | None) -> bool:

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 
 from megatron_r1 import registry
 from megatron_r1.config.section import Section
+from megatron_r1.config.spelling import SAMPLES_OR_GROUP_SIZE, MaxNewTokens
 from megatron_r1.data.mixture import Mixture, build_mixture
 from megatron_r1.data.sources.arithmetic import is_full_chain
 from megatron_r1.errors import DataError
@@ -66,13 +67,13 @@ class Evaluation(Section):
     """The sources of the questions, by a name of your choice."""
     questions: int = Field(default=256, ge=1)
     """Held-out questions; where the data holds fewer, each of them once."""
-    samples: int = Field(default=1, ge=1)
+    samples: int = Field(default=1, ge=1, validation_alias=SAMPLES_OR_GROUP_SIZE)
     """Samples a question (k)."""
     temperature: float = Field(default=0.6, ge=0)
     """The paper: 0.6; 0 takes the most likely token."""
     top_p: float = Field(default=0.95, gt=0, le=1)
     """The paper: 0.95."""
-    max_new_tokens: int = Field(default=32768, ge=1)
+    max_new_tokens: MaxNewTokens = 32768
     """The longest answer; the paper: 32768."""
     force_think: bool = False
     """Begin every answer with <think>, as the paper's evaluation does."""

@@ -11,11 +11,12 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from megatron_r1.config.spelling import SAMPLES_OR_GROUP_SIZE
 from megatron_r1.rl.advantage import Normalise
 from megatron_r1.rl.aggregate import Aggregation, token_weights
 from megatron_r1.rl.filters import Group, GroupFilter, collect_groups
 from megatron_r1.rl.loss import GrpoLoss
-from megatron_r1.rl.schedule import LengthSchedule, reference_is_due
+from megatron_r1.rl.schedule import Lengths, LengthSchedule, reference_is_due
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.demand import Demand
 from megatron_r1.stages.evaluation import EvaluateEvery, Sources, evaluate
@@ -55,8 +56,8 @@ class Grpo(TrainingStage):
     """Rollouts; each makes `updates` updates."""
     questions: int = Field(ge=1)
     """Questions a step, over all replicas. R1: 512 (8,192 outputs)."""
-    group_size: int = Field(ge=2)
-    """Outputs a question. R1: 16."""
+    group_size: int = Field(ge=2, validation_alias=SAMPLES_OR_GROUP_SIZE)
+    """Outputs a question, written `samples`; `group_size` is read as well. R1: 16."""
     updates: int = Field(default=1, ge=1)
     """Mini-batches that a step's outputs are split into, one update each. R1: 16."""
     inner_epochs: int = Field(default=1, ge=1)
@@ -79,8 +80,8 @@ class Grpo(TrainingStage):
     routing_replay: bool = False
     """Train with the experts that the rollout chose for each token (R3, 2510.11370; DeepSeek-V3.2, "keep
     routing"). The reference keeps routes of its own."""
-    max_new_tokens: LengthSchedule = LengthSchedule()
-    """The longest output, by update. R1-Zero: 32768, from update 8,200 on 65536."""
+    max_new_tokens: Lengths = LengthSchedule()
+    """The longest output: a number, or one by update. R1-Zero: {0: 32768, 8200: 65536}."""
     loss: GrpoLoss = GrpoLoss()
     """The policy loss."""
     aggregation: Aggregation = "sequence_mean"

@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 
 from megatron_r1.config.section import Section
+from megatron_r1.config.spelling import MaxNewTokens
 from megatron_r1.data.mixture import build_mixture
 from megatron_r1.rewards.preference import summary_of
 from megatron_r1.rl.preference import correlation
@@ -35,7 +36,7 @@ class Watch(Section):
     """Steps between two looks; the first comes before any update, the last at the end."""
     questions: int = Field(default=128, ge=2)
     """Prompts, one response each; where the data holds fewer, each of them once."""
-    max_new_tokens: int = Field(default=8192, ge=1)
+    max_new_tokens: MaxNewTokens = 8192
     """The longest response."""
     temperature: float = Field(default=0.6, ge=0)
     """Of the responses."""

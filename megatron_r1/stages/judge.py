@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from megatron_r1 import registry
 from megatron_r1.config.section import Section
+from megatron_r1.config.spelling import MaxNewTokens
 from megatron_r1.curation.pairs import ASKS, Judged, judged, orders
 from megatron_r1.errors import DataError
 from megatron_r1.rewards.answer import after_thinking
@@ -44,7 +45,7 @@ class JudgeOptions(Section):
 
     model: str | None = None
     """The earlier stage whose model judges; null: the weights of this stage."""
-    max_new_tokens: int = Field(default=4096, ge=1)
+    max_new_tokens: MaxNewTokens = 4096
     """The longest answer, reasoning included."""
     max_prompt_tokens: int = Field(default=24576, ge=1)
     """What makes a longer question is not asked, and has no verdict."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from pydantic import Field
 
+from megatron_r1.config.spelling import SAMPLES_OR_GROUP_SIZE, MaxNewTokens
 from megatron_r1.data.mixture import build_mixture, replica_range
 from megatron_r1.data.tokenizer import Tokenizer
 from megatron_r1.errors import ConfigError
@@ -41,11 +42,11 @@ class OnPolicyDistillation(TrainingStage):
     """The earlier stage whose model is the teacher, of any family; its vocabulary must be the student's."""
     questions: int = Field(ge=1)
     """Questions a step, over all replicas."""
-    samples: int = Field(default=1, ge=1)
+    samples: int = Field(default=1, ge=1, validation_alias=SAMPLES_OR_GROUP_SIZE)
     """Samples a question."""
     temperature: float = Field(default=1.0, gt=0)
     """Of sampling, and of both models' log-probs."""
-    max_new_tokens: int = Field(default=32768, ge=1)
+    max_new_tokens: MaxNewTokens = 32768
     """The longest sample."""
     evaluate: EvaluateEvery | None = None
     """Held-out questions during training; null: none."""

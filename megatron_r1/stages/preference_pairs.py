@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from megatron_r1.config.spelling import MaxNewTokens
 from megatron_r1.curation.pairs import ASKS, MARGIN, TOLERANCE, Judged, unbalanced
 from megatron_r1.curation.shards import CANDIDATES, Workshop, num_whole, shares
 from megatron_r1.data.mixture import build_mixture, replica_range
@@ -52,7 +53,7 @@ class PreferencePairs(StageConfig):
     """Prompts sampled and judged together, over all replicas; an interruption costs one shard."""
     temperature: float = Field(default=1.0, gt=0)
     """Of sampling."""
-    max_new_tokens: int = Field(default=8192, ge=1)
+    max_new_tokens: MaxNewTokens = 8192
     """The longest response."""
     judge: JudgeOptions = JudgeOptions()
     """Who compares the responses' summaries."""

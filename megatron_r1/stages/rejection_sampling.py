@@ -19,6 +19,7 @@ from pydantic import Field
 
 from megatron_r1 import registry
 from megatron_r1.config.section import Section
+from megatron_r1.config.spelling import SAMPLES_OR_GROUP_SIZE, MaxNewTokens
 from megatron_r1.curation.candidate import Provenance, Screen, published
 from megatron_r1.curation.card import Card
 from megatron_r1.curation.contamination import NGRAM, EvaluationText
@@ -66,7 +67,7 @@ class RejectionSampling(StageConfig):
     """The sources of the prompts by domain; their weights are their shares."""
     prompts: int = Field(ge=1)
     """Prompts in all; with restyle at most as many as there are lines."""
-    samples: int = Field(ge=1)
+    samples: int = Field(ge=1, validation_alias=SAMPLES_OR_GROUP_SIZE)
     """Samples a prompt."""
     prompts_a_shard: int = Field(default=256, ge=1)
     """Prompts sampled together, over all replicas; an interruption costs one or two shards."""
@@ -74,7 +75,7 @@ class RejectionSampling(StageConfig):
     """Of sampling; the paper's cold start: 1."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Of sampling."""
-    max_new_tokens: int = Field(default=32768, ge=1)
+    max_new_tokens: MaxNewTokens = 32768
     """The longest response."""
     graders: Graders = Graders.model_validate({"accuracy": {}})  # type: ignore[valid-type]
     """What says whether a sample is right, in this order: the first that can grade it decides."""
