@@ -246,11 +246,13 @@ def _no_room(ranks: int, degrees: dict[str, int]) -> str:
 
 def _tensor_problems(layout: Layout, shape: ModelShape) -> list[str]:
     tensor, groups = layout.tensor, shape.num_query_groups
+    has_dense = not shape.num_experts or shape.num_dense_layers
     found = [
         f"tensor={tensor} does not divide {name}={size}; use {_divisors(size, tensor)}"
         for name, size in {
             "num_attention_heads": shape.num_attention_heads,
-            "ffn_hidden_size": shape.ffn_hidden_size,
+            "ffn_hidden_size": shape.ffn_hidden_size if has_dense else 0,
+            **shape.cut_by_tensor,
         }.items()
         if size % tensor
     ]

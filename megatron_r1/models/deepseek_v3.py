@@ -166,7 +166,16 @@ class DeepseekV3(FamilyConfig):
             moe_ffn_hidden_size=self.moe_ffn_hidden_size,
             num_dense_layers=self.num_dense_layers,
             num_mtp_layers=self.mtp_layers,
+            cut_by_tensor={name: size for name, size in self._cut_by_tensor().items() if size},
         )
+
+    def _cut_by_tensor(self) -> dict[str, int]:
+        return {
+            "q_lora_rank": self.q_lora_rank or 0,
+            "kv_lora_rank + qk_pos_emb_head_dim": self.kv_lora_rank + self.qk_pos_emb_head_dim,
+            "num_shared_experts x moe_ffn_hidden_size": self.num_shared_experts * self.moe_ffn_hidden_size,
+            "hidden_size": self.hidden_size if self.mtp_layers else 0,  # of MTP's projection
+        }
 
     def transformer_config(self) -> dict[str, Any]:
         """Arguments of megatron-core's MLATransformerConfig."""

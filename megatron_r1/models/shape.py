@@ -3,7 +3,8 @@
 No torch and no Megatron here: checking a configuration takes no longer than reading it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field
@@ -39,6 +40,7 @@ class ModelShape:
     moe_ffn_hidden_size: int = 0  # of one routed expert
     num_dense_layers: int = 0  # before the first layer with experts
     num_mtp_layers: int = 0
+    cut_by_tensor: Mapping[str, int] = field(default_factory=dict)  # more sizes, by their keys
 
 
 # Far above any model that there is: what is larger is a mistake, and a plan of it would take all memory.

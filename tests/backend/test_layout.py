@@ -113,6 +113,32 @@ def test_all_problems_come_at_once():
     assert len(problems(layout, MOE)) == 5
 
 
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"q_lora_rank": 9}, "q_lora_rank=9; use 1"),
+        ({"kv_lora_rank": 17}, "kv_lora_rank + qk_pos_emb_head_dim=25; use 1"),
+        ({"moe_ffn_hidden_size": 3}, "num_shared_experts x moe_ffn_hidden_size=3; use 1"),
+        ({"hidden_size": 63}, "hidden_size=63; use 1"),
+    ],
+)
+def test_the_parts_of_deepseek_v3_that_tensor_ranks_share_divide(changes, what):
+    from megatron_r1.models.deepseek_v3 import DeepseekV3
+    from tests.backend.scenarios.models import V3
+
+    found = problems(Layout(ranks=2, tensor=2), DeepseekV3(**{**V3, **changes}).shape())
+    assert found == [f"layout: tensor=2 does not divide {what}"]
+    assert problems(Layout(ranks=2, expert=2), DeepseekV3(**{**V3, **changes}).shape()) == []
+
+
+def test_a_width_that_no_layer_has_need_not_divide():
+    from megatron_r1.models.deepseek_v3 import DeepseekV3
+    from tests.backend.scenarios.models import V3
+
+    shape = DeepseekV3(**{**V3, "num_dense_layers": 0, "ffn_hidden_size": 15}).shape()
+    assert problems(Layout(ranks=2, tensor=2), shape) == []
+
+
 def test_fewer_key_value_heads_than_tensor_ranks_are_shared():
     assert problems(Layout(ranks=4, tensor=4), DENSE) == []
 
