@@ -8,10 +8,12 @@ from typing import Any
 
 import megatron.core.inference.communication_utils as communication_utils
 import megatron.core.models.gpt.gpt_model as gpt_model
+import megatron.core.tensor_parallel.mappings as mappings
 import megatron.core.tensor_parallel.random as tp_random
 import megatron.core.transformer.moe.token_dispatcher as token_dispatcher
 import megatron.core.transformer.multi_token_prediction as multi_token_prediction
 import torch
+import torch.distributed as dist
 from megatron.core.transformer.mla_qk_norm_config import QKNormConfigResolver
 from torch import Tensor
 
@@ -23,6 +25,8 @@ def apply() -> None:
     QKNormConfigResolver._mla_fused_linear_or_default = _no_norm_before_a_full_query
     if not torch.cuda.is_available():
         token_dispatcher.maybe_move_tensor_to_cpu = _split_sizes_on_host
+        mappings._gather_along_first_dim = _gather_uneven
+        mappings._reduce_scatter_along_first_dim = _reduce_scatter_uneven
         # communication_utils.py:31 asserts that what the engine sends through a pipeline is on a GPU
         communication_utils._is_cuda = lambda tensor: None
         if not hasattr(tp_random, "FP8GlobalStateManager"):
@@ -64,6 +68,36 @@ def _no_norm_before_a_full_query(self: QKNormConfigResolver, module_spec: Any, m
 # plain numbers only; numpy serves both that and the splits under expert tensor parallelism.
 def _split_sizes_on_host(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
     return tensor.numpy() if as_numpy and isinstance(tensor, Tensor) else tensor
+
+
+# mappings.py:154 gathers and :197 reduces pieces of unequal sizes, as an expert's tokens are with expert and
+# expert_tensor above 1; gloo takes equal sizes only.
+_gather_upstream = mappings._gather_along_first_dim
+_reduce_scatter_upstream = mappings._reduce_scatter_along_first_dim
+
+
+def _gather_uneven(
+    piece: Tensor, group: Any, output_split_sizes: list[int] | None = None, use_global_buffer: bool = False
+) -> Tensor:
+    """piece: [own size, ...] of each rank -> [sum of the sizes, ...] on all."""
+    if output_split_sizes is None or group.size() == 1:
+        return _gather_upstream(piece, group, output_split_sizes, use_global_buffer)
+    padded = piece.new_zeros(max(output_split_sizes), *piece.shape[1:])
+    padded[: len(piece)] = piece
+    pieces = [torch.empty_like(padded) for _ in output_split_sizes]
+    dist.all_gather(pieces, padded, group=group)
+    return torch.cat([one[:size] for one, size in zip(pieces, output_split_sizes, strict=True)])
+
+
+def _reduce_scatter_uneven(
+    whole: Tensor, group: Any, input_split_sizes: list[int] | None = None, use_global_buffer: bool = False
+) -> Tensor:
+    """whole: [sum of the sizes, ...] of each rank -> [own size, ...] of the ranks' sum."""
+    if input_split_sizes is None or group.size() == 1:
+        return _reduce_scatter_upstream(whole, group, input_split_sizes, use_global_buffer)
+    total = whole.contiguous().clone()
+    dist.all_reduce(total, group=group)
+    return total.split(input_split_sizes)[group.rank()].contiguous()
 
 
 class _NoFP8:

@@ -22,6 +22,7 @@ TWO = {
 FOUR = {
     "tp2_pp2": {"tensor": 2, "pipeline": 2},
     "ep2_pp2": {"expert": 2, "pipeline": 2},
+    "tp2_etp2_ep2": {"tensor": 2, "expert_tensor": 2, "expert": 2},
     "tp2_ep2_pp2": {"tensor": 2, "expert": 2, "pipeline": 2},
     "ep2_dp4": {"expert": 2},
     "cp2_tp2": {"context": 2, "tensor": 2},
@@ -35,7 +36,7 @@ TRAINED_TWO = {
     "llama": ("dp2", "tp2", "pp2_vpp2", "cp2"),
     "qwen3_moe_trained": ("dp2", "ep2", "tp2", "tp2_etp2", "tp2_ep2", "pp2", "pp2_vpp2", "cp2"),
 }
-TRAINED_FOUR = {"qwen3_moe_trained": ("tp2_ep2_pp2", "cp2_tp2", "ep2_pp2_vpp2")}
+TRAINED_FOUR = {"qwen3_moe_trained": ("tp2_etp2_ep2", "tp2_ep2_pp2", "cp2_tp2", "ep2_pp2_vpp2")}
 INITIAL_TWO = {"v3": ("tp2", "ep2", "tp2_etp2", "pp2_vpp2"), "qwen2": ("tp2", "pp2")}
 BF16_TWO = ("dp2", "tp2", "pp2", "ep2")
 BESIDE_TWO = {"expert": 2, "overlap_experts": True}
