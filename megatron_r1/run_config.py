@@ -285,8 +285,17 @@ def _bad_inits(loaded: config.Loaded[Any]) -> Iterator[Finding]:
         if init is None or init in earlier or (init.startswith(HF) and init != HF):
             continue
         message = _not_earlier(init, earlier, later=names[number:])
-        hint = "" if init in names else " (or hf:PATH, or null for random weights)"
+        hint = "" if init in names else _other_origins(init)
         yield loaded.finding(("stages", name, "init"), message + hint)
+
+
+def _other_origins(init: str) -> str:
+    """What `init` may be besides a stage; the line to write, where it looks like a model's name or a path."""
+    if "/" not in init:
+        return " (or hf:PATH, or null for random weights)"
+    folder = init if init.startswith((".", "/", "~")) else f"models/{init.rsplit('/', 1)[-1]}"
+    fetched = "" if folder == init else f" after `hf download {init} --local-dir {folder}`"
+    return f"; for weights in Hugging Face's files write init: hf:{folder}{fetched}"
 
 
 def _bad_sources(loaded: config.Loaded[Any]) -> Iterator[Finding]:

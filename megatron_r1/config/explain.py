@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from megatron_r1.config import line_to_write
 from megatron_r1.config.place import Place, as_section, field_of, members_of, place_of
 from megatron_r1.config.spelling import same_as
 from megatron_r1.config.tree import MAX_SHOWN, Finding, KeyPath, Position, Tree
@@ -52,6 +53,14 @@ def explain(error: ValidationError, schema: type[BaseModel], tree: Tree) -> list
     findings: list[Finding] = []
     suggested: set[KeyPath] = set()
     for problem in _chosen(problems, depth=0):
+        flat = _flat_data(problem, tree)
+        if flat is not None:
+            given = tree.value
+            for key in flat:
+                given = given[key]
+            found = Finding(position_of(tree, flat), flat, line_to_write.of_flat("data", given))
+            findings += [] if found in findings else [found]
+            continue
         if problem.kind == "extra_forbidden":
             message, meant = _unknown_key(problem, schema, tree)
             suggested |= {meant} if meant else set()
@@ -152,7 +161,29 @@ def _message(problem: _Problem, schema: type[BaseModel], tree: Tree) -> str:
         return f"must be {expected}, got {shown(value)}{_meant_word(value, _literals(problem))}"
     if details["loc"][-1] == "[key]":
         return f"the key must be {expected}, got {shown(value)}"
+    if expected == "a mapping":
+        return f"must be a mapping, got {shown(value)}{_mapping_to_write(problem, value)}"
     return f"must be {expected}, got {shown(value)}{_remedy(expected, value)}"
+
+
+def _mapping_to_write(problem: _Problem, value: Any) -> str:
+    key = str(problem.place.path[-1]) if problem.place.path else ""
+    if isinstance(value, list):
+        return line_to_write.of_list(key, value)
+    if key == "data" and isinstance(value, str):
+        return line_to_write.of_path(key, value)
+    return ""
+
+
+def _flat_data(problem: _Problem, tree: Tree) -> KeyPath | None:
+    """The keys of a `data` that is one source without a name, of which pydantic finds every key wrong."""
+    path = problem.place.path
+    if len(path) < 2 or path[-2] != "data" or _expected(problem) != "a mapping":
+        return None
+    given = tree.value
+    for key in path[:-1]:
+        given = given[key]
+    return path[:-1] if isinstance(given, dict) and isinstance(given.get("source"), str) else None
 
 
 def _expected(problem: _Problem) -> str:
