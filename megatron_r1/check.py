@@ -1,8 +1,9 @@
 """What can be known of a run without running it: every mistake at once, or a report to read before the start.
 
 Beyond what the loader checks: the layout against the model, each stage's own rules, names that must exist,
-and files that must be there: every value under a key called `path`, and every value that begins with hf:.
-For a run that is meant for another machine, the files can be left out.
+files that must be there (every value under a key called `path`, and every value that begins with hf:), and
+the first lines of the data (check_data.py). For a run that is meant for another machine, the files can be
+left out.
 """
 
 import os
@@ -18,6 +19,7 @@ from megatron_r1 import registry
 from megatron_r1.backend import layout as layouts
 from megatron_r1.backend import rollout_precision
 from megatron_r1.backend.precision import pack_multiple
+from megatron_r1.check_data import data_findings
 from megatron_r1.config import Loaded, refuse
 from megatron_r1.config.explain import near
 from megatron_r1.config.tree import Finding, KeyPath
@@ -35,14 +37,17 @@ Rows = list[tuple[str, str]]
 Planner = Callable[[], Plan | None]
 
 
-def check(config_path: Path, *, overrides: Sequence[str] = (), files: bool = True) -> str:
+def check(
+    config_path: Path, *, overrides: Sequence[str] = (), files: bool = True, data: bool = False
+) -> str:
     """The report of a run that can start. ConfigError lists every finding, one a line.
 
-    files: whether the files that the run names must be here and fit.
+    files: whether the files that the run names must be here and fit. data: read all lines of JSONL files, not
+    the first of each.
     """
     loaded = read_run(config_path, overrides=overrides)
     planned = planner(loaded.value)
-    refuse(findings(loaded, files=files, planned=planned))
+    refuse(findings(loaded, files=files, data=data, planned=planned))
     return report(loaded.value, planned)
 
 
@@ -52,17 +57,20 @@ def planner(run: RunConfig) -> Planner:
 
 
 def findings(
-    loaded: Loaded[RunConfig], *, files: bool = True, planned: Planner | None = None
+    loaded: Loaded[RunConfig], *, files: bool = True, data: bool = False, planned: Planner | None = None
 ) -> Iterator[Finding]:
-    """Everything that would stop the run; files: as in `check`."""
+    """Everything that would stop the run; files, data: as in `check`."""
     run = loaded.value
     bad = list(bad_references(loaded))
     yield from bad
-    yield from _unknown_names(loaded)
+    unknown = list(_unknown_names(loaded))
+    yield from unknown
     missing = list(_missing_files(loaded)) if files else []
     yield from missing
     if files and not missing and not bad:
         yield from _unfit_weights(loaded)
+        if not unknown:
+            yield from data_findings(loaded, whole=data)
     for owner, model in _models(run):
         impossible = [f"model.{text}" for text in model.problems()]
         yield from (_finding(loaded, owner, text) for text in impossible)

@@ -32,7 +32,7 @@ def run(args: Namespace) -> int:
 def check(args: Namespace) -> int:
     from megatron_r1.check import check as check_config
 
-    print(check_config(args.conf, overrides=args.overrides, files=args.files))
+    print(check_config(args.conf, overrides=args.overrides, files=args.files, data=args.data))
     return 0
 
 
@@ -251,6 +251,8 @@ def build_parser() -> ArgumentParser:
     _add_config(command)
     command.add_argument("--no-files", dest="files", action="store_false",
                          help="the weights and data that CONF names are on another machine")  # fmt: skip
+    command.add_argument("--data", action="store_true",
+                         help="read all lines of the data, not the first 100 of each file")  # fmt: skip
 
     command = add(plan, "say what CONF needs of its GPUs: memory by phase, links, FLOPs, hours",
                   example="conf/r1_zero_671b.yaml --hardware h200")  # fmt: skip

@@ -145,7 +145,7 @@ def test_our_own_mistake_keeps_its_traceback(stub):
 
 
 def test_check_prints_the_report(stub, capsys):
-    stub("megatron_r1.check", check=lambda path, *, overrides, files: f"{path} {overrides} {files}")
+    stub("megatron_r1.check", check=lambda path, *, overrides, files, data: f"{path} {overrides} {files}")
     assert cli.main(["check", "a.yaml", "x=1"]) == 0
     assert capsys.readouterr().out == "a.yaml ['x=1'] True\n"
 

@@ -104,7 +104,11 @@ def test_a_student_is_its_published_base_with_the_papers_rate_and_fits(name, tmp
         check(path)
     write_headers(tmp_path / "models" / base, config)
     (tmp_path / "data" / "r1_800k").mkdir(parents=True)
-    report = check(path)
+    with pytest.raises(ConfigError) as error:  # the weights fit; of tokenizer and data there is nothing
+        check(path)
+    assert "tokenizer.json: no such file" in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+    report = check(path, files=False)
     assert f"sft, from hf:models/{base}" in report
     assert "warnings\n  layout" in report  # nothing but the cores of this machine
     assert "needs" not in report.split("warnings")[1]
@@ -121,7 +125,9 @@ def test_one_node_holds_the_whole_chain_of_the_16b_mixture(tmp_path, monkeypatch
     write_headers(tmp_path / "models" / "Moonlight-16B-A3B", MOONLIGHT)
     (tmp_path / "data" / "rl").mkdir(parents=True)
     (tmp_path / "data" / "rl" / "math.jsonl").touch()
-    assert "from hf:models/Moonlight-16B-A3B" in check(CONF / "r1_moe_16b.yaml")
+    with pytest.raises(ConfigError, match=r"^\S+: tokenizer: \S+: no such file[^\n]*$"):
+        check(CONF / "r1_moe_16b.yaml")
+    assert "from hf:models/Moonlight-16B-A3B" in check(CONF / "r1_moe_16b.yaml", files=False)
     run = load_run(CONF / "r1_moe_16b.yaml").value
     found = make_plan(run, "h100")
     assert (run.layout.ranks, found.misfits(), found.unplanned) == (8, [], [])

@@ -38,6 +38,8 @@ LAYERS = (
         "plan",
         "report",
         "check",
+        "check_data",
+        "data_uses",
         "doctor",
     },
     {"cli"},

@@ -12,6 +12,7 @@ order, given by the seed.
 import json
 import os
 from array import array
+from collections.abc import Callable
 from dataclasses import astuple, fields
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +27,7 @@ from megatron_r1.data.split import Split, content_id, split_of
 from megatron_r1.errors import DataError
 from megatron_r1.types import Document, Message, Prompt
 
+Line = dict[str, Any]
 MAX_REPORTED = 20  # bad lines listed in one error
 
 
@@ -56,13 +58,55 @@ class Jsonl(Section):
 SOURCE = Jsonl
 
 
+class LineReader:
+    """What a checked line says, as the section reads it. DataError without file and line."""
+
+    def __init__(self, config: Jsonl) -> None:
+        self._config = config
+
+    def prompt(self, line: Line) -> Prompt:
+        messages = _messages(line)
+        if not messages or messages[-1].role != "user":
+            raise DataError("a document; prompts end with the user's message")
+        return self._prompt(line, messages)
+
+    def question(self, line: Line) -> Prompt:
+        """The prompt without the answer that it may end with."""
+        return self._prompt(line, _asked(_messages(line)))
+
+    def _prompt(self, line: Line, messages: tuple[Message, ...]) -> Prompt:
+        if "reference" not in line:
+            raise DataError('a prompt needs a "reference" to be graded against')
+        return Prompt(
+            id=_line_id(line),
+            messages=messages,
+            reference=line["reference"],
+            task=line.get("task", self._config.task),
+            language=line.get("language", self._config.language),
+            metadata=line.get("metadata", {}),
+        )
+
+    def document(self, line: Line) -> Document:
+        language = line.get("language", self._config.language)
+        if "text" in line:
+            return Document((), line["text"], language)
+        messages = _messages(line)
+        if messages[-1].role != "assistant":
+            raise DataError("a prompt; documents end with the assistant's message")
+        return Document(messages[:-1], messages[-1].content, language)
+
+    def side(self, line: Line) -> Split:
+        """Where held_out: tenth puts it."""
+        return split_of(_content_id(line))
+
+
 class JsonlSource:
     """The lines of one side of the split."""
 
     def __init__(self, config: Jsonl, *, seed: int, split: Split) -> None:
-        self._config = config
+        self._config, self._reader = config, LineReader(config)
         self._seed = seed
-        _check_side(config, split)
+        check_side(config, split)
         self._paths = data_files(Path(config.path))
         self._files: list[int] = []
         self._owners = array("L")  # which file a line is in
@@ -78,41 +122,23 @@ class JsonlSource:
             os.close(file)
 
     def prompt(self, index: int) -> Prompt:
-        place, line = self._line(index)
-        messages = _messages(line)
-        if not messages or messages[-1].role != "user":
-            raise DataError(f"{place}: a document; prompts end with the user's message")
-        return self._prompt(place, line, messages)
+        return self._read(index, self._reader.prompt)
 
     def question(self, index: int) -> Prompt:
         """The prompt of a line, without the answer that it may end with."""
-        place, line = self._line(index)
-        messages = _messages(line)
-        return self._prompt(place, line, _asked(messages))
-
-    def _prompt(self, place: str, line: dict[str, Any], messages: tuple[Message, ...]) -> Prompt:
-        if "reference" not in line:
-            raise DataError(f'{place}: a prompt needs a "reference" to be graded against')
-        return Prompt(
-            id=_line_id(line),
-            messages=messages,
-            reference=line["reference"],
-            task=line.get("task", self._config.task),
-            language=line.get("language", self._config.language),
-            metadata=line.get("metadata", {}),
-        )
+        return self._read(index, self._reader.question)
 
     def document(self, index: int) -> Document:
-        place, line = self._line(index)
-        language = line.get("language", self._config.language)
-        if "text" in line:
-            return Document((), line["text"], language)
-        messages = _messages(line)
-        if messages[-1].role != "assistant":
-            raise DataError(f"{place}: a prompt; documents end with the assistant's message")
-        return Document(messages[:-1], messages[-1].content, language)
+        return self._read(index, self._reader.document)
 
-    def _line(self, index: int) -> tuple[str, dict[str, Any]]:
+    def _read[T](self, index: int, read: Callable[[Line], T]) -> T:
+        place, line = self._line(index)
+        try:
+            return read(line)
+        except DataError as error:
+            raise DataError(f"{place}: {error}") from None
+
+    def _line(self, index: int) -> tuple[str, Line]:
         """A line with where it stands, for messages."""
         epoch, place = divmod(index, self.size)
         row = int(self._order(epoch)[place]) if self._config.shuffle else place
@@ -136,7 +162,7 @@ class JsonlSource:
                     if problem:
                         num_bad += 1
                         problems += [f"{path}:{place.number}: {problem}"][: MAX_REPORTED - len(problems)]
-                    elif split is None or split_of(_content_id(line)) == split:
+                    elif split is None or self._reader.side(line) == split:
                         self._keep(owner, place)
         if num_bad:
             more = f"\n... {num_bad} bad lines in all" if num_bad > len(problems) else ""
@@ -148,7 +174,8 @@ class JsonlSource:
             column.append(value)
 
 
-def _check_side(config: Jsonl, split: Split) -> None:
+def check_side(config: Jsonl, split: Split) -> None:
+    """DataError where the file was not declared to have that side."""
     if split == "train" and config.held_out == "all":
         raise DataError(f"{config.path}: held_out: all keeps this file from training; train on another one")
     if split == "held_out" and config.held_out == "none":
@@ -158,7 +185,7 @@ def _check_side(config: Jsonl, split: Split) -> None:
         )
 
 
-def _content_id(line: dict[str, Any]) -> str:
+def _content_id(line: Line) -> str:
     """Hash of the question alone, so that all answers to it stay on one side."""
     if "text" in line:
         return content_id(line["text"])
@@ -166,7 +193,7 @@ def _content_id(line: dict[str, Any]) -> str:
     return content_id(json.dumps([m["content"] for m in asked], ensure_ascii=False))
 
 
-def _line_id(line: dict[str, Any]) -> str:
+def _line_id(line: Line) -> str:
     """The hash of the question, and behind it the id that the line brings."""
     own, brought = _content_id(line), str(line.get("id", ""))
     return brought if brought.startswith(own) else f"{own}-{brought}" if brought else own
@@ -181,7 +208,7 @@ def _empty(paths: list[Path], split: Split) -> str:
     )
 
 
-def _messages(line: dict[str, Any]) -> tuple[Message, ...]:
+def _messages(line: Line) -> tuple[Message, ...]:
     return tuple(Message(m["role"], m["content"]) for m in line.get("messages", ()))
 
 
