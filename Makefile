@@ -3,6 +3,7 @@
 .PHONY: help setup demo test test-fast gpu nemo lock clean
 
 VENV := .venv/bin
+WORKERS := -n 2 --dist loadgroup
 
 help:  ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
@@ -17,12 +18,12 @@ test: setup  ## everything that runs without a GPU
 	@scripts/system_packages.sh
 	$(VENV)/ruff check
 	$(VENV)/pyright
-	$(VENV)/python -m pytest
+	$(VENV)/python -m pytest $(WORKERS)
 
 test-fast: setup  ## ruff, pyright and the unit tests, under two minutes
 	$(VENV)/ruff check
 	$(VENV)/pyright
-	$(VENV)/python -m pytest -m "not slow"
+	$(VENV)/python -m pytest $(WORKERS) -m "not slow"
 
 gpu: setup  ## the tests and benchmarks that need CUDA
 	@scripts/gpu.sh

@@ -87,7 +87,8 @@ def test_programs_are_graded_and_the_audit_says_why(one: Path) -> None:
 
 def test_the_reward_models_are_in_the_lineage(one: Path) -> None:
     artifact = json.loads((one / "all" / "artifact.json").read_text())
-    assert artifact["inputs"].keys() == {"zero", "helpful", "harmless"}
+    general = str(one.parent / "data" / "general.jsonl")
+    assert artifact["inputs"].keys() == {"zero", "helpful", "harmless", "tokenizer.model", general}
 
 
 @pytest.mark.parametrize("stage", ["helpful", "harmless", "all"])

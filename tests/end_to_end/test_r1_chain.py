@@ -33,7 +33,12 @@ def whole(tmp_path_factory) -> Path:
 
 def test_lineage_names_weights_and_data(whole):
     inputs = {name: list(artifact(whole, name)["inputs"]) for name in ("rejection", "sft", "distilled")}
-    assert inputs == {"rejection": ["zero"], "sft": ["base", "rejection"], "distilled": ["rejection"]}
+    kept = "rejection/data/shard_00000.jsonl"
+    assert inputs == {
+        "rejection": ["zero", "tokenizer.model"],
+        "sft": ["base", "rejection", "tokenizer.model", kept],
+        "distilled": ["rejection", "tokenizer.model", kept],
+    }
     rejection = artifact(whole, "rejection")
     assert rejection["checkpoint"] is None
     assert list(rejection["outputs"]) == ["data/shard_00000.jsonl"]
@@ -60,7 +65,7 @@ def test_a_student_comes_near_to_a_teacher_of_another_family_on_its_own_samples(
     steps = metrics(whole / "on_policy")
     first, last = (sum(line["train/kl"] for line in part) / 4 for part in (steps[:4], steps[-4:]))
     assert last < 0.7 * first
-    assert artifact(whole, "on_policy")["inputs"].keys() == {"distilled", "zero"}
+    assert artifact(whole, "on_policy")["inputs"].keys() == {"distilled", "zero", "tokenizer.model"}
     assert max(line["rollout/drift"] for line in steps) < 1.001  # sampler and trainer are one model
 
 

@@ -47,7 +47,7 @@ def holds() -> str:
         return (
             "No control group is lent here, so the nearest bounds hold: CPU time, memory and processes of a "
             "program are looked at every 20 ms. Start the run in one to have the kernel hold them: "
-            "`systemd-run --user --scope -p Delegate=yes megatron-r1 train ...`"
+            "`systemd-run --user --scope -p Delegate=yes megatron-r1 run ...`"
         )
     rest = "" if where.memory and where.processes else "; what is not named is looked at every 20 ms"
     return f"The kernel holds a program's {where}{rest}."
