@@ -19,7 +19,6 @@ from megatron_r1 import registry
 from megatron_r1.backend import layout as layouts
 from megatron_r1.backend import rollout_precision
 from megatron_r1.backend.precision import pack_multiple
-from megatron_r1.check_data import data_findings
 from megatron_r1.config import Loaded, refuse
 from megatron_r1.config.explain import near
 from megatron_r1.config.tree import Finding, KeyPath
@@ -70,6 +69,9 @@ def findings(
     if files and not missing and not bad:
         yield from _unfit_weights(loaded)
         if not unknown:
+            # it imports kinds of stages, which settles what can be configured: plug-ins come first
+            from megatron_r1.check_data import data_findings
+
             yield from data_findings(loaded, whole=data)
     for owner, model in _models(run):
         impossible = [f"model.{text}" for text in model.problems()]

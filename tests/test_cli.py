@@ -49,6 +49,17 @@ def test_check_starts_no_megatron_and_says_nothing_but_its_report():
     assert done.stderr == ""
 
 
+def test_commands_leave_room_for_plug_ins_until_they_have_read_the_configuration():
+    code = (
+        "import megatron_r1.check, megatron_r1.launch.local, megatron_r1.launch.slurm.submit\n"
+        "import megatron_r1.pipeline\n"
+        "from megatron_r1.registry import families, rewards, sources, stages\n"
+        "print([known.cache_info().currsize for known in (families, rewards, sources, stages)])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "[0, 0, 0, 0]"
+
+
 @pytest.mark.parametrize(
     "command", ["run", "check", "plan", "submit", "status", "logs", "cancel", "schema", "report", "doctor"]
 )

@@ -29,7 +29,7 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(hf_one):
 
 
 def test_a_damaged_checkpoint_is_not_exported(hf_one):
-    assert "the file is cut, take another checkpoint" in hf_one["refused"]["damaged"]
+    assert " were written; take another checkpoint" in hf_one["refused"]["damaged"]
     assert hf_one["refused"]["out"] == []
 
 
