@@ -17,11 +17,13 @@ demo: setup  ## R1-Zero from a tiny base to its report, on a CPU
 test: setup  ## everything that runs without a GPU
 	@scripts/system_packages.sh
 	$(VENV)/ruff check
+	$(VENV)/ruff format --check --quiet
 	$(VENV)/pyright
 	$(VENV)/python -m pytest $(WORKERS)
 
 test-fast: setup  ## ruff, pyright and the unit tests, under two minutes
 	$(VENV)/ruff check
+	$(VENV)/ruff format --check --quiet
 	$(VENV)/pyright
 	$(VENV)/python -m pytest $(WORKERS) -m "not slow"
 

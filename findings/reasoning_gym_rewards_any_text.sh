@@ -4,7 +4,7 @@
 # Expected: score_answer is 1.0 for right answers only (the package trains models by reinforcement).
 # Seen: game_of_life_halting pays 1.0 for any text where the answer is False, coin_flip for "0" whatever the
 # probability is, puzzle24 for any expression that is 24, of the given numbers or not.
-# megatron_r1 tries wrong answers on a family before it trains on it (data/sources/gym.py).
+# megatron_r1 tries wrong answers on a family before it trains on it (gym/trial.py).
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -5,7 +5,7 @@
 # Seen: the questions are the same, the answers are not: the search walks a set of strings, whose order depends
 # on PYTHONHASHSEED, which Python draws anew for each process. Ranks, and a resumed run, would write different
 # references under the same id, and a fingerprint of the data never agrees.
-# megatron_r1 tries families in processes of different hash seeds (data/sources/gym.py).
+# megatron_r1 refuses word_ladder, and tries all families in processes of other hash seeds (gym/trial.py).
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

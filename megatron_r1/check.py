@@ -36,9 +36,7 @@ Rows = list[tuple[str, str]]
 Planner = Callable[[], Plan | None]
 
 
-def check(
-    config_path: Path, *, overrides: Sequence[str] = (), files: bool = True, data: bool = False
-) -> str:
+def check(config_path: Path, *, overrides: Sequence[str] = (), files: bool = True, data: bool = False) -> str:
     """The report of a run that can start. ConfigError lists every finding, one a line.
 
     files: whether the files that the run names must be here and fit. data: read all lines of JSONL files, not

@@ -43,7 +43,12 @@ def render(
 ) -> str:  # fmt: skip
     slurm = Slurm.model_validate_json(json.dumps(YAML(typ="safe").load(text)))
     return StageScript(
-        run="toy", stage=stage, run_dir=Path(run_dir), directory=Path(directory), ranks=ranks, slurm=slurm,
+        run="toy",
+        stage=stage,
+        run_dir=Path(run_dir),
+        directory=Path(directory),
+        ranks=ranks,
+        slurm=slurm,
         commit="abc",
     ).render()
 
@@ -130,7 +135,7 @@ def _lines(script: str, *starts: str) -> str:
         ("environment: {RUN: /tmp}", "RUN is the job script's own"),
         ("environment: {MASTER_ADDR: localhost}", "MASTER_ADDR is the job script's own"),
         ("environment: {É: x}", "is no name of an environment variable"),
-        ("environment: {A: \"x\\ny\"}", "must be one line"),
+        ('environment: {A: "x\\ny"}', "must be one line"),
         ("time: '٣٠'", "must look like 30"),
         ("time: 1:2:3", "must look like 30"),
         ("time: 999999999-00", "must be at most 100000 days"),
