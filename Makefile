@@ -3,7 +3,6 @@
 .PHONY: help setup demo test test-fast gpu nemo lock clean
 
 VENV := .venv/bin
-WORKERS := -n 2 --dist loadgroup
 
 help:  ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
@@ -19,13 +18,13 @@ test: setup  ## everything that runs without a GPU
 	$(VENV)/ruff check
 	$(VENV)/ruff format --check --quiet
 	$(VENV)/pyright
-	$(VENV)/python -m pytest $(WORKERS)
+	$(VENV)/python -m pytest
 
 test-fast: setup  ## ruff, pyright and the unit tests, under two minutes
 	$(VENV)/ruff check
 	$(VENV)/ruff format --check --quiet
 	$(VENV)/pyright
-	$(VENV)/python -m pytest $(WORKERS) -m "not slow"
+	$(VENV)/python -m pytest -m "not slow"
 
 gpu: setup  ## the tests and benchmarks that need CUDA
 	@scripts/gpu.sh
