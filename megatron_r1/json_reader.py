@@ -42,12 +42,17 @@ def parse_json(text: bytes | str) -> Any:
     return value
 
 
-def read_json_object(path: Path, *, error: type[R1Error], remedy: str) -> dict[str, Any]:
-    """The object that a JSON file holds. Raises `error` with the path, what is wrong, and the remedy."""
+def read_json(path: Path, *, error: type[R1Error], remedy: str) -> Any:
+    """The value that a JSON file holds. Raises `error` with the path, what is wrong, and the remedy."""
     try:
-        content = parse_json(read_bytes(path, error=error, remedy=remedy))
+        return parse_json(read_bytes(path, error=error, remedy=remedy))
     except NotJson as problem:
         raise error(f"{path}: not JSON: {problem}; {remedy}") from None
+
+
+def read_json_object(path: Path, *, error: type[R1Error], remedy: str) -> dict[str, Any]:
+    """The same of a file that has to hold an object."""
+    content = read_json(path, error=error, remedy=remedy)
     if not isinstance(content, dict):
         raise error(f"{path}: a JSON object is needed, not {kind_of(content)}; {remedy}")
     return content

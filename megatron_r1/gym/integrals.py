@@ -13,7 +13,7 @@ import ast
 import re
 from typing import Any
 
-from megatron_r1.gym.values import parsed
+from megatron_r1.gym.values import OPERATORS, parsed
 
 FUNCTIONS = frozenset(
     ["sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos", "atan", "acot", "sinh", "cosh", "tanh",
@@ -126,19 +126,11 @@ def _named(name: str, names: re.Pattern[str]) -> Any:
 
 
 def _joined(op: ast.operator, a: Any, b: Any) -> Any:
-    match op:
-        case ast.Add():
-            return a + b
-        case ast.Sub():
-            return a - b
-        case ast.Mult():
-            return a * b
-        case ast.Div():
-            return a / b
-        case ast.Pow() if not b.is_number or abs(b) <= MAX_POWER:
-            return a**b
-        case _:
-            raise NotReadable
+    if type(op) in OPERATORS:
+        return OPERATORS[type(op)](a, b)
+    if isinstance(op, ast.Pow) and (not b.is_number or abs(b) <= MAX_POWER):
+        return a**b
+    raise NotReadable
 
 
 def _refuse() -> Any:

@@ -5,11 +5,20 @@ with a second one beside it is no number.
 """
 
 import ast
+import operator
 import re
+from collections.abc import Callable, Mapping
 from fractions import Fraction
+from typing import Any
 
 MAX_CHARS = 2000
 MAX_EXPONENT = 400  # of ten
+OPERATORS: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
 _SIGNS = str.maketrans({"\u2212": "-", "\u2013": "-", "\u00d7": "*", "\u00f7": "/", "\u00b7": "*"})
 _NUMBER = re.compile(
     r"(?P<sign>[-+]?)\s*\$?(?P<whole>[0-9]{1,3}(?:,[0-9]{3})+|[0-9]*)(?:\.(?P<decimals>[0-9]*))?"
@@ -76,16 +85,8 @@ def _value(node: ast.expr, used: list[int]) -> Fraction:
             return _value(operand, used)
         case ast.BinOp(left=left, op=op, right=right):
             a, b = _value(left, used), _value(right, used)
-            match op:
-                case ast.Add():
-                    return a + b
-                case ast.Sub():
-                    return a - b
-                case ast.Mult():
-                    return a * b
-                case ast.Div():
-                    return a / b
-                case _:
-                    raise ValueError("an operator that is none of + - * /")
+            if type(op) not in OPERATORS:
+                raise ValueError("an operator that is none of + - * /")
+            return OPERATORS[type(op)](a, b)
         case _:
             raise ValueError("no arithmetic of whole numbers")

@@ -5,8 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from megatron_r1.errors import DataError
-from megatron_r1.json_reader import NotJson, parse_json, record_of
-from megatron_r1.regular_file import read_bytes
+from megatron_r1.json_reader import read_json, record_of
 
 FOLDER, NAME = "slurm", "jobs.json"
 
@@ -39,10 +38,7 @@ def read(run_dir: Path) -> dict[str, Submitted]:
     if not path.exists():
         return {}
     remedy = "remove the file; cancel jobs that still wait with scancel"
-    try:
-        found = parse_json(read_bytes(path, error=DataError, remedy=remedy))
-    except NotJson as error:
-        raise DataError(f"{path}: not JSON: {error}; {remedy}") from None
+    found = read_json(path, error=DataError, remedy=remedy)
     if not isinstance(found, list):
         raise DataError(f"{path}: a list of jobs is needed, not a {type(found).__name__}; {remedy}")
     known = [record_of(Submitted, one, where=str(path), error=DataError, remedy=remedy) for one in found]
