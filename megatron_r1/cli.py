@@ -257,7 +257,7 @@ def build_parser() -> ArgumentParser:
     command = add(plan, "say what CONF needs of its GPUs: memory by phase, links, FLOPs, hours",
                   example="conf/r1_zero_671b.yaml --hardware h200")  # fmt: skip
     _add_config(command)
-    command.add_argument("--hardware", metavar="NAME", help="a file in conf/hardware/ (else plan.hardware)")
+    command.add_argument("--hardware", metavar="NAME", help="e.g. h100, or a YAML file (else plan.hardware)")
     command.add_argument("--suggest", type=int, metavar="GPUS", help="the five best layouts of so many GPUs")
 
     command = add(submit, "put CONF's stages into the queue of a SLURM cluster, one job a stage",

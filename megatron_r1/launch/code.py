@@ -1,16 +1,25 @@
-"""Which code a run was made with: the commit, and the changes that no commit holds."""
+"""Which code a run was made with: the commit and the changes that none holds, or the installed version."""
 
 import subprocess
+import sysconfig
 from pathlib import Path
+
+from megatron_r1 import __version__
 
 REPOSITORY = Path(__file__).parents[2]
 
 
+def is_installed() -> bool:
+    """Whether this package lies in the interpreter's site-packages, where the interpreter finds it itself."""
+    folders = {Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")}
+    return REPOSITORY.resolve() in folders
+
+
 def commit() -> str:
-    """The commit of this code, with `+changes` if files differ from it; "unknown" outside of git."""
+    """The commit of this code, with `+changes` if files differ from it; outside of git the version."""
     found = _git("rev-parse", "HEAD")
     if found is None:
-        return "unknown"
+        return f"megatron-r1 {__version__}"
     return f"{found.strip()}{'+changes' if _git('diff', '--quiet', 'HEAD') is None else ''}"
 
 
@@ -24,9 +33,13 @@ def keep(directory: Path) -> None:
 
 
 def _git(*words: str) -> str | None:
-    """The output, or None: no git, no repository, or a command that says no."""
+    """The output, or None: no git, a command that says no, or a repository that doesn't hold this file.
+
+    The last is a project with its environment inside: its commit says nothing about this code.
+    """
+    here = ["git", "-C", str(REPOSITORY)]
     try:
-        done = subprocess.run(["git", "-C", str(REPOSITORY), *words], capture_output=True, text=True)
-    except FileNotFoundError:
+        subprocess.run([*here, "ls-files", "--error-unmatch", __file__], capture_output=True, check=True)
+        return subprocess.run([*here, *words], capture_output=True, text=True, check=True).stdout
+    except (FileNotFoundError, subprocess.CalledProcessError):
         return None
-    return done.stdout if done.returncode == 0 else None

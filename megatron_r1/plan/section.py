@@ -9,7 +9,7 @@ class PlanConfig(Section):
     """`check` and `submit` plan a run whose hardware is named here; `megatron-r1 plan` plans any."""
 
     hardware: str | None = None
-    """The GPU, by the name of its file in conf/hardware; null: no plan."""
+    """The GPU: a100, b200, h100, h200, h800, or the path of a YAML file of your own; null: no plan."""
     refuse: bool = True
     """Whether a run that does not fit is an error; false: a warning."""
     prompt_tokens: int = Field(default=1024, ge=0)

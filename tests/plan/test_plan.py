@@ -7,7 +7,7 @@ import pytest
 from megatron_r1.backend.layout import Layout, even_split, problems
 from megatron_r1.backend.shards import Shard
 from megatron_r1.errors import ConfigError
-from megatron_r1.plan.hardware import load_hardware, names
+from megatron_r1.plan.hardware import FOLDER, load_hardware, names
 from megatron_r1.plan.plan import make_plan, plan
 from megatron_r1.plan.text import report
 from megatron_r1.run_config import load_run
@@ -136,6 +136,14 @@ def test_hardware_is_known_by_its_file_and_names_its_source():
     assert all(load_hardware(name).source for name in names())
     with pytest.raises(ConfigError, match="no 'h10'; did you mean h100"):
         load_hardware("h10")
+
+
+def test_hardware_of_ones_own_is_a_file_named_by_its_path(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text((FOLDER / "h100.yaml").read_text().replace("memory_gib: 79.6", "memory_gib: 95"))
+    assert load_hardware(str(mine)).memory_gib == 95
+    with pytest.raises(ConfigError, match=r"none\.yaml: no such file"):
+        load_hardware(str(tmp_path / "none.yaml"))
 
 
 @pytest.mark.slow

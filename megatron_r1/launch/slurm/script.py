@@ -1,4 +1,4 @@
-"""A stage's job script from its jinja2 template in slurm/: nothing that a person could not have written."""
+"""A stage's job script from the jinja2 template beside this file: what a person could have written."""
 
 import shlex
 import sys
@@ -15,7 +15,7 @@ from megatron_r1.launch import code
 from megatron_r1.launch.slurm import jobs
 from megatron_r1.launch.slurm.section import Slurm, StageJob
 
-TEMPLATE = code.REPOSITORY / "slurm" / "stage.sbatch.jinja"
+TEMPLATE = Path(__file__).with_name("stage.sbatch.jinja")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,7 @@ class StageScript:
             "run": self.run,
             "stage": self.stage,
             "commit": self.commit,
-            "repository": str(code.REPOSITORY),
+            "repository": "" if code.is_installed() else str(code.REPOSITORY),
             "directory": str(self.directory),
             "run_dir": str(run_dir),
             "log": str(jobs.log_path(run_dir, self.stage)),

@@ -155,7 +155,7 @@ class Slurm(Section):
     container: Container | None = None
     """A container for the ranks; null: none."""
     template: Line | None = None
-    """A template of your own instead of slurm/stage.sbatch.jinja."""
+    """A template of your own instead of megatron_r1/launch/slurm/stage.sbatch.jinja."""
     stages: dict[str, StageJob] = Field(default_factory=dict)
     """What single stages ask for otherwise, by their names."""
 

@@ -209,6 +209,13 @@ def test_a_template_of_ones_own_is_used_and_its_mistakes_are_named(tmp_path):
             render(f"template: {tmp_path / name}")
 
 
+def test_the_sites_profile_that_the_docs_name_is_taken():
+    slurm = load_run(
+        REPOSITORY / "conf" / "tiny_zero.yaml", site=REPOSITORY / "slurm" / "site.yaml"
+    ).value.slurm
+    assert (slurm.partition, slurm.ranks_per_node, slurm.modules) == ("gpu", 8, ("cuda/12.8",))
+
+
 def test_a_sites_profile_lies_below_the_run(tmp_path):
     site, conf = tmp_path / "site.yaml", tmp_path / "micro.yaml"
     conf.write_text(MICRO.read_text() + "slurm: {partition: debug}\n")

@@ -1,4 +1,4 @@
-"""GPUs by name: one file each in conf/hardware/, with the source of every figure."""
+"""GPUs by name: one YAML file each in this folder, with the source of every figure; or a file of your own."""
 
 from functools import cache
 from pathlib import Path
@@ -10,7 +10,7 @@ from megatron_r1.config.explain import near
 from megatron_r1.config.section import Section
 from megatron_r1.errors import ConfigError
 
-FOLDER = Path(__file__).parents[2] / "conf" / "hardware"
+FOLDER = Path(__file__).parent
 
 
 class Hardware(Section):
@@ -48,9 +48,17 @@ def names() -> list[str]:
 
 @cache
 def load_hardware(name: str) -> Hardware:
-    """ConfigError names the kinds that there are."""
+    """A kind by its name, or a file of your own by its path, which ends in .yaml.
+
+    ConfigError names the kinds that there are.
+    """
+    if name.endswith(".yaml"):
+        return config.load(Path(name), Hardware).value
     if name not in names():
         meant = near(name, names())
         hint = f"did you mean {meant}?; " if meant else ""
-        raise ConfigError(f"hardware: no {name!r}; {hint}known are {', '.join(names())} (files in {FOLDER})")
+        raise ConfigError(
+            f"hardware: no {name!r}; {hint}known are {', '.join(names())} (files in {FOLDER}), "
+            "or name a file of your own, such as my_gpu.yaml"
+        )
     return config.load(FOLDER / f"{name}.yaml", Hardware).value
