@@ -30,6 +30,7 @@ class Prompt:
     task: the name of the verifier that grades it ("integer", "math", "gym:chain_sum", ...).
     language: the language that the answer is to be written in ("en", "zh", ...).
     source: the name of its source in the stage's data, which stands for its domain.
+    place: FILE:LINE of one that was read from a file.
     """
 
     id: str
@@ -39,6 +40,7 @@ class Prompt:
     language: str = "en"
     metadata: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
+    place: str = field(default="", compare=False)
 
     @property
     def question(self) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from megatron_r1.errors import GateError
 from megatron_r1.rewards.section import ELSEWHERE, Reward
-from megatron_r1.types import Completion, Score, Scored
+from megatron_r1.types import Completion, Prompt, Score, Scored
 
 
 def combine(completions: Sequence[Completion], rewards: Mapping[str, tuple[float, Reward]]) -> list[Scored]:
@@ -31,12 +31,24 @@ def columns_of(completions: Sequence[Completion], rewards: Mapping[str, Reward])
 def weigh(
     completions: Sequence[Completion], columns: Mapping[str, list[Score]], weights: Mapping[str, float]
 ) -> list[Scored]:
-    """The weighted sum of each completion's scores, with its parts."""
+    """The weighted sum of each completion's scores, with its parts.
+
+    The note of one that can't be graded says where its prompt was read.
+    """
     scored = []
     for i, completion in enumerate(completions):
-        parts = {name: column[i] for name, column in columns.items() if column[i] != ELSEWHERE}
+        parts = {
+            name: _placed(column[i], completion.prompt)
+            for name, column in columns.items()
+            if column[i] != ELSEWHERE
+        }
         scored.append(Scored(completion=completion, reward=_weighted_sum(parts, weights), parts=parts))
     return scored
+
+
+def _placed(score: Score, prompt: Prompt) -> Score:
+    unplaced = score.value is not None or not prompt.place
+    return score if unplaced else Score(None, f"{prompt.place}: {score.note}")
 
 
 def _weighted_sum(parts: Mapping[str, Score], weights: Mapping[str, float]) -> float | None:

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -34,6 +35,13 @@ def test_an_ungradable_part_leaves_no_reward_and_keeps_its_note():
     assert scored[1].reward is None
     assert scored[1].parts == {"accuracy": Score(None, "no gold"), "format": Score(1.0)}
     assert [s.reward is None for s in scored] == [False, True, False]
+
+
+def test_the_note_of_what_cannot_be_graded_says_where_its_prompt_was_read():
+    sample = completion("a")
+    placed = replace(sample, prompt=replace(sample.prompt, place="q.jsonl:7"))
+    [scored] = combine([placed], {"code": (1.0, Fixed(None)), "format": (1.0, Fixed(1.0))})
+    assert scored.parts == {"code": Score(None, "q.jsonl:7: no gold"), "format": Score(1.0)}
 
 
 def test_an_ungradable_part_of_weight_zero_still_leaves_no_reward():

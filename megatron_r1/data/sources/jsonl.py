@@ -13,7 +13,7 @@ import json
 import os
 from array import array
 from collections.abc import Callable
-from dataclasses import astuple, fields
+from dataclasses import astuple, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -122,19 +122,23 @@ class JsonlSource:
             os.close(file)
 
     def prompt(self, index: int) -> Prompt:
-        return self._read(index, self._reader.prompt)
+        return self._placed(index, self._reader.prompt)
 
     def question(self, index: int) -> Prompt:
         """The prompt of a line, without the answer that it may end with."""
-        return self._read(index, self._reader.question)
+        return self._placed(index, self._reader.question)
 
     def document(self, index: int) -> Document:
-        return self._read(index, self._reader.document)
+        return self._read(index, self._reader.document)[1]
 
-    def _read[T](self, index: int, read: Callable[[Line], T]) -> T:
+    def _placed(self, index: int, read: Callable[[Line], Prompt]) -> Prompt:
+        place, prompt = self._read(index, read)
+        return replace(prompt, place=place)
+
+    def _read[T](self, index: int, read: Callable[[Line], T]) -> tuple[str, T]:
         place, line = self._line(index)
         try:
-            return read(line)
+            return place, read(line)
         except DataError as error:
             raise DataError(f"{place}: {error}") from None
 

@@ -33,6 +33,7 @@ def test_a_line_becomes_a_prompt_with_its_own_task_or_the_files(tmp_path):
     assert (first.question, first.reference, first.task, first.language) == ("2+2?", "4", "math", "en")
     assert (second.question, second.task, second.language) == ("二加二?", "integer", "zh")
     assert second.metadata == {"a": 1}
+    assert (first.place, source.question(1).place) == (f"{path}:1", f"{path}:3")
     assert first.id != second.id
 
 
