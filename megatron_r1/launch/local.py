@@ -68,7 +68,7 @@ def _start_ranks(run_dir: Path, *, ranks: int, from_stage: str | None, profile: 
         ranks=ranks,
         log_dir=run_dir / "logs",
         env=_environment(ranks, from_stage=from_stage, profile=profile),
-        stacks=True,
+        handles_signals=True,
     )
 
 

@@ -29,22 +29,23 @@ def run_ranks(
     log_dir: Path,
     env: Mapping[str, str],
     grace_s: float = 10.0,
-    stacks: bool = False,
+    handles_signals: bool = False,
 ) -> int:
     """Run `command` once a rank and wait for all; returns 0 or the exit code of the rank to blame.
 
     env: the whole environment of the ranks; RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT are added.
     log_dir: rank<N>.log is appended to; rank 0's is copied to the standard output as well.
     grace_s: from the SIGTERM after a failure to the SIGKILL.
-    stacks: the command understands signals.STACKS_SIGNAL; survivors of a failure then log their stacks.
+    handles_signals: the command calls signals.install: it starts with them blocked until then, and survivors
+    of a failure log their stacks.
     Returns 128 + n if signal n ended the culprit, or if the user's second signal n ended the run.
     """
     log_dir.mkdir(parents=True, exist_ok=True)
     heartbeat.forget(log_dir)
     oom_kills_before = _oom_kills()
     with signals.collected() as received, Team(log_dir) as team:
-        team.start(command, ranks=ranks, env=env)
-        deaths = _supervise(team, received, grace_s=grace_s, stacks=stacks)
+        team.start(command, ranks=ranks, env=env, blocked=signals.RANK_SIGNALS if handles_signals else ())
+        deaths = _supervise(team, received, grace_s=grace_s, stacks=handles_signals)
     if len(received) > 1:
         return 128 + received[-1]
     blamed = verdict.culprit(deaths)

@@ -5,6 +5,10 @@ ends the process at once. SIGUSR1, which SLURM can send some minutes before the 
 flag: the SIGTERM that follows it must not cut a checkpoint short. SIGUSR2 writes the stacks of all threads
 to the rank's log, even while it is stuck in a collective.
 
+Until a rank has installed its handlers (Python takes a tenth of a second to start) every one of these would
+kill it without a word. So the launcher starts it with them blocked, and what came meanwhile counts when
+`install` unblocks them.
+
 A signal may reach the ranks a step apart, so those who poll must agree before they act on it (sum the flag
 over the ranks); else one rank leaves while the others wait for it.
 """
@@ -20,6 +24,7 @@ from types import FrameType
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 WARNING_SIGNAL = signal.SIGUSR1
 STACKS_SIGNAL = signal.SIGUSR2
+RANK_SIGNALS = frozenset((*STOP_SIGNALS, WARNING_SIGNAL, STACKS_SIGNAL))
 
 _stop = threading.Event()
 _stop_signals_seen = 0
@@ -32,6 +37,7 @@ def install() -> None:
     faulthandler.enable()
     faulthandler.register(STACKS_SIGNAL, all_threads=True)
     os.register_at_fork(after_in_child=_restore)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, RANK_SIGNALS)
 
 
 def ignore() -> None:

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +59,10 @@ class Team:
         for rank in self.running.values():
             rank.process.wait()
 
-    def start(self, command: Sequence[str], *, ranks: int, env: Mapping[str, str]) -> None:
+    def start(
+        self, command: Sequence[str], *, ranks: int, env: Mapping[str, str], blocked: Collection[int] = ()
+    ) -> None:
+        """Start the ranks. blocked: signals that wait until a rank unblocks them."""
         shared = {
             "PYTHONUNBUFFERED": "1",  # the last words of a killed rank must be in its log
             **env,
@@ -71,7 +74,9 @@ class Team:
         }
         # preexec_fn is only safe while there are no threads: start all, then watch.
         for rank in range(ranks):
-            self.running[rank] = _start(command, rank=rank, log_dir=self._log_dir, env=shared)
+            self.running[rank] = _start(
+                command, rank=rank, log_dir=self._log_dir, env=shared, blocked=blocked
+            )
         for rank in self.running.values():
             self._watchers.append(threading.Thread(target=self._watch, args=(rank,), daemon=True))
             self._watchers[-1].start()
@@ -125,7 +130,9 @@ class Team:
         self._deaths.put(rank.index)
 
 
-def _start(command: Sequence[str], *, rank: int, log_dir: Path, env: Mapping[str, str]) -> Rank:
+def _start(
+    command: Sequence[str], *, rank: int, log_dir: Path, env: Mapping[str, str], blocked: Collection[int]
+) -> Rank:
     path = log_dir / f"rank{rank}.log"
     with path.open("ab") as file:
         file.write(f"=== rank {rank}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
@@ -138,20 +145,22 @@ def _start(command: Sequence[str], *, rank: int, log_dir: Path, env: Mapping[str
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_die_with(os.getpid()),
+            preexec_fn=_before_exec(os.getpid(), blocked),
         )
     return Rank(index=rank, process=process, log_path=path, log_start=start)
 
 
-def _die_with(launcher: int) -> Callable[[], None]:
+def _before_exec(launcher: int, blocked: Collection[int]) -> Callable[[], None]:
+    """In the rank: it dies with the launcher, and the signals of `blocked` wait."""
     prctl = ctypes.CDLL(None, use_errno=True).prctl  # looked up here: little is safe between fork and exec
 
-    def set_death_signal() -> None:
+    def prepare() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
         prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
         if os.getppid() != launcher:  # it died before the call
             os._exit(1)
 
-    return set_death_signal
+    return prepare
 
 
 def _kill_group(rank: Rank) -> None:

@@ -109,6 +109,19 @@ def test_if_all_lost_their_peers_the_last_heartbeats_are_shown(script, tmp_path,
     assert "rank 0: stage zero, step 5" in caplog.messages[-1]
 
 
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
+def test_a_signal_before_the_handlers_are_there_waits_for_them(script, tmp_path, signum):
+    command = script(f"""
+        os.kill(os.getpid(), {int(signum)})  # as it may come while Python starts
+        from megatron_r1.launch import signals
+        signals.install()
+        print("stop", signals.stop_requested(), signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+    """)
+    assert run(command, tmp_path, ranks=1, handles_signals=True) == 0
+    last = (tmp_path / "logs/rank0.log").read_text().splitlines()[-1]
+    assert last == f"stop {signum != signal.SIGUSR2} set()"
+
+
 def test_survivors_log_where_they_were(script, tmp_path):
     command = script("""
         if RANK == 1:
@@ -122,7 +135,7 @@ def test_survivors_log_where_they_were(script, tmp_path):
             time.sleep(60)
         waiting_for_a_peer()
     """)
-    assert run(command, tmp_path, grace_s=0.5, stacks=True) == 3
+    assert run(command, tmp_path, grace_s=0.5, handles_signals=True) == 3
     assert "in waiting_for_a_peer" in (tmp_path / "logs/rank0.log").read_text()
 
 

@@ -25,7 +25,7 @@ def test_a_rank_that_hangs_ends_with_its_own_code_and_says_where(script, tmp_pat
     busy()
     """
     )
-    assert run_ranks(command, ranks=1, log_dir=tmp_path / "logs", env=os.environ, stacks=True) == 9
+    assert run_ranks(command, ranks=1, log_dir=tmp_path / "logs", env=os.environ, handles_signals=True) == 9
     message = caplog.messages[-1]
     assert "made no progress for 2 s (watchdog_s); stage zero, step 7; it hangs in busy (" in message
     assert "busy" in (tmp_path / "logs" / "rank0.stacks").read_text()
@@ -72,7 +72,7 @@ def test_of_two_ranks_the_one_that_is_in_no_collective_is_to_blame(script, tmp_p
                 time.sleep(60)
             torch.distributed.all_reduce(torch.ones(4))
     """)
-    assert run_ranks(command, ranks=2, log_dir=tmp_path / "logs", env=os.environ, stacks=True) == 9
+    assert run_ranks(command, ranks=2, log_dir=tmp_path / "logs", env=os.environ, handles_signals=True) == 9
     assert "error: rank 1 of 2 on " in caplog.messages[-1]
     assert "stage zero, step 20; it hangs in <module> (" in caplog.messages[-1]
     waiting = (tmp_path / "logs" / "rank0.log").read_text()
