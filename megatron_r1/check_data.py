@@ -11,6 +11,7 @@ from functools import cache
 from itertools import islice
 from pathlib import Path
 
+from megatron_r1.check_tasks import idle_rewards
 from megatron_r1.config import Loaded
 from megatron_r1.config.tree import Finding, Position
 from megatron_r1.data.json_lines import data_files, numbered_lines, parse_line
@@ -45,6 +46,7 @@ def data_findings(loaded: Loaded[RunConfig], *, whole: bool = False) -> Iterator
             if key not in seen:
                 seen.add(key)
                 yield finding
+    yield from idle_rewards(loaded, limit=None if whole else FIRST_LINES)
 
 
 def _of_use(loaded: Loaded[RunConfig], use: Use, limit: int | None) -> Iterator[Finding]:

@@ -155,7 +155,37 @@ def test_a_file_that_is_trained_on_whole_and_measured_on_is_named(found):
 def test_a_reward_of_other_tasks_is_not_asked_and_a_judge_decides_on_its_own(found):
     accuracy = {"accuracy": {"tasks": ["integer"]}, "format": {"tasks": ["open"]}}
     assert found({"z": stage("grpo", rewards=accuracy)}, [question(), question(task="open")]) == []
-    (finding,) = found({"z": stage("grpo", rewards=accuracy)}, [question(), question(task="other")])
+    lines = [question(), question(task="open"), question(task="other")]
+    (finding,) = found({"z": stage("grpo", rewards=accuracy)}, lines)
     assert "no reward judges the task 'other'" in finding
     judged = stage("rejection_sampling", judge={}, judged=["open"])
     assert found({"z": judged}, [question(), question(task="open")]) == []
+
+
+MATH = {"tasks": ["math", "gym:*"]}
+GOOD_RULE = {"accuracy": {}}
+IDLE = [
+    (stage("grpo", rewards={**GOOD_RULE, "format": MATH}), "rewards.format.tasks", "math, gym:*"),
+    (stage("grpo", rewards={**GOOD_RULE, "format": {"tasks": []}}), "rewards.format.tasks", "no task"),
+    (stage("rejection_sampling", graders={"language": MATH, **GOOD_RULE}), "graders.language.tasks", "math"),
+    (stage("rejection_sampling", judge={}, judged=["opne"]), "judged", "opne"),
+    (stage("evaluate", rewards={"format": MATH}), "evaluation.rewards.format.tasks", "math"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("one", "key", "patterns"), IDLE, ids=[key for _, key, _ in IDLE])
+def test_tasks_that_no_prompt_has_are_named(found, one, key, patterns):
+    (finding,) = found({"z": one}, [question(), question("compute 1 + 2", "3", task="number")])
+    assert f": stages.z.{key}: {patterns}" in finding
+    assert "matches no task of its prompts (integer, number)" in finding
+
+
+def test_tasks_of_made_prompts_are_known_and_those_of_a_long_file_only_when_it_is_read_whole(found):
+    made = stage("grpo", rewards={**GOOD_RULE, "format": {"tasks": ["integr"]}})
+    made["data"] = {"own": {"source": "arithmetic"}}
+    (finding,) = found({"z": made}, [])
+    assert "integr matches no task of its prompts (integer)" in finding
+    read = {"z": stage("grpo", rewards={**GOOD_RULE, "format": {"tasks": ["integr"]}})}
+    lines = [question(f"compute {i % 9} + 1", str(i % 9 + 1)) for i in range(101)]
+    assert found(read, lines) == []
+    assert len(found(read, lines, whole=True)) == 1

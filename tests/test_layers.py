@@ -39,6 +39,7 @@ LAYERS = (
         "report",
         "check",
         "check_data",
+        "check_tasks",
         "data_uses",
         "doctor",
     },

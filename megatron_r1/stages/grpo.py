@@ -37,7 +37,7 @@ from megatron_r1.stages.grpo_sequences import advantages_of, graded_sequences, i
 from megatron_r1.stages.grpo_watch import Watch, look
 from megatron_r1.stages.section import too_long
 from megatron_r1.stages.training import TrainingStage
-from megatron_r1.stages.ungraded import UngradedWatch, first_reason
+from megatron_r1.stages.ungraded import IdleRewards, UngradedWatch, first_reason
 from megatron_r1.step_profile import phase
 from megatron_r1.types import StepStats, TrainSequence
 
@@ -220,6 +220,7 @@ class _Training:
         self.guards = GuardWatch(stage.guards, context.state.get("guards", {}))
         before = context.state.get("ungraded", {})
         self.ungraded = UngradedWatch(context.name, stage.guards.patience, **before)
+        self.idle = IdleRewards(context.name, stage.guards.patience)
 
     def run(self) -> dict[str, float]:
         stage, context = self.stage, self.context
@@ -306,6 +307,12 @@ class _Training:
             "time/step_s": step_s,
         }
         self._require_graded(step, batch)
+        judged = [name for name in batch.rewards if f"train/reward_{name}" in metrics]
+        self.idle.look(
+            judged=judged,
+            idle=[name for name in batch.rewards if name not in judged],
+            last=step + 1 == self.stage.steps,
+        )
         self.guards.look(self.context.name, step + 1, metrics, batch.scored)
         return metrics
 

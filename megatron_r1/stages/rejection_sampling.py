@@ -116,6 +116,8 @@ class RejectionSampling(StageConfig):
             found.append("init: random weights have nothing to keep; name a stage or hf:PATH")
         if not self.chosen_graders() and self.judge is None:
             found.append("graders: none is set; give at least one, such as accuracy: {}")
+        if self.judge is None and "judged" in self.model_fields_set:
+            found.append("judged: there is no judge to decide on them; set judge: {} or leave judged out")
         if self.restyle is not None and any(source.source != "stage" for source in self.data.values()):
             found.append("data: restyle takes what an earlier stage kept; name {source: stage, stage: ...}")
         unknown = [name for name in self.quotas if name not in self.data]

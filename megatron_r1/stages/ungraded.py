@@ -5,7 +5,7 @@ wrong. Where all are, nothing is learnt, and the mean reward of no samples would
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from megatron_r1.errors import DataError
@@ -71,3 +71,27 @@ class UngradedWatch:
                 f"stage {self.stage}: in none of its {num_steps} {self.step_word}s could a sample be graded, "
                 f"so nothing was learnt: {self.reason}; {self.remedy}"
             )
+
+
+class IdleRewards:
+    """Warns once of each reward that judges nothing, while others do, for `patience` steps or a whole stage.
+
+    Its tasks match no prompt, or it can grade none; what is known before the start `check` refuses
+    (check_tasks.py).
+    """
+
+    def __init__(self, stage: str, patience: int) -> None:
+        self._stage, self._patience = stage, patience
+        self._counts: dict[str, int] = {}
+        self._warned: set[str] = set()
+
+    def look(self, *, judged: Collection[str], idle: Collection[str], last: bool) -> None:
+        """After a step: the rewards that judged something in it, and those that did not."""
+        self._counts = {name: self._counts.get(name, 0) + 1 for name in idle if judged}
+        for name, count in self._counts.items():
+            if name not in self._warned and (count >= self._patience or last):
+                self._warned.add(name)
+                log.warning(
+                    "stage %s: the reward %s judged nothing in the last %d steps, and %s did; see whether "
+                    "its tasks match the data", self._stage, name, count, ", ".join(judged),
+                )  # fmt: skip

@@ -6,7 +6,7 @@ import pytest
 
 from megatron_r1.errors import DataError, Interrupted
 from megatron_r1.stages.grpo import Grpo
-from megatron_r1.stages.ungraded import UngradedWatch
+from megatron_r1.stages.ungraded import IdleRewards, UngradedWatch
 from tests.stages.conftest import FakeJournal
 from tests.stages.fake_policy import FakePolicy, together
 
@@ -95,3 +95,18 @@ def test_a_graded_sample_begins_the_count_anew():
     watch.look(4, num_samples=0, num_ungraded=0, reason="")
     watch.finish(4)
     watch.finish(0)
+
+
+def test_a_reward_that_judges_nothing_beside_others_is_named_once(caplog):
+    watch = IdleRewards("zero", patience=2)
+    seen = [("format", "code"), ("format", ""), ("format", ""), ("format", ""), ("", "")]
+    for judged, other in seen:
+        names = [name for name in (judged, other) if name]
+        watch.look(judged=names, idle=[n for n in ("format", "code") if n not in names], last=False)
+    assert caplog.messages == [
+        "stage zero: the reward code judged nothing in the last 2 steps, and format did; see whether its "
+        "tasks match the data"
+    ]
+    watch = IdleRewards("zero", patience=20)
+    watch.look(judged=["format"], idle=["code"], last=True)
+    assert len(caplog.messages) == 2
