@@ -174,7 +174,7 @@ def warnings(run: RunConfig, planned: Planner | None = None) -> list[str]:
     for name, stage in run.stages.items():
         found += [f"stages.{name}: {text}" for text in stage.warnings(run.for_stage(name))]
         if isinstance(stage, TrainingStage):
-            found += [f"stages.{name}.{text}" for text in stage.optim.warnings()]
+            found += [f"stages.{name}.{text}" for text in stage.optim.warnings(stage.steps)]
     plan = None if run.plan.refuse else (planned or planner(run))()
     return found + ([] if plan is None else plan.misfits())
 

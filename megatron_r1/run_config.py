@@ -17,6 +17,7 @@ from megatron_r1.backend.layout import ENGINES_OF_MEGATRON, Layout
 from megatron_r1.config.explain import near, position_of
 from megatron_r1.config.line import Line
 from megatron_r1.config.section import Section
+from megatron_r1.config.spelling import LONGEST_S
 from megatron_r1.config.tree import Finding, Tree
 from megatron_r1.data.sources.stage import stage_outputs
 from megatron_r1.data.tokenizer import TokenizerConfig
@@ -77,7 +78,7 @@ class RunConfig(Section):
     """Python files of your own with a REWARD, SOURCE, FAMILY or STAGE, by path. `check`, `plan` and all ranks
     run them: name only files that you trust."""
 
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Decides weights, data order and samples; the same in every layout."""
 
     tokenizer: TokenizerConfig
@@ -155,10 +156,10 @@ class RunConfig(Section):
     pass. reward_models: theirs, those of judges and of a teacher, while they neither score nor sample. `plan`
     counts all. The result is the same to the bit."""
 
-    timeout_s: float = Field(default=1800.0, gt=0)
+    timeout_s: float = Field(default=1800.0, gt=0, le=LONGEST_S)
     """How long a rank waits for the others before it takes them for dead."""
 
-    watchdog_s: float | None = Field(default=None, gt=0)
+    watchdog_s: float | None = Field(default=None, gt=0, le=LONGEST_S)
     """How long a rank may take over one step, evaluations included, before it says where it hangs and ends
     the run (exit code 9). Set it well above the longest step, and below timeout_s; null: for ever."""
 

@@ -44,6 +44,24 @@ OPTIM = "stages.base.optim"
         ("layout.ranks=1000000000", "layout.ranks: must be at most 1048576"),
         ("layout.pipeline_split=Et*99999999999L", "stands for more than 100000 layers"),
         ("layout.pipeline_split=E(t*9999|)*9999L", "stands for more than 100000 layers"),
+        ("stages.zero.temperature=1e30", "stages.zero.temperature: must be at most 100.0, got 1e+30"),
+        ("stages.zero.temperature=1e-30", "stages.zero.temperature: must be at least 0.01, got 1e-30"),
+        ("stages.measure.evaluation.temperature=101", "temperature: must be at most 100.0, got 101"),
+        ("stages.measure.evaluation.temperature=1e-30", "must be 0, which takes the most likely token"),
+        ("stages.zero.loss.kl_coef=1e30", "loss.kl_coef: must be at most 1000.0, got 1e+30"),
+        ("stages.zero.rewards.format.weight=-1e300", "must be at least -1000000.0, got -1e+300"),
+        ("stages.zero.loss.sapo.temperature_positive=1e9", "must be at most 1000.0, got 1000000000.0"),
+        ("stages.zero.loss.vespo.k_negative=1e9", "must be at most 100.0"),
+        ("stages.zero.data.chains.weight=1e300", "must be at most 1000000000000000.0"),
+        ("stages.zero.steps=999999999999999", "stages.zero.steps: must be at most 1000000000, got"),
+        ("stages.zero.questions=999999999999999", "stages.zero.questions: must be at most 1000000000, got"),
+        ("stages.zero.samples=999999999999999", "must be at most 1000000000, got"),
+        ("stages.zero.tokens_per_pack=800000000000", "must be at most 67108864, got"),
+        ("timeout_s=1e300", "timeout_s: must be at most 100000000.0, got 1e+300"),
+        ("watchdog_s=1e300", "watchdog_s: must be at most 100000000.0, got 1e+300"),
+        ("slurm.warning_s=70000", "slurm.warning_s: must be at most 65535, got 70000"),
+        ("stages.zero.final={updates: 2}", "stages.zero.final: it adds neither data nor rewards"),
+        ("seed=-1", "seed: must be at least 0, got -1"),
         ("seed=99999999999999999999", "too large for an integer of 64 bits"),
         ("seed=0x" + "f" * 9000, "too large for an integer of 64 bits"),
         ('run_dir="a\\nb"', "run_dir: must be one line without control characters, got 'a\\nb'"),
@@ -70,3 +88,10 @@ def test_a_stage_can_t_have_the_name_of_a_directory_of_the_run(name, tmp_path):
 
 def test_a_rate_above_1_is_allowed_and_warned_of():
     assert "stages.base.optim.lr: 3e+06 moves every weight" in check(CONFIG, overrides=[f"{OPTIM}.lr=3e+6"])
+
+
+def test_a_warmup_that_the_stage_never_ends_is_warned_of():
+    steps = load_run(CONFIG).value.stages["base"].steps
+    words = f"stages.base.optim.warmup_steps: {steps + 1}, and the stage has {steps} steps"
+    assert words in check(CONFIG, overrides=[f"{OPTIM}.warmup_steps={steps + 1}"])
+    assert words not in check(CONFIG, overrides=[f"{OPTIM}.warmup_steps={steps}"])

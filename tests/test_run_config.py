@@ -84,7 +84,7 @@ def test_the_first_stage_has_no_earlier_one():
          "precision: must be one of fp32, bf16, fp8_delayed, fp8_current, fp8_blockwise, mxfp8, "),
         ("layout.tensr=2", "layout.tensr: unknown key; did you mean tensor?"),
         ("layout.ranks=0", "layout.ranks: must be at least 1, got 0"),
-        ("stages={}", "stages: must be a collection of at least 1, got {}"),
+        ("stages={}", "stages: must be at least 1 long, got {}"),
         ("name=a/b", "name: a name is letters, digits, _ and -, got 'a/b'"),
         ("stages.base={}", "stages.base.kind: missing; one of learn, ask"),
     ],

@@ -30,10 +30,11 @@ BOUNDS = {
     "greater_than": "greater than {gt}", "greater_than_equal": "at least {ge}",
     "less_than": "less than {lt}", "less_than_equal": "at most {le}",
     "multiple_of": "a multiple of {multiple_of}",
-    "too_short": "a collection of at least {min_length}", "string_too_short": "at least {min_length} long",
-    "too_long": "a collection of at most {max_length}", "string_too_long": "at most {max_length} long",
+    "too_short": "at least {min_length} long", "string_too_short": "at least {min_length} long",
+    "too_long": "at most {max_length} long", "string_too_long": "at most {max_length} long",
     "string_pattern_mismatch": "text that matches {pattern}",
 }  # fmt: skip
+TAGS = ("source", "kind", "family")  # keys that say which section of a union is meant
 WORDS_FOR_BOOL = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 
 
@@ -169,10 +170,28 @@ def _message(problem: _Problem, schema: type[BaseModel], tree: Tree) -> str:
 def _mapping_to_write(problem: _Problem, value: Any) -> str:
     key = str(problem.place.path[-1]) if problem.place.path else ""
     if isinstance(value, list):
-        return line_to_write.of_list(key, value)
+        return line_to_write.of_list(key, value, _wanted(problem))
     if key == "data" and isinstance(value, str):
         return line_to_write.of_path(key, value)
-    return ""
+    tag, kinds = _tag_of(members_of(problem.place.annotation))
+    return f"; write {key}: {{{tag}: {value}}}" if value in kinds else ""
+
+
+def _wanted(problem: _Problem) -> line_to_write.Wanted:
+    expected = members_of(problem.place.annotation)[0]
+    section = as_section(expected)
+    if section is not None:
+        return line_to_write.Wanted(names=section.model_fields)
+    tag, kinds = _tag_of(members_of(get_args(expected)[-1]) if get_args(expected) else [])
+    return line_to_write.Wanted(tag=tag, kinds=kinds)
+
+
+def _tag_of(sections: Sequence[Any]) -> tuple[str, list[str]]:
+    """The key that tells the sections of a union apart, and its values; "" where there is none."""
+    tag = next((key for key in TAGS if all(key in getattr(one, "model_fields", ()) for one in sections)), "")
+    if len(sections) < 2 or not tag:
+        return "", []
+    return tag, [value for one in sections for value in get_args(one.model_fields[tag].annotation)]
 
 
 def _flat_data(problem: _Problem, tree: Tree) -> KeyPath | None:

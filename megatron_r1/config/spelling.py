@@ -1,13 +1,17 @@
-"""Keys and forms that mean the same in several sections, written in one form and read in both.
+"""Keys and forms that mean the same in several sections, and the bounds of values that several have.
 
 Outputs a prompt are `samples` everywhere (`group_size` is the name that GRPO's papers have); the longest
-output is a number, and a mapping of updates to numbers where it changes.
+output is a number, and a mapping of updates to numbers where it changes. Each is written in one form and read
+in both.
+
+A bound stands where a value beyond it is certainly a slip: above a temperature of 100 every token is drawn
+alike, below 0.01 the likeliest one is.
 """
 
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AliasChoices, BeforeValidator, Field
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field
 
 SAMPLES, GROUP_SIZE = "samples", "group_size"
 LENGTHS = "max_new_tokens"
@@ -43,3 +47,21 @@ def _one_number(value: Any) -> Any:
 
 
 MaxNewTokens = Annotated[int, BeforeValidator(_one_number), Field(ge=1)]
+
+
+COLDEST, HOTTEST = 0.01, 100.0
+MOST_STEPS = 10**9  # a step a second is 30 years of them
+MOST_ITEMS = 10**9  # questions, documents, samples of one step
+MOST_TOKENS_PER_PACK = 2**26
+MOST_EPOCHS = 10**6
+LONGEST_S = 10**8  # three years, which the clocks of all libraries can hold
+
+
+def _greedy_or_warm(value: float) -> float:
+    if 0 < value < COLDEST:
+        raise ValueError(f"must be 0, which takes the most likely token, or at least {COLDEST}, got {value}")
+    return value
+
+
+Temperature = Annotated[float, Field(ge=COLDEST, le=HOTTEST)]
+TemperatureOrGreedy = Annotated[float, Field(ge=0, le=HOTTEST), AfterValidator(_greedy_or_warm)]

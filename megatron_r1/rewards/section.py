@@ -39,7 +39,7 @@ class OfTasks:
 class RewardConfig(Section):
     """One entry under `rewards:`."""
 
-    weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    weight: Annotated[float, Field(ge=-1e6, le=1e6)] = 1.0
     """Factor of this reward in the weighted sum."""
 
     tasks: list[str] | None = None

@@ -88,7 +88,7 @@ class GrpoLoss(Section):
     eq. 4. k3_weighted: times the token's ratio, which makes the gradient unbiased off-policy (DeepSeek-V3.2,
     2512.02556, eq. 7). k2: half the square. k1: its gradient is zero on average, so it holds nothing back."""
 
-    kl_coef: float = Field(default=0.001, ge=0)
+    kl_coef: float = Field(default=0.001, ge=0, le=1e3)
     """Weight of the KL term (R1: 0.001)."""
 
     rollout_correction: Literal["none", "truncate", "mask"] = "none"

@@ -24,10 +24,10 @@ LOWEST, HIGHEST = math.log(1e-8), 20.0
 class Sapo(Section):
     """Soft adaptive policy optimisation (2511.20347): how sharply the gate closes away from r = 1."""
 
-    temperature_positive: float = Field(default=1.0, gt=0)
+    temperature_positive: float = Field(default=1.0, ge=1e-3, le=1e3)
     """tau of tokens with a positive advantage."""
 
-    temperature_negative: float = Field(default=1.05, gt=0)
+    temperature_negative: float = Field(default=1.05, ge=1e-3, le=1e3)
     """tau of the others; above the positive one, since their gradients raise many tokens at once."""
 
 
@@ -35,16 +35,16 @@ class Vespo(Section):
     """Variational sequence-level soft policy optimisation (2602.10693): phi's constants by the advantage's
     sign. k: how fast outputs that became rarer lose weight; lambda: those that became more frequent."""
 
-    k_positive: float = Field(default=2.0, ge=0)
+    k_positive: float = Field(default=2.0, ge=0, le=100)
     """k of advantages of 0 and above."""
 
-    lambda_positive: float = Field(default=3.0, ge=1e-4)
+    lambda_positive: float = Field(default=3.0, ge=1e-4, le=100)
     """lambda of advantages of 0 and above."""
 
-    k_negative: float = Field(default=3.0, ge=0)
+    k_negative: float = Field(default=3.0, ge=0, le=100)
     """k of negative advantages."""
 
-    lambda_negative: float = Field(default=2.0, ge=1e-4)
+    lambda_negative: float = Field(default=2.0, ge=1e-4, le=100)
     """lambda of negative advantages."""
 
 

@@ -11,13 +11,13 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
 from megatron_r1 import registry
 from megatron_r1.config.section import Section
-from megatron_r1.config.spelling import SAMPLES_OR_GROUP_SIZE, MaxNewTokens
+from megatron_r1.config.spelling import MOST_ITEMS, SAMPLES_OR_GROUP_SIZE, MaxNewTokens, TemperatureOrGreedy
 from megatron_r1.data.mixture import Mixture, build_mixture
 from megatron_r1.data.sources.arithmetic import is_full_chain
 from megatron_r1.errors import DataError
@@ -48,7 +48,8 @@ WITH_ERROR = (  # metrics that get a standard error
 )  # fmt: skip
 MEASURED = ("eval/accuracy", "eval/reward_", "eval/score_")  # one of them at least, or nothing was measured
 FORM_ONLY = ("format", "language", "length")  # rewards that say nothing of whether an answer is right
-Sources = dict[str, registry.union(registry.sources(), "source")]  # type: ignore[misc]
+MoreSources = dict[str, registry.union(registry.sources(), "source")]  # type: ignore[misc]
+Sources = Annotated[MoreSources, Field(min_length=1)]
 
 
 class FewShot(Section):
@@ -65,11 +66,11 @@ class Evaluation(Section):
 
     data: Sources
     """The sources of the questions, by a name of your choice."""
-    questions: int = Field(default=256, ge=1)
+    questions: int = Field(default=256, ge=1, le=MOST_ITEMS)
     """Held-out questions; where the data holds fewer, each of them once."""
-    samples: int = Field(default=1, ge=1, validation_alias=SAMPLES_OR_GROUP_SIZE)
+    samples: int = Field(default=1, ge=1, le=MOST_ITEMS, validation_alias=SAMPLES_OR_GROUP_SIZE)
     """Samples a question (k)."""
-    temperature: float = Field(default=0.6, ge=0)
+    temperature: TemperatureOrGreedy = 0.6
     """The paper: 0.6; 0 takes the most likely token."""
     top_p: float = Field(default=0.95, gt=0, le=1)
     """The paper: 0.95."""

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from megatron_r1.config.spelling import SAMPLES_OR_GROUP_SIZE
+from megatron_r1.config.spelling import MOST_ITEMS, MOST_STEPS, SAMPLES_OR_GROUP_SIZE, Temperature
 from megatron_r1.rl.advantage import Normalise
 from megatron_r1.rl.aggregate import Aggregation, token_weights
 from megatron_r1.rl.filters import Group, GroupFilter, collect_groups
@@ -52,11 +52,11 @@ class Grpo(TrainingStage):
     """The rewards with their weights; the reward of an output is the weighted sum."""
     final: FinalPhase | None = None
     """What the last updates add: general prompts and preference rewards, as R1's last RL; null: nothing."""
-    steps: int = Field(ge=1)
+    steps: int = Field(ge=1, le=MOST_STEPS)
     """Rollouts; each makes `updates` updates."""
-    questions: int = Field(ge=1)
+    questions: int = Field(ge=1, le=MOST_ITEMS)
     """Questions a step, over all replicas. R1: 512 (8,192 outputs)."""
-    group_size: int = Field(ge=2, validation_alias=SAMPLES_OR_GROUP_SIZE)
+    group_size: int = Field(ge=2, le=MOST_ITEMS, validation_alias=SAMPLES_OR_GROUP_SIZE)
     """Outputs a question, written `samples`; `group_size` is read as well. R1: 16."""
     updates: int = Field(default=1, ge=1)
     """Mini-batches that a step's outputs are split into, one update each. R1: 16."""
@@ -72,7 +72,7 @@ class Grpo(TrainingStage):
     rewards_beside: bool = False
     """Rules judge complete groups while others are being sampled, in the rollout's own layout. Worth it where
     they wait for other processes (code, mathematics). The same rewards."""
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: Temperature = 1.0
     """Of the rollout, and of the log-probs in training. R1-Zero: 1; the last RL: 0.7."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Of the rollout; R1: 1. Below 1, training and the reference leave out the same tokens (DeepSeek-V3.2,

@@ -18,7 +18,7 @@ from megatron_r1.rewards.preference import PreferenceConfig
 from megatron_r1.rewards.section import Reward
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.domains import domains_of
-from megatron_r1.stages.evaluation import Sources
+from megatron_r1.stages.evaluation import MoreSources
 from megatron_r1.stages.grpo_beside import JudgedBeside
 from megatron_r1.stages.section import earlier_stages
 from megatron_r1.stages.text_scorer import PARTS
@@ -36,7 +36,7 @@ class FinalPhase(Section):
 
     updates: int = Field(ge=1)
     """How many updates, counted from the end. R1: 400 of 1,700."""
-    data: Sources = Field(default_factory=dict)
+    data: MoreSources = Field(default_factory=dict)
     """More sources of questions; their weights are shares of all, with those of `data`."""
     rewards: Rewards = Rewards()  # type: ignore[valid-type]
     """More rewards; one that `rewards` has too is replaced."""
@@ -69,6 +69,8 @@ def phase_problems(stage: "Grpo", run: "RunConfig") -> list[str]:
             f"final.updates: {stage.final.updates} is not between the {each} updates of a step and the "
             f"{stage.steps * each} of the stage; choose a multiple of {each} between them"
         )
+    if stage.final is not None and not stage.final.data and not chosen(stage.final.rewards):
+        found.append("final: it adds neither data nor rewards; name some, or leave final out")
     earlier = earlier_stages(stage, run)
     for name in [] if stage.watch is None else stage.watch.stages():
         if name not in earlier:

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 
 from megatron_r1.config.section import Section
-from megatron_r1.config.spelling import MaxNewTokens
+from megatron_r1.config.spelling import MaxNewTokens, TemperatureOrGreedy
 from megatron_r1.data.mixture import build_mixture
 from megatron_r1.rewards.preference import summary_of
 from megatron_r1.rl.preference import correlation
@@ -38,7 +38,7 @@ class Watch(Section):
     """Prompts, one response each; where the data holds fewer, each of them once."""
     max_new_tokens: MaxNewTokens = 8192
     """The longest response."""
-    temperature: float = Field(default=0.6, ge=0)
+    temperature: TemperatureOrGreedy = 0.6
     """Of the responses."""
     models: dict[str, str] = Field(default_factory=dict)
     """reward_model stages by a name of your choice: those in training, and one that is not trained on."""

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from megatron_r1 import registry
 from megatron_r1.config.section import Section
-from megatron_r1.config.spelling import MaxNewTokens
+from megatron_r1.config.spelling import MaxNewTokens, TemperatureOrGreedy
 from megatron_r1.curation.pairs import ASKS, Judged, judged, orders
 from megatron_r1.errors import DataError
 from megatron_r1.rewards.answer import after_thinking
@@ -49,7 +49,7 @@ class JudgeOptions(Section):
     """The longest answer, reasoning included."""
     max_prompt_tokens: int = Field(default=24576, ge=1)
     """What makes a longer question is not asked, and has no verdict."""
-    temperature: float = Field(default=0.6, ge=0)
+    temperature: TemperatureOrGreedy = 0.6
     """Of its answers."""
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from pydantic import Field
 
-from megatron_r1.config.spelling import SAMPLES_OR_GROUP_SIZE, MaxNewTokens
+from megatron_r1.config.spelling import MOST_ITEMS, SAMPLES_OR_GROUP_SIZE, MaxNewTokens, Temperature
 from megatron_r1.data.mixture import build_mixture, replica_range
 from megatron_r1.data.tokenizer import Tokenizer
 from megatron_r1.errors import ConfigError
@@ -40,11 +40,11 @@ class OnPolicyDistillation(TrainingStage):
     """The sources of the questions, by a name of your choice; their weights are their shares."""
     teacher: str
     """The earlier stage whose model is the teacher, of any family; its vocabulary must be the student's."""
-    questions: int = Field(ge=1)
+    questions: int = Field(ge=1, le=MOST_ITEMS)
     """Questions a step, over all replicas."""
-    samples: int = Field(default=1, ge=1, validation_alias=SAMPLES_OR_GROUP_SIZE)
+    samples: int = Field(default=1, ge=1, le=MOST_ITEMS, validation_alias=SAMPLES_OR_GROUP_SIZE)
     """Samples a question."""
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: Temperature = 1.0
     """Of sampling, and of both models' log-probs."""
     max_new_tokens: MaxNewTokens = 32768
     """The longest sample."""

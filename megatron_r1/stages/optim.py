@@ -35,11 +35,19 @@ class Optim(Section):
     clip_grad: float = Field(default=1.0, ge=SMALLEST, le=LARGEST)
     """Largest norm of the gradient."""
 
-    def warnings(self) -> list[str]:
-        """What will run but is likely not meant."""
-        if self.lr <= 1:
-            return []
-        return [f"optim.lr: {self.lr:g} moves every weight by more than 1 a step; write 3e-6 for 0.000003"]
+    def warnings(self, steps: int) -> list[str]:
+        """What will run but is likely not meant. steps: of the stage; 0: not known."""
+        found = []
+        if self.lr > 1:
+            found.append(
+                f"optim.lr: {self.lr:g} moves every weight by more than 1 a step; write 3e-6 for 0.000003"
+            )
+        if 0 < steps < self.warmup_steps:
+            found.append(
+                f"optim.warmup_steps: {self.warmup_steps}, and the stage has {steps} steps, so the rate "
+                f"never comes to {self.lr:g}; lower it"
+            )
+        return found
 
     def options(self) -> OptimizerOptions:
         return OptimizerOptions(

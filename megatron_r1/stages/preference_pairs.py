@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from megatron_r1.config.spelling import MaxNewTokens
+from megatron_r1.config.spelling import MOST_ITEMS, MaxNewTokens, Temperature
 from megatron_r1.curation.pairs import ASKS, MARGIN, TOLERANCE, Judged, unbalanced
 from megatron_r1.curation.shards import CANDIDATES, Workshop, num_whole, shares
 from megatron_r1.data.mixture import build_mixture, replica_range
@@ -47,11 +47,11 @@ class PreferencePairs(StageConfig):
     kind: Literal["preference_pairs"]
     data: Sources
     """The sources of the general prompts; their weights are their shares."""
-    prompts: int = Field(ge=1)
+    prompts: int = Field(ge=1, le=MOST_ITEMS)
     """Prompts in all; each gives one pair at most. R1 kept 66,000."""
     prompts_a_shard: int = Field(default=256, ge=1)
     """Prompts sampled and judged together, over all replicas; an interruption costs one shard."""
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: Temperature = 1.0
     """Of sampling."""
     max_new_tokens: MaxNewTokens = 8192
     """The longest response."""

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import Field, model_validator
 
 from megatron_r1.config.section import Section
+from megatron_r1.config.spelling import MOST_ITEMS, MOST_STEPS
 from megatron_r1.data.mixture import build_mixture, replica_range
 from megatron_r1.data.packing import train_sequence, windows
 from megatron_r1.errors import GateError
@@ -29,7 +30,7 @@ class Until(Section):
     """The value to reach."""
     every: int = Field(default=100, ge=1)
     """Evaluate every so many steps once `steps` are done."""
-    max_steps: int = Field(ge=1)
+    max_steps: int = Field(ge=1, le=MOST_STEPS)
     """Give up after so many steps in all, with an error: what follows would be built on sand."""
     evaluation: Evaluation
     """The held-out questions."""
@@ -41,7 +42,7 @@ class Pretrain(TrainingStage):
     kind: Literal["pretrain"]
     data: Sources
     """The sources of the documents, by a name of your choice; their weights are their shares."""
-    documents: int = Field(ge=1)
+    documents: int = Field(ge=1, le=MOST_ITEMS)
     """Documents a step, over all replicas."""
     sample_mask: bool = False
     """Keep documents from seeing each other. False: documents end to end in windows, as V3 pretrains."""

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from megatron_r1 import registry
 from megatron_r1.config.section import Section
-from megatron_r1.config.spelling import SAMPLES_OR_GROUP_SIZE, MaxNewTokens
+from megatron_r1.config.spelling import MOST_ITEMS, SAMPLES_OR_GROUP_SIZE, MaxNewTokens, Temperature
 from megatron_r1.curation.candidate import Provenance, Screen, published
 from megatron_r1.curation.card import Card
 from megatron_r1.curation.contamination import NGRAM, EvaluationText
@@ -53,7 +53,7 @@ class Decontaminate(Section):
 
     data: Sources
     """The sources of the evaluations; their held-out side is read."""
-    questions: int = Field(ge=1)
+    questions: int = Field(ge=1, le=MOST_ITEMS)
     """How many of them: at least as many as the evaluations ask."""
     ngram: int = Field(default=NGRAM, ge=2)
     """Words in a row that may not be shared. R1: 10."""
@@ -65,13 +65,13 @@ class RejectionSampling(StageConfig):
     kind: Literal["rejection_sampling"]
     data: Sources
     """The sources of the prompts by domain; their weights are their shares."""
-    prompts: int = Field(ge=1)
+    prompts: int = Field(ge=1, le=MOST_ITEMS)
     """Prompts in all; with restyle at most as many as there are lines."""
-    samples: int = Field(ge=1, validation_alias=SAMPLES_OR_GROUP_SIZE)
+    samples: int = Field(ge=1, le=MOST_ITEMS, validation_alias=SAMPLES_OR_GROUP_SIZE)
     """Samples a prompt."""
     prompts_a_shard: int = Field(default=256, ge=1)
     """Prompts sampled together, over all replicas; an interruption costs one or two shards."""
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: Temperature = 1.0
     """Of sampling; the paper's cold start: 1."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Of sampling."""

@@ -13,6 +13,7 @@ import torch
 from pydantic import Field, model_validator
 
 from megatron_r1.config.section import Section
+from megatron_r1.config.spelling import MOST_EPOCHS, MOST_ITEMS, MOST_STEPS
 from megatron_r1.data.mixture import build_mixture, replica_range
 from megatron_r1.data.preferences import Pair, Point, read_pair, read_point
 from megatron_r1.errors import DataError
@@ -36,7 +37,7 @@ class HeldOutPreferences(Section):
 
     data: Sources
     """The sources of the preferences; their held-out side."""
-    examples: int = Field(default=256, ge=2)
+    examples: int = Field(default=256, ge=2, le=MOST_ITEMS)
     """How many; where the data holds fewer, each of them once."""
     every: int = Field(default=100, ge=1)
     """Steps between evaluations; the first comes before any update, the last at the end."""
@@ -53,11 +54,11 @@ class RewardModel(TrainingStage):
     part: Part
     """What of a response is scored, here and as a reward. summary: what follows the reasoning (the paper's
     helpful one). response: all of it (its harmless one)."""
-    examples: int = Field(ge=1)
+    examples: int = Field(ge=1, le=MOST_ITEMS)
     """Pairs or points a step, over all replicas. R1: 256."""
-    epochs: float | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, gt=0, le=MOST_EPOCHS)
     """How often the data is gone through. R1: 1. Give this or `steps`."""
-    steps: int = Field(default=0, ge=0)
+    steps: int = Field(default=0, ge=0, le=MOST_STEPS)
     """Steps of the stage; 0: as many as `epochs` takes."""
     evaluate: HeldOutPreferences
     """Held-out preferences; a reward that nobody measured is no reward."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import Field, model_validator
 
 from megatron_r1.config.section import Section
+from megatron_r1.config.spelling import MOST_EPOCHS, MOST_ITEMS, MOST_STEPS
 from megatron_r1.data.chats import LearntAnswers, chat_sequences
 from megatron_r1.data.mixture import Mixture, build_mixture, replica_range
 from megatron_r1.errors import DataError
@@ -44,11 +45,11 @@ class Sft(TrainingStage):
     kind: Literal["sft"]
     data: Sources
     """The sources of the chats, by a name of your choice; their weights are their shares."""
-    examples: int = Field(ge=1)
+    examples: int = Field(ge=1, le=MOST_ITEMS)
     """Chats a step, over all replicas. R1: 128; its students: 64."""
-    epochs: float | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, gt=0, le=MOST_EPOCHS)
     """How often the data is gone through. R1: 2 to 3. Give this or `steps`."""
-    steps: int = Field(default=0, ge=0)
+    steps: int = Field(default=0, ge=0, le=MOST_STEPS)
     """Steps of the stage; 0: as many as `epochs` takes."""
     answers: LearntAnswers = "last"
     """Which answers of a chat of several turns are learnt."""

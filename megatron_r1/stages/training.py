@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from megatron_r1.config.section import Section
+from megatron_r1.config.spelling import MOST_STEPS, MOST_TOKENS_PER_PACK
 from megatron_r1.data.mixture import Mixture
 from megatron_r1.errors import DataError
 from megatron_r1.stages.optim import Optim
@@ -28,11 +29,11 @@ class Export(Section):
 class TrainingStage(StageConfig):
     """Base of the stages that train: they leave a checkpoint."""
 
-    steps: int = Field(ge=1)
+    steps: int = Field(ge=1, le=MOST_STEPS)
     """Steps of the stage."""
     optim: Optim
     """The optimizer."""
-    tokens_per_pack: int = Field(default=8192, ge=8, multiple_of=8)
+    tokens_per_pack: int = Field(default=8192, ge=8, le=MOST_TOKENS_PER_PACK, multiple_of=8)
     """The most tokens of one micro-batch on a rank."""
     checkpoint_every: int = Field(default=50, ge=1)
     """Steps between checkpoints."""

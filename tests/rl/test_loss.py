@@ -401,7 +401,7 @@ def test_a_missing_reference_is_an_error():
         ({"objective": "sapo", "clip_high": 0.3}, "clip_high=0.3 has no effect with objective=sapo"),
         ({"vespo": {"k_positive": 1.0}}, "has no effect with objective=clip; remove it"),
         ({"objective": "vespo", "ratio": "sequence"}, "ratio=sequence: objective=vespo makes"),
-        ({"objective": "sapo", "sapo": {"temperature_positive": 0.0}}, "greater than 0"),
+        ({"objective": "sapo", "sapo": {"temperature_positive": 0.0}}, "greater than or equal to 0.001"),
         ({"delta": 4.0, "objective": "cispo"}, "no effect with objective=cispo"),
         ({"clip_low": -0.1}, "greater than or equal to 0"),
         ({"rollout_cap": 0.5, "rollout_floor": 0.6}, "rollout_floor=0.6 is above rollout_cap=0.5"),

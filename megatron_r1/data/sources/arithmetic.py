@@ -120,7 +120,7 @@ class Arithmetic(Section):
     """Endless chains of 3 to 5 small numbers."""
 
     source: Literal["arithmetic"] = "arithmetic"
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0, le=1e15)
     """Share in a mixture, relative to the other sources."""
     min_operands: int = Field(default=3, ge=2)
     """Shortest chain."""

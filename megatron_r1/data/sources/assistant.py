@@ -51,7 +51,7 @@ class Assistant(Section):
     """Endless general requests, or requests of which half are harmful."""
 
     source: Literal["assistant"] = "assistant"
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0, le=1e15)
     """Share in a mixture, relative to the other sources."""
     topic: Literal["general", "safety"] = "general"
     """general: colours, stories, translation, self-description and how-to (task: general). safety: how-to, of

@@ -29,7 +29,7 @@ class Gym(Section):
     """Endless problems of one reasoning-gym family."""
 
     source: Literal["gym"] = "gym"
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0, le=1e15)
     """Share in a mixture, relative to the other sources."""
     family: str
     """Name of the family, such as `chain_sum` or `gsm_symbolic`."""

@@ -38,7 +38,7 @@ class GymWords(Section):
     """Endless problems of a reasoning-gym family, in words."""
 
     source: Literal["gym_words"] = "gym_words"
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0, le=1e15)
     """Share in a mixture, relative to the other sources."""
     family: Literal["chain_sum", "syllogism"]
     """Which family of reasoning-gym."""

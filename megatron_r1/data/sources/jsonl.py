@@ -35,7 +35,7 @@ class Jsonl(Section):
     """A file of prompts or documents."""
 
     source: Literal["jsonl"] = "jsonl"
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0, le=1e15)
     """Share in a mixture, relative to the other sources."""
     path: str
     """The file: UTF-8, one JSON object a line; blank lines are skipped. A directory: all its .jsonl files."""

@@ -24,7 +24,7 @@ class StageOutput(Section):
     """The data that an earlier stage made."""
 
     source: Literal["stage"] = "stage"
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0, le=1e15)
     """Share in a mixture, relative to the other sources."""
     stage: str
     """The earlier stage's name; one that makes data, such as rejection_sampling."""

@@ -36,7 +36,7 @@ class Unusual(Section):
     """Endless chains of small numbers, asked for in an unusual way."""
 
     source: Literal["unusual"] = "unusual"
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0, le=1e15)
     """Share in a mixture, relative to the other sources."""
     ask: Literal["third_language", "json"]
     """third_language: question and chain in Russian. json: a JSON object as the answer."""

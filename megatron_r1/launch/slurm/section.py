@@ -136,7 +136,7 @@ class Slurm(Section):
     """Who gets mail."""
     mail_type: Line = "FAIL,END"
     """When there is mail, if mail_user is set."""
-    warning_s: int = Field(default=300, ge=10)
+    warning_s: int = Field(default=300, ge=10, le=65535)
     """Seconds before the time limit at which the ranks are told to write a checkpoint at the next step."""
     max_restarts: int = Field(default=50, ge=0)
     """How often a stage's job is put back into the queue."""
