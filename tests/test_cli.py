@@ -37,6 +37,7 @@ def test_help_imports_nothing_heavy():
     assert HEAVY.isdisjoint(out.splitlines()[-1].split())
 
 
+@pytest.mark.slow
 def test_check_starts_no_megatron_and_says_nothing_but_its_report():
     code = (
         "import sys\nfrom megatron_r1.cli import main\n"
@@ -49,6 +50,7 @@ def test_check_starts_no_megatron_and_says_nothing_but_its_report():
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_commands_leave_room_for_plug_ins_until_they_have_read_the_configuration():
     code = (
         "import megatron_r1.check, megatron_r1.launch.local, megatron_r1.launch.slurm.submit\n"
@@ -140,6 +142,7 @@ def test_a_full_disk_is_one_line(stub, capsys):
     assert capsys.readouterr().err == "error: runs/a/report.html: No space left on device\n"
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_early_gets_no_traceback():
     command = f"{sys.executable} -m megatron_r1 schema | head -c 10"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=REPOSITORY)

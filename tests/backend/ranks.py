@@ -32,6 +32,8 @@ GIVE_UP_AFTER = 3  # starts in a row that gave no result
 # the ranks never met: a port was taken between the choice and the start. Not a result: started again
 NOT_CONNECTED = "connectFullMesh failed"
 
+asked_by: pytest.Item | None = None  # the test that is running (tests/conftest.py)
+
 
 @dataclass(frozen=True)
 class Scenario:
@@ -63,6 +65,8 @@ class Results:
 
 def run_scenarios(num_ranks: int, scenarios: Sequence[Scenario], folder: Path, *, shared: Path) -> Results:
     """folder: for results and logs. shared: where scenarios leave checkpoints for later ones."""
+    if asked_by is not None and asked_by.get_closest_marker("slow") is None:
+        pytest.fail(f"{asked_by.nodeid} starts ranks: mark it slow", pytrace=False)
     folder.mkdir(parents=True, exist_ok=True)
     remaining, failures, reconnects = list(scenarios), 0, 2
     while remaining:

@@ -46,6 +46,7 @@ def test_programs_that_are_here_show_their_version(program):
     assert machine.chromium().found == "Chromium 156.0.8078.79"
 
 
+@pytest.mark.slow
 def test_bubblewrap_counts_only_if_a_sandbox_starts(program, monkeypatch):
     program("bwrap", 'if [ "$1" = --version ]; then echo bubblewrap 0.8.0; fi')
     monkeypatch.setattr(machine.proof, "fault", lambda: None)

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from .conftest import ROOT
 
 BODY = """
@@ -29,6 +31,7 @@ def launcher(script) -> list[str]:
     return [sys.executable, "-c", code]
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_bar_though_the_rank_writes_into_a_log(script, tmp_path):
     ours, theirs = pty.openpty()
     env = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "PYTHONPATH": str(ROOT)}
@@ -58,6 +61,7 @@ def test_a_terminal_gets_a_bar_though_the_rank_writes_into_a_log(script, tmp_pat
     assert not any(line.startswith("zero 1/20  ") for line in lines), "the bar says it"
 
 
+@pytest.mark.slow
 def test_a_pipe_gets_the_log_as_it_is(script, tmp_path):
     done = subprocess.run(launcher(script), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

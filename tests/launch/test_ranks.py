@@ -42,6 +42,7 @@ def test_a_rank_that_fails_takes_the_others_down_and_is_named(script, tmp_path, 
     assert message.index("no gold in this answer") < message.index("rank 1 of 3")
 
 
+@pytest.mark.slow
 def test_an_exception_shows_the_end_of_its_traceback(script, tmp_path, caplog):
     command = script("""
         if RANK == 1:
@@ -53,6 +54,7 @@ def test_an_exception_shows_the_end_of_its_traceback(script, tmp_path, caplog):
     assert "before its first step" in caplog.messages[-1]
 
 
+@pytest.mark.slow
 def test_a_killed_rank_is_explained_with_its_signal(script, tmp_path, caplog):
     command = script("""
         if RANK == 1:
@@ -65,6 +67,7 @@ def test_a_killed_rank_is_explained_with_its_signal(script, tmp_path, caplog):
     assert "memory" in caplog.messages[-1]
 
 
+@pytest.mark.slow
 def test_ranks_that_ignore_sigterm_are_killed_with_their_children_after_the_grace(script, tmp_path):
     command = script("""
         if RANK == 1:
@@ -95,6 +98,7 @@ def test_a_rank_that_lost_its_peer_is_not_blamed_even_if_it_dies_first(script, t
     assert "rank 1 of 2" in caplog.messages[-1]
 
 
+@pytest.mark.slow
 def test_if_all_lost_their_peers_the_last_heartbeats_are_shown(script, tmp_path, caplog):
     command = script("""
         beat("zero", 4 if RANK == 1 else 5)
@@ -122,6 +126,7 @@ def test_a_signal_before_the_handlers_are_there_waits_for_them(script, tmp_path,
     assert last == f"stop {signum != signal.SIGUSR2} set()"
 
 
+@pytest.mark.slow
 def test_survivors_log_where_they_were(script, tmp_path):
     command = script("""
         if RANK == 1:
@@ -139,6 +144,7 @@ def test_survivors_log_where_they_were(script, tmp_path):
     assert "in waiting_for_a_peer" in (tmp_path / "logs/rank0.log").read_text()
 
 
+@pytest.mark.slow
 def test_the_death_of_one_survivor_does_not_cut_the_grace_of_another_short(script, tmp_path):
     command = script("""
         if RANK == 0:

@@ -14,6 +14,7 @@ HANG = """
 """
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_ends_with_its_own_code_and_says_where(script, tmp_path, caplog):
     command = script(
         HANG
@@ -31,6 +32,7 @@ def test_a_rank_that_hangs_ends_with_its_own_code_and_says_where(script, tmp_pat
     assert "busy" in (tmp_path / "logs" / "rank0.stacks").read_text()
 
 
+@pytest.mark.slow
 def test_steps_keep_a_rank_alive(script, tmp_path):
     command = script(
         HANG
@@ -43,6 +45,7 @@ def test_steps_keep_a_rank_alive(script, tmp_path):
     assert run_ranks(command, ranks=1, log_dir=tmp_path / "logs", env=os.environ) == 0
 
 
+@pytest.mark.slow
 def test_a_rank_that_holds_the_interpreters_lock_ends_too(script, tmp_path):
     command = script(
         HANG.replace("watchdog.GRACE_S = 2.0", "watchdog.BACKUP_S = 1.0")

@@ -260,6 +260,7 @@ def test_right_programs_pass_whatever_they_do_besides() -> None:
 
 
 @needs_sandbox
+@pytest.mark.slow
 def test_wrong_programs_stay_wrong_beside_them(reward: CodeReward) -> None:
     sources = {
         "prints and hangs": (RIGHT + "\nimport time\ntime.sleep(600)", "time-out"),

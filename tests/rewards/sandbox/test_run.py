@@ -152,6 +152,7 @@ def test_a_program_can_end_its_own_processes(run: Callable[..., Ran]) -> None:
 
 
 @needs_sandbox
+@pytest.mark.slow
 def test_a_killed_parent_takes_its_sandboxes_along() -> None:
     source = (
         "from megatron_r1.rewards.sandbox.run import run_program\n"
