@@ -18,7 +18,7 @@ test: setup  ## everything that runs without a GPU
 	$(VENV)/ruff check
 	$(VENV)/ruff format --check --quiet
 	$(VENV)/pyright
-	$(VENV)/python -m pytest
+	scripts/test.sh
 
 test-fast: setup  ## ruff, pyright and the unit tests, under two minutes
 	$(VENV)/ruff check

@@ -134,10 +134,10 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]], scenarios: Sequence[Scenario
 
 
 def _free_ports(count: int) -> list[int]:
-    """One a scenario, below those that the system deals out: gloo's own sockets can't take them meanwhile."""
+    """One a scenario, below those of the system and of tests/slurm: none of them can be taken meanwhile."""
     found: list[int] = []
     while len(found) < count:
-        port = random.randrange(10_000, 32_000)
+        port = random.randrange(10_000, 27_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("", port))
             found.append(port)
