@@ -38,7 +38,11 @@ TRAINED_TWO = {
 }
 TRAINED_FOUR = {"qwen3_moe_trained": ("tp2_etp2_ep2", "tp2_ep2_pp2", "cp2_tp2", "ep2_pp2_vpp2")}
 INITIAL_TWO = {"v3": ("tp2", "ep2", "tp2_etp2", "pp2_vpp2"), "qwen2": ("tp2", "pp2")}
-BF16_TWO = ("dp2", "tp2", "pp2", "ep2")
+BF16_TWO = (
+    *(("v3", name) for name in ("dp2", "tp2", "pp2", "ep2")),
+    ("qwen2", "tp2"), ("qwen3", "tp2"), ("llama", "tp2"), ("qwen3_moe_trained", "ep2"),
+)  # fmt: skip
+BF16 = tuple(dict.fromkeys(family for family, _ in BF16_TWO))
 BESIDE_TWO = {"expert": 2, "overlap_experts": True}
 # source -> layouts that go on from its checkpoint after three steps
 RESUMED_TWO = {
@@ -48,17 +52,24 @@ RESUMED_TWO = {
     "dp2_plain_optimizer": ("tp2",),
     "pp2": ("pp2",),
 }
-FAMILIES = ("v3", "v3_plain", "qwen2")
+# of every family, from one rank
+RESUMED_FAMILIES = {"qwen2": "tp2", "qwen3": "tp2", "llama": "tp2", "qwen3_moe_trained": "ep2"}
+FAMILIES = ("v3", "v3_plain", "qwen2", "qwen3", "llama", "qwen3_moe")
 TEMPERATURES = (1.0, 0.7)
-PACKED_TWO = (("v3", "tp2"), ("v3", "cp2"), ("v3", "pp2"), ("v3", "ep2"), ("qwen2", "tp2"), ("qwen2", "cp2"))
+PACKED_TWO = (
+    ("v3", "tp2"), ("v3", "cp2"), ("v3", "pp2"), ("v3", "ep2"), ("qwen2", "tp2"), ("qwen2", "cp2"),
+    ("qwen3", "tp2"), ("llama", "tp2"), ("qwen3_moe", "ep2"), ("qwen3_moe", "tp2_ep2"),
+)  # fmt: skip
 SAMPLED_TWO = (
     *(("v3", name) for name in ("tp2", "pp2", "pp2_vpp2", "ep2", "tp2_ep2", "cp2", "dp2")),
     *(("qwen2", name) for name in ("tp2", "pp2", "pp2_vpp2")),
-)
+    ("qwen3", "tp2"), ("llama", "tp2"), ("qwen3_moe", "ep2"), ("qwen3_moe", "tp2_ep2"),
+)  # fmt: skip
 CARRIED_TWO = (("v3", "ep2"), ("v3", "pp2_vpp2"), ("v3", "dp2"), ("qwen2", "tp2"))  # in two calls too
 DECODED_TWO = (
     *(("v3", name) for name in ("ep2", "tp2", "pp2", "pp2_vpp2")),
     ("v3_plain", "tp2"), ("qwen2", "tp2"), ("qwen2", "pp2"),
+    ("qwen3", "tp2"), ("llama", "tp2"), ("qwen3_moe", "ep2"), ("qwen3_moe", "tp2_ep2"),
 )  # fmt: skip
 FORGOTTEN_TWO = ("dp2", "dp2_overlap", "tp2")
 UNEVEN = ("v3", "qwen3_moe_trained")
@@ -100,6 +111,11 @@ def _resumed(source: str, name: str, layout: dict) -> Scenario:
     return Scenario(f"resumed_{source}_{name}", "train.resumed", layout, arguments)
 
 
+def _resumed_family(family: str, name: str, layout: dict) -> Scenario:
+    arguments = {"family": family, "source": f"after3_{family}"}
+    return Scenario(f"resumed_{family}_{name}", "train.resumed", layout, arguments)
+
+
 def _numbers(name: str, layout: dict) -> list[Scenario]:
     return [
         Scenario(f"numbers_{t}_{name}", "logprobs.by_hand", layout, {"temperature": t}) for t in TEMPERATURES
@@ -125,11 +141,20 @@ def _masked(name: str, layout: dict, **arguments: object) -> Scenario:
 ONE_RANK = [
     *(Scenario(f"start_{f}", "train.write_start", {}, {"family": f}) for f in ("v3", *TRAINED_TWO)),
     _train("v3_one", {}, family="v3", save_as="after3_one"),
-    *(_train(f"{family}_one", {}, family=family) for family in TRAINED_TWO),
-    _train("bf16_one", {}, family="v3", precision="bf16", save_as="after3_bf16"),
+    *(
+        _train(f"{f}_one", {}, family=f, save_as=f"after3_{f}" if f in RESUMED_FAMILIES else "")
+        for f in TRAINED_TWO
+    ),
+    _train("bf16_v3_one", {}, family="v3", precision="bf16", save_as="after3_bf16"),
+    *(
+        _train(f"bf16_{family}_one", {}, family=family, precision="bf16", num_steps=2)
+        for family in BF16
+        if family != "v3"
+    ),
     Scenario(
         "resumed_bf16", "train.resumed", {}, {"family": "v3", "source": "after3_bf16", "precision": "bf16"}
     ),
+    *(_resumed_family(family, "one", {}) for family in RESUMED_FAMILIES),
     _train("recompute_full", {}, family="v3", recompute="full", num_steps=2),
     _train("recompute_selective", {}, family="v3", recompute="selective", num_steps=2),
     _train("rollout_first", {}, family="v3", rollout_first=True, num_steps=2),
@@ -149,7 +174,6 @@ ONE_RANK = [
     _masked("one", {}),
     *(Scenario(f"packed_{f}_one", "logprobs.packed", {}, {"family": f}) for f in FAMILIES),
     *(Scenario(f"sampled_{f}_one", "rollouts.sample", {}, {"family": f}) for f in FAMILIES),
-    Scenario("sampled_qwen3_moe_one", "rollouts.sample", {}, {"family": "qwen3_moe"}),
     *(
         Scenario(f"dynamic_{f}_one", "rollouts.sample", {}, {"family": f, "engine": "dynamic"})
         for f in DYNAMIC
@@ -176,7 +200,10 @@ TWO_RANKS = [
         for family, names in TRAINED_TWO.items()
         for name in names
     ),
-    *(_train(f"bf16_{name}", TWO[name], family="v3", precision="bf16", num_steps=2) for name in BF16_TWO),
+    *(
+        _train(f"bf16_{family}_{name}", TWO[name], family=family, precision="bf16", num_steps=2)
+        for family, name in BF16_TWO
+    ),
     _train("beside_ep2", TWO["ep2"], family="v3", beside=True, rollout_first=True),
     _train("bf16_beside_ep2", BESIDE_TWO, family="v3", precision="bf16", num_steps=2),
     _train("recompute_full_tp2", TWO["tp2"], family="v3", recompute="full", num_steps=2),
@@ -185,6 +212,7 @@ TWO_RANKS = [
     *(_uneven(f"uneven_{f}_{n}", TWO[n], family=f) for f in UNEVEN for n in UNEVEN_TWO),
     *(_uneven(f"idle_{f}_{n}", TWO[n], family=f, idle=True) for f in UNEVEN for n in IDLE_TWO),
     *(_resumed(source, name, TWO[name]) for source, names in RESUMED_TWO.items() for name in names),
+    *(_resumed_family(family, name, TWO[name]) for family, name in RESUMED_FAMILIES.items()),
     *(
         Scenario(f"initial_{family}_{name}", "weights.initial_digests", TWO[name], {"family": family})
         for family, names in INITIAL_TWO.items()

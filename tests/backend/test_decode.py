@@ -8,7 +8,7 @@ from megatron_r1.backend.decode_graphs import rounded_columns, rounded_rows
 from tests.backend import plan
 from tests.backend.ranks import Results, Scenario, run_scenarios
 
-FAMILIES = ("v3", "v3_plain", "v3_one_group", "qwen2", "qwen3", "llama")
+FAMILIES = ("v3", "v3_plain", "v3_one_group", "qwen2", "qwen3", "llama", "qwen3_moe")
 TOLERANCE = 3e-5  # of a log-prob in fp32; weights and norms are far larger here than in training
 
 

@@ -26,6 +26,21 @@ def test_resumed_in_another_layout_equals_uninterrupted(
     assert resumed["logprobs"] == pytest.approx(whole["logprobs"], rel=0, abs=1e-5)
 
 
+@pytest.mark.parametrize(("family", "layout"), plan.RESUMED_FAMILIES.items())
+def test_every_family_resumes_on_one_rank_and_on_two(
+    one: Results, two: Results, family: str, layout: str
+) -> None:
+    whole, alone, resumed = (
+        one[f"{family}_one"],
+        one[f"resumed_{family}_one"],
+        two[f"resumed_{family}_{layout}"],
+    )
+    assert (alone["loss"], alone["logprobs"]) == (whole["loss"][3:], whole["logprobs"])
+    assert resumed["loss"] == pytest.approx(whole["loss"][3:], rel=0, abs=LOSS)
+    assert resumed["grad_norm"] == pytest.approx(whole["grad_norm"][3:], rel=1e-5)
+    assert resumed["logprobs"] == pytest.approx(whole["logprobs"], rel=0, abs=1e-5)
+
+
 @pytest.mark.parametrize("layout", SAME_LAYOUT)
 def test_resumed_in_the_same_layout_equals_uninterrupted_bit_for_bit(two: Results, layout: str) -> None:
     whole, resumed = two[f"v3_{layout}"], two[f"resumed_{layout}_{layout}"]
@@ -40,12 +55,12 @@ def test_resumed_on_one_rank_equals_uninterrupted_bit_for_bit(one: Results) -> N
 
 
 def test_bf16_resumes_bit_for_bit_with_its_fp32_masters(one: Results) -> None:
-    assert one["resumed_bf16"]["loss"] == one["bf16_one"]["loss"][3:]
-    assert one["resumed_bf16"]["logprobs"] == one["bf16_one"]["logprobs"]
+    assert one["resumed_bf16"]["loss"] == one["bf16_v3_one"]["loss"][3:]
+    assert one["resumed_bf16"]["logprobs"] == one["bf16_v3_one"]["logprobs"]
 
 
 def test_weights_loaded_under_an_optimizer_reach_its_fp32_masters(one: Results) -> None:
-    assert one["optimizer_first"]["loss"] == one["bf16_one"]["loss"][:2]
+    assert one["optimizer_first"]["loss"] == one["bf16_v3_one"]["loss"][:2]
 
 
 @pytest.mark.parametrize(("source", "layout"), RESUMED)
