@@ -1,1 +1,53 @@
-"""Rule rewards: a batch of completions in, one three-valued score each out (right, wrong, ungradable)."""
+"""Rule rewards: a batch of completions in, one three-valued score each out (right, wrong, ungradable).
+
+What this package exports is imported when it is first named: processes that grade import the package too, and
+load only what they use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from megatron_r1.rewards.accuracy import Accuracy
+    from megatron_r1.rewards.answer import final_answer
+    from megatron_r1.rewards.code import Code
+    from megatron_r1.rewards.format import Format, is_well_formed
+    from megatron_r1.rewards.language import Language, language_share
+    from megatron_r1.rewards.sandbox.limits import Limits
+    from megatron_r1.rewards.sandbox.run import Fate, Ran, run_program
+    from megatron_r1.rewards.section import Reward, RewardConfig, completion_of
+
+__all__ = [
+    "Accuracy",
+    "Code",
+    "Fate",
+    "Format",
+    "Language",
+    "Limits",
+    "Ran",
+    "Reward",
+    "RewardConfig",
+    "completion_of",
+    "final_answer",
+    "is_well_formed",
+    "language_share",
+    "run_program",
+]
+
+if not TYPE_CHECKING:  # else every name that is none of these would pass for one
+    _MODULES = {
+        "accuracy": ("Accuracy",),
+        "answer": ("final_answer",),
+        "code": ("Code",),
+        "format": ("Format", "is_well_formed"),
+        "language": ("Language", "language_share"),
+        "sandbox.limits": ("Limits",),
+        "sandbox.run": ("Fate", "Ran", "run_program"),
+        "section": ("Reward", "RewardConfig", "completion_of"),
+    }
+    _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+    def __getattr__(name: str) -> Any:
+        if name not in _MODULE_OF:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

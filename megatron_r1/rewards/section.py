@@ -5,14 +5,14 @@ registry finds it by scanning.
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 from pydantic import Field
 
 from megatron_r1.config.section import Section
-from megatron_r1.types import Completion, Score
+from megatron_r1.types import Completion, Message, Prompt, Score
 
 
 class Reward(Protocol):
@@ -34,6 +34,26 @@ class OfTasks:
         mine = [any(fnmatchcase(c.prompt.task, p) for p in self._patterns) for c in completions]
         found = iter(self.reward.score([c for c, judged in zip(completions, mine, strict=True) if judged]))
         return [next(found) if judged else ELSEWHERE for judged in mine]
+
+
+def completion_of(
+    text: str,
+    *,
+    reference: str = "",
+    task: str = "",
+    question: str = "",
+    language: str = "en",
+    metadata: Mapping[str, Any] | None = None,
+    token_ids: Sequence[int] | None = None,
+) -> Completion:
+    """A finished text as a completion, for rewards and filters outside of a run.
+
+    task: the verifier, e.g. "integer", "math" or "code". metadata: what that needs beside the reference.
+    token_ids: what lengths are counted in; without them the text's bytes.
+    """
+    prompt = Prompt("", (Message("user", question),), reference, task, language, metadata or {})
+    ids = list(text.encode() if token_ids is None else token_ids)
+    return Completion(prompt, [], ids, [], text, finished=True, policy_version=0)
 
 
 class RewardConfig(Section):

@@ -17,3 +17,21 @@ A published algorithm is a row of options (GrpoLoss unless another module is nam
     TIS                 rollout_correction=truncate, rollout_cap=2, with any of the above
     MIS                 rollout_correction=mask, rollout_level=sequence, with any but VESPO
 """
+
+from megatron_r1.rl.advantage import advantage_of_parts, group_advantage, has_signal
+from megatron_r1.rl.aggregate import token_weights
+from megatron_r1.rl.distillation import reverse_kl_loss
+from megatron_r1.rl.loss import GrpoLoss, grpo_loss
+from megatron_r1.rl.preference import pair_loss, point_loss
+
+__all__ = [
+    "GrpoLoss",
+    "advantage_of_parts",
+    "group_advantage",
+    "grpo_loss",
+    "has_signal",
+    "pair_loss",
+    "point_loss",
+    "reverse_kl_loss",
+    "token_weights",
+]
