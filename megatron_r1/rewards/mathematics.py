@@ -7,6 +7,8 @@ tests/rewards/test_mathematics.py:
 
     50 against 50%            wrong: a percentage is a hundredth, whatever the question asked for
     0.333333 against 1/3      wrong: decimals are exact, and an approximation is not the number
+    3,14 against 3.14         right, but a list against anything else: a comma stands for a point where the
+                              reference is no whole number, and one, two or more than three digits follow
     5 against 5 cm            right: the question asked for a number of centimetres; 5 m against 5 cm is wrong
     (1,2) against 1,2         right: a point or an open interval, and people leave brackets out
     x = 5 against 5           right; 6 = 5 against 5 is wrong, and so is another letter: x = 5 against y = 5
@@ -45,6 +47,8 @@ _PLAIN_NUMBER = re.compile(r"-?[0-9]{1,18}(?:\.[0-9]{1,18})?")
 _PLAIN_FRACTION = re.compile(
     r"(-?[0-9]{1,18})/([1-9][0-9]{0,17})|\\[dt]?frac\{(-?[0-9]{1,18})\}\{([1-9][0-9]{0,17})\}"
 )
+_COMMAS = re.compile(r"(?:[^,()\[\]{}]|(?<![0-9.,])[0-9]+,(?:[0-9]{1,2}|[0-9]{4,})(?![0-9.,]))+")
+_DECIMAL_COMMA = re.compile(r"(?<=[0-9]),(?=[0-9])")
 _CHOICE = re.compile(r"[A-J]")
 _EXACT = Equality(no_algebra)
 
@@ -125,12 +129,25 @@ def _verdict(
     given = read(answer)
     if given.refused:
         return Score(0.0, f"answer refused: {given.refused}")
+    given = _with_decimal_commas(gold, answer, given)
     equal = equal_exactly(gold, given)
     if equal is None:
         return "math", (gold.readings, given.readings)
     if not equal and _CHOICE.fullmatch(gold.text):  # the letter of a choice, with what it stands for
         equal = parse_choice(answer) == gold.text and gold.text in answer
     return Score(float(equal))
+
+
+def _with_decimal_commas(gold: Reading, answer: str, given: Reading) -> Reading:
+    """3,14 may be 3.14 too, where the reference holds such a number."""
+    numbers = (node.value for node in gold.readings[0].walk() if node.op == "number")
+    if "," not in answer or all(isinstance(n, Fraction) and n.denominator == 1 for n in numbers):
+        return given
+    text = clean(bare_answer(answer))
+    if not _COMMAS.fullmatch(text):
+        return given
+    other = read(_DECIMAL_COMMA.sub(".", text))
+    return given if other.refused else Reading((*given.readings, *other.readings), given.spelled)
 
 
 def equal_exactly(gold: Reading, given: Reading) -> bool | None:

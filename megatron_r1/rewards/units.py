@@ -7,6 +7,7 @@ often ask "how many metres"; `units`, `square units` and ordinals (`3rd`) say no
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -80,6 +81,20 @@ def known_unit(text: str) -> Unit | None:
         return None
     powers, factor = parsed[0]
     return Unit(words, tuple(sorted((base, n) for base, n in powers.items() if n)), factor)
+
+
+def product_of_units(units: Sequence[Unit]) -> Unit | None:
+    """Of those of several quantities that are multiplied; None if one has no known dimension."""
+    powers: dict[str, int] = {}
+    factor = Fraction(1)
+    for unit in units:
+        if unit.dimension is None:
+            return None
+        for base, n in unit.dimension:
+            powers[base] = powers.get(base, 0) + n
+        factor *= unit.factor
+    text = "*".join(unit.text for unit in units)
+    return Unit(text, tuple(sorted((base, n) for base, n in powers.items() if n)), factor)
 
 
 def is_bare_symbol(letter: str, *, spaced: bool, left: str) -> bool:

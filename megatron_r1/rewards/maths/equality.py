@@ -13,6 +13,7 @@ What takes algebra goes to the caller's `algebra`: two formulas, two relations, 
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from itertools import pairwise
 
 from megatron_r1.rewards.maths.expression import PI, Node, divide, fraction_of, free_symbols, multiply, number
 from megatron_r1.rewards.units import Unit
@@ -282,10 +283,23 @@ def _settled(node: Node) -> Node:
     kept = [node.args[0], *(side for side, op in zip(node.args[1:], operators, strict=True) if op == "=")]
     if len(kept) == 1:
         return kept[0]
-    values = [fraction_of(side) for side in kept]
-    if None not in values and len(set(values)) == 1:
+    if all(_worth_the_same(one, other) for one, other in pairwise(kept)):
         return kept[-1]
     return Node("relation", tuple(kept), " ".join("=" for _ in kept[1:]))
+
+
+def _worth_the_same(one: Node, other: Node) -> bool:
+    """Rational constants, with known units or without: 5 cm × 3 cm and 15 cm^2, 5 × 3 and 15 cm^2."""
+    quantities = [node for node in (one, other) if node.op == "quantity"]
+    values = [fraction_of(node.args[0] if node.op == "quantity" else node) for node in (one, other)]
+    first, second = values
+    if first is None or second is None:
+        return False
+    if len(quantities) < 2:
+        return first == second
+    mine, yours = unit_of(one), unit_of(other)
+    known = mine.dimension is not None and mine.dimension == yours.dimension
+    return known and first * mine.factor == second * yours.factor
 
 
 def _name(node: Node) -> str | None:

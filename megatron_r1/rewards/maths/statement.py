@@ -13,6 +13,7 @@ from megatron_r1.rewards.maths.expression import (
     Node,
     NotMathematics,
     add,
+    fraction_of,
     free_symbols,
     multiply,
     negative,
@@ -32,7 +33,7 @@ from megatron_r1.rewards.maths.phrases import (
 )
 from megatron_r1.rewards.maths.spelling import TWO_LETTERS, normal, plain, spelled
 from megatron_r1.rewards.maths.tokens import LETTERS, SETS, WORDS_OF_MATHEMATICS, Token, tokens_of
-from megatron_r1.rewards.units import NOTHING, Unit, known_unit, read_unit
+from megatron_r1.rewards.units import NOTHING, Unit, known_unit, product_of_units, read_unit
 
 RELATIONS = ("=", "!=", "<", "<=", ">", ">=", "~", "in", "notin")
 MAX_CHARS = 4_000  # in one spelling, where a character may become a command
@@ -139,7 +140,7 @@ class _Reader:
         parts = split(tokens, (":",))
         if len(parts) > 1:
             return self._ratio(parts)
-        return self._set(tokens) or self._quantity(tokens)
+        return self._set(tokens) or self._product_of_quantities(tokens) or self._quantity(tokens)
 
     def _ratio(self, parts: Sequence[Sequence[Token]]) -> Node:
         sides = [self._quantity(part) for part in parts]
@@ -207,6 +208,25 @@ class _Reader:
             return value
         product = None if currency is not NOTHING else self._as_product(tokens, left)
         return Node("quantity", (value,) if product is None else (value, product), unit)
+
+    def _product_of_quantities(self, tokens: Sequence[Token]) -> Node | None:
+        """5 cm × 3 cm; None where the last factor alone has a unit, or one is neither quantity nor number."""
+        parts = split(tokens, ("*",))
+        if len(parts) < 2 or not all(parts):
+            return None
+        try:
+            factors = [self._quantity(part) for part in parts]
+        except NotMathematics:
+            return None
+        units = [node.value for node in factors if isinstance(node.value, Unit)]
+        is_number = all(node.op == "quantity" or fraction_of(node) is not None for node in factors)
+        if all(node.op != "quantity" for node in factors[:-1]) or not is_number:
+            return None
+        unit = product_of_units(units)
+        values = [node.args[0] if node.op == "quantity" else node for node in factors]
+        product = self._as_product(tokens, tokens)
+        value = multiply(values)
+        return None if unit is None else Node("quantity", (value, product) if product else (value,), unit)
 
     def _unit(self, first: Token, tail: str, currency: Unit) -> Unit:
         """The unit that stands behind a value. A sign begins a known one only."""
