@@ -1,8 +1,9 @@
 """Runs scenarios on real gloo ranks: the ranks start once and work through a list, for imports take long.
 
-A scenario is a function of tests/backend/scenarios, called on every rank in a layout of its own; what it
-returns on each rank becomes the result that the tests assert on. Where it raises or hangs, the ranks are
-ended, their logs are kept for the tests that ask for that scenario, and new ranks go on with the rest.
+A scenario is a function of tests/backend/scenarios, called on every rank in its layout; what it returns on
+each rank becomes the result that the tests assert on. Process groups serve all scenarios of one layout in a
+row. Where one raises or hangs, the ranks are ended, their logs are kept for the tests that ask for that
+scenario, and new ranks go on with the rest.
 """
 
 import contextlib
@@ -172,13 +173,17 @@ def main(folder: Path, shared: Path) -> None:
     scenarios = json.loads((folder / "scenarios.json").read_text())
     functions = [_function(scenario["function"]) for scenario in scenarios]
     gc.freeze()  # what was imported stays: the collection at every scenario's end needn't look at it
-    for scenario, function in zip(scenarios, functions, strict=True):
+    layouts = [Layout(ranks=int(os.environ["WORLD_SIZE"]), **scenario["layout"]) for scenario in scenarios]
+    befores, afters = [None, *layouts[:-1]], [*layouts[1:], None]
+    for scenario, function, layout, before, after in zip(
+        scenarios, functions, layouts, befores, afters, strict=True
+    ):
         print(f"=== {scenario['name']}", flush=True)
         began = time.monotonic()
         faulthandler.dump_traceback_later(scenario["timeout_s"] - STACKS_BEFORE_S)
         os.environ["MASTER_PORT"] = str(scenario["port"])
-        layout = Layout(ranks=int(os.environ["WORLD_SIZE"]), **scenario["layout"])
-        parallel.start(layout, timeout_s=200)
+        if layout != before:
+            parallel.start(layout, timeout_s=200)
         result = function(layout, shared, **scenario["arguments"])
         results: list[Any] = [None] * layout.ranks
         dist.all_gather_object(results, result)
@@ -187,7 +192,10 @@ def main(folder: Path, shared: Path) -> None:
             partial.write_text(json.dumps(results))
             partial.rename(folder / f"{scenario['name']}.json")
         dist.barrier()
-        parallel.stop()
+        if layout == after:
+            gc.collect()  # the groups stay: leaving them waits a quarter of a second for gloo's threads
+        else:
+            parallel.stop()
         print(f"=== {scenario['name']}: {time.monotonic() - began:.1f} s", flush=True)
 
 
