@@ -7,11 +7,11 @@ seconds). An R1Error is printed without a traceback, and its exit_code becomes t
 import json
 import os
 import sys
-from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from pathlib import Path
 
-from megatron_r1 import __version__
+from megatron_r1 import VERBOSE, __version__
 from megatron_r1.errors import R1Error
 
 SCHEMA_PATH = Path("conf/schema.json")
@@ -167,6 +167,7 @@ def _add_conversions(command: ArgumentParser) -> None:
             description=f"{summary[0].upper()}{summary[1:]}.",
         )
         kind.set_defaults(function=function)
+        _add_verbose(kind)
         for name, (metavar, text) in zip(("source", "target"), paths, strict=False):
             kind.add_argument(name, type=Path, metavar=metavar, help=text)
         return kind
@@ -191,6 +192,11 @@ def _add_conversions(command: ArgumentParser) -> None:
     kind = add(convert_inspect, "say what is at PATH, and what would not convert and why",
                ("PATH", "Hugging Face's files, a checkpoint, or a stage's directory"))  # fmt: skip
     kind.add_argument("--yaml", action="store_true", help="only the model section for a run")
+
+
+def _add_verbose(command: ArgumentParser) -> None:
+    command.add_argument("-v", "--verbose", action="store_true", default=SUPPRESS,
+                         help="show what Megatron and torch say of themselves, too")  # fmt: skip
 
 
 def _add_nproc(command: ArgumentParser) -> None:
@@ -236,6 +242,7 @@ def build_parser() -> ArgumentParser:
             formatter_class=RawDescriptionHelpFormatter,
         )
         command.set_defaults(function=function)
+        _add_verbose(command)
         return command
 
     command = add(run, "run CONF's stages here; what is done is skipped, what was cut off goes on",
@@ -318,6 +325,8 @@ def parse(argv: list[str] | None) -> Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
+    if "verbose" in args:
+        os.environ[VERBOSE] = "1"  # which the ranks inherit
     try:
         exit_code = args.function(args)
         sys.stdout.flush()

@@ -9,7 +9,6 @@ import os
 import sys
 import tempfile
 import traceback
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -83,7 +82,6 @@ def inspect(path: Path, *, as_yaml: bool) -> str:
         from megatron_r1.huggingface import describe
 
         return describe.yaml_at(path) if as_yaml else describe.describe(path)
-    _quieten()
     from megatron_r1.backend import hf_describe
 
     return hf_describe.yaml_at(path) if as_yaml else hf_describe.describe(path)
@@ -177,7 +175,6 @@ def _launch(argv: Sequence[str], nproc: int) -> int:
 @contextmanager
 def _joined(degrees: Mapping[str, int]) -> Iterator[None]:
     """Megatron's process groups. Ranks that hold no model are all replicas of one another."""
-    _quieten()
     import torch.distributed as dist
     from torch._C._distributed_c10d import HashStore
 
@@ -193,14 +190,6 @@ def _joined(degrees: Mapping[str, int]) -> Iterator[None]:
         if _world_size() == 1:  # ranks of a failed job must not wait for one another
             parallel.stop()
     parallel.stop()
-
-
-def _quieten() -> None:
-    """What Megatron and torch say of themselves while they are imported concerns nobody who converts."""
-    for module in ("megatron", "torch.distributed"):
-        warnings.filterwarnings("ignore", module=module)
-    for name in ("megatron", "torch.utils.cpp_extension"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _world_size() -> int:

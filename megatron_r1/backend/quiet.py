@@ -1,0 +1,40 @@
+"""What Megatron and torch say of their own internals on every good start is left out; all else stays visible.
+
+Nothing here is a matter that a user could act on; `megatron-r1 doctor` says which libraries are missing and
+what for. `-v` (or MEGATRON_R1_VERBOSE=1, which the ranks inherit) shows everything.
+"""
+
+import logging
+import os
+import warnings
+
+from megatron_r1 import VERBOSE
+
+MESSAGES = (
+    # Megatron's own kernels and torch's serve without
+    r"(Transformer Engine and )?Apex (is|are) not installed",
+    # said while Megatron imports its own modules or makes its own defaults
+    "full scope is deprecated",
+    "MimoModelConfig is experimental",
+    # one process reads a checkpoint of many on purpose
+    "torch.distributed is disabled, unavailable or uninitialized",
+    "The argument order of load has been changed",
+)
+# each says one line a rank, at WARNING: "GPTModel is deprecated", "full_param_layout not provided", "no CUDA"
+LOGGERS = (
+    "megatron.core.models.gpt.gpt_model",
+    "megatron.core.distributed.distributed_data_parallel",
+    "torch.utils.cpp_extension",
+)
+
+
+def install() -> None:
+    """Before Megatron is imported, which warns while it is."""
+    if os.environ.get(VERBOSE):
+        return
+    for message in MESSAGES:
+        warnings.filterwarnings("ignore", message=message)
+    for category in (DeprecationWarning, FutureWarning):  # of what they call in themselves and in each other
+        warnings.filterwarnings("ignore", category=category, module=r"megatron\.|torch\.")
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
