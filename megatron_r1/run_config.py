@@ -300,11 +300,16 @@ def _other_origins(init: str) -> str:
 
 
 def _bad_sources(loaded: config.Loaded[Any]) -> Iterator[Finding]:
-    names = list(loaded.value.stages)
-    for number, (name, stage) in enumerate(loaded.value.stages.items()):
+    stages = loaded.value.stages
+    names = list(stages)
+    for number, (name, stage) in enumerate(stages.items()):
         for source in stage_outputs(stage):
             if source.stage not in names[:number]:
                 message = _not_earlier(source.stage, names[:number], later=names[number:])
+                yield loaded.finding(("stages", name), f"a source of its data: {message}")
+            elif not stages[source.stage].makes_data:
+                kind = stages[source.stage].kind
+                message = f"{source.stage} is a {kind} stage and makes no data; name one that does"
                 yield loaded.finding(("stages", name), f"a source of its data: {message}")
 
 

@@ -34,6 +34,10 @@ class Evaluate(StageConfig):
         ]
         return unknown + too_long("evaluation.max_new_tokens", self.evaluation.max_new_tokens, run)
 
+    @property
+    def makes_data(self) -> bool:
+        return False
+
     def inputs(self) -> list[str]:
         """The reward models decide the figures as well."""
         return list(dict.fromkeys([*super().inputs(), *self.models.values()]))

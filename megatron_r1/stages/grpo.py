@@ -153,6 +153,11 @@ class Grpo(TrainingStage):
         found += phase_problems(self, run)
         if not chosen(self.rewards):
             found.append("rewards: none is set; give at least one, such as accuracy: {weight: 1}")
+        elif not any(config.weight for config in chosen(self.rewards).values()):
+            found.append("rewards: every weight is 0, so nothing is rewarded; give one a weight, such as 1")
+        outputs = self.questions * self.group_size
+        if self.updates > outputs:
+            found.append(f"updates: {self.updates}, and a step has {outputs} outputs; lower it")
         return found
 
     def warnings(self, run: Any) -> list[str]:

@@ -75,6 +75,10 @@ def phase_problems(stage: "Grpo", run: "RunConfig") -> list[str]:
     for name in [] if stage.watch is None else stage.watch.stages():
         if name not in earlier:
             found.append(f"watch: {name!r} is no earlier stage; there are {', '.join(earlier) or 'none'}")
+    for key, name in ({} if stage.watch is None else stage.watch.models).items():
+        if name in earlier and run.stages[name].kind != "reward_model":
+            kind = run.stages[name].kind
+            found.append(f"watch.models.{key}: {name} is a {kind} stage; only a reward_model has scores")
     for key, config in reward_models(stage).items():
         if config.model not in earlier or run.stages[config.model].kind != "reward_model":
             models = [name for name in earlier if run.stages[name].kind == "reward_model"]

@@ -8,7 +8,7 @@ from megatron_r1.config.section import Section
 from megatron_r1.config.spelling import MOST_ITEMS, MOST_STEPS
 from megatron_r1.data.mixture import build_mixture, replica_range
 from megatron_r1.data.packing import train_sequence, windows
-from megatron_r1.errors import GateError
+from megatron_r1.errors import ConfigError, GateError
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.demand import Demand
 from megatron_r1.stages.evaluation import Evaluation, Sources, evaluate
@@ -146,7 +146,13 @@ class _Pretraining:
 
     def _evaluate(self) -> dict[str, float]:
         assert self.stage.until is not None
-        return evaluate(self.context, self.stage.until.evaluation)[0]
+        found, metric = evaluate(self.context, self.stage.until.evaluation)[0], self.stage.until.metric
+        if metric not in found:
+            raise ConfigError(
+                f"stage {self.context.name}: until.metric: the evaluation has no {metric}; choose one of "
+                f"{', '.join(sorted(found))}"
+            )
+        return found
 
     def _reached(self, step: int, metrics: dict[str, float]) -> bool:
         until = self.stage.until

@@ -31,6 +31,11 @@ class StageConfig(Section):
         """Whether the stage's model has a scalar head instead of a vocabulary: it is then a Scorer."""
         return False
 
+    @property
+    def makes_data(self) -> bool:
+        """Whether the stage may leave lines that `{source: stage}` reads."""
+        return True
+
     def run(self, context: StageContext) -> dict[str, float]:
         """Do the stage; returns the metrics of its artifact."""
         raise NotImplementedError(f"{type(self).__name__}.run")

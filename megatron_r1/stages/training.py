@@ -22,7 +22,7 @@ class Export(Section):
     """Number format of the files; null: that of the files that the weights came from, or of the training."""
     fp8: bool = False
     """Linear weights as FP8 blocks of 128 x 128, as DeepSeek-V3 is released."""
-    max_shard_size: str = Field(default="5GB", pattern=r"^\d+(\.\d+)?\s*([KMG]i?B)$")
+    max_shard_size: str = Field(default="5GB", pattern=r"^(0*[1-9]\d*(\.\d+)?|0*\.\d*[1-9]\d*)\s*([KMG]i?B)$")
     """The most bytes of a file: 5GB, 200MB, 1GiB."""
 
 
@@ -41,6 +41,10 @@ class TrainingStage(StageConfig):
     """Newest checkpoints that are kept while the stage runs; a finished stage keeps its last."""
     export: Export | None = None
     """Write the result as Hugging Face's files too."""
+
+    @property
+    def makes_data(self) -> bool:
+        return False
 
 
 def steps_of_epochs(data: Mixture, *, epochs: float | None, examples: int, stage: str) -> int:
