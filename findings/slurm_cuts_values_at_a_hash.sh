@@ -3,8 +3,8 @@
 #
 # Expected: --output=/runs/try#3.log writes to that file, as sbatch --output=/runs/try#3.log does: in a shell a #
 # begins a comment only at the start of a word, and sbatch says "Invalid directive" for a space in a value.
-# Seen: the job's output goes to /runs/try, rc 0 and no message: jobs try#1 to try#9 share one file, and each
-# start cuts off what the one before wrote. Quotes keep the value whole.
+# Seen: the job's output goes to /runs/try, rc 0 and no message: jobs try#1 to try#9 share one file. Quotes keep
+# the value whole.
 # megatron_r1 quotes what it writes into a job script (launch/slurm/script.py).
 # It needs the programs slurmctld, sbatch and scontrol; a controller of its own runs for some seconds, no slurmd.
 set -euo pipefail
