@@ -128,8 +128,8 @@ class Memory:
 def turns(kind: str, folder: Path, repeats: int, shard_bytes: int) -> list[dict[str, Any]]:
     """Copy and conversion in turn, and a last conversion with its memory. What the last one wrote stays."""
     from megatron_r1 import convert as command
-    from megatron_r1.backend.hf_export import ExportOptions, export_model
-    from megatron_r1.backend.hf_import import import_model
+    from megatron_r1.backend.hf.export_checkpoint import ExportOptions, export_model
+    from megatron_r1.backend.hf.import_checkpoint import import_model
 
     source, target = (folder / name for name in FOLDERS[kind])
 

@@ -66,14 +66,14 @@ def _row(way: str, timings: list[Timing], inside: dict[str, int]) -> dict[str, A
 
 def _policy(rank: int, port: int, expert: int, **changes: Any) -> Any:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    from megatron_r1.backend import parallel
-    from megatron_r1.backend.layout import Layout
-    from megatron_r1.backend.model import ModelOptions
+    from megatron_r1.backend.model.build import ModelOptions
+    from megatron_r1.backend.parallel import process_groups
     from megatron_r1.backend.policy import MegatronPolicy
+    from megatron_r1.config.layout import Layout
     from megatron_r1.models.deepseek_v3 import DeepseekV3
 
     layout = Layout(ranks=2, expert=expert)
-    parallel.start(layout)
+    process_groups.start(layout)
     model = DeepseekV3(**configuration(expert, ROUNDS)["model"] | changes)
     return MegatronPolicy(model, layout, ModelOptions(), seed=7, eos_ids=(1,), tokens_per_pack=4096)
 
@@ -81,10 +81,12 @@ def _policy(rank: int, port: int, expert: int, **changes: Any) -> Any:
 def _rollouts(rank: int, port: int, expert: int, extra: int) -> tuple[list[Timing], dict[str, int]]:
     """Some rollouts, how many steps they have, and what one layer of experts does in a step."""
     policy = _policy(rank, port, expert)
-    from megatron_r1.backend import expert_exchange, parallel, rollout
+    from megatron_r1.backend.parallel import process_groups
+    from megatron_r1.backend.rollout import engine as rollout
+    from megatron_r1.backend.rollout.decoder import expert_parallel
     from megatron_r1.types import Sampling
 
-    expert_exchange.EXTRA_BYTES["cpu"] = extra
+    expert_parallel.EXTRA_BYTES["cpu"] = extra
     draw = torch.Generator().manual_seed(rank)
     prompts = torch.randint(2, 50, (QUESTIONS, PROMPT), generator=draw).repeat_interleave(GROUP, 0).tolist()
 
@@ -97,7 +99,7 @@ def _rollouts(rank: int, port: int, expert: int, extra: int) -> tuple[list[Timin
     found = [timed(lambda seed=seed: sample(seed)) for seed in range(1, ROLLOUTS + 1)]
     with rollout.inference(policy.chunks):
         counts = _counted(policy)
-    parallel.stop()
+    process_groups.stop()
     return found, {"steps": steps, **counts}
 
 
@@ -119,25 +121,26 @@ def _is_operator(event: Any) -> bool:
 
 def _layer(policy: Any) -> Any:
     """The layer with experts, for tokens [T, h]; the other rank feeds as many."""
-    from megatron_r1.backend import decode_mlp
+    from megatron_r1.backend.rollout.decoder import mlp
 
     (moe,) = (layer.mlp for layer in policy.chunks[0].decoder.layers if layer.is_moe_layer)
-    feed_forward = decode_mlp.feed_forward(moe, None)
+    feed_forward = mlp.feed_forward(moe, None)
     return lambda x: feed_forward(x, x, len(x))
 
 
 def _crossing(rank: int, port: int) -> list[dict[str, Any]]:
     policy = _policy(rank, port, 2, **ONE_EXPERT)
-    from megatron_r1.backend import parallel, rollout
+    from megatron_r1.backend.parallel import process_groups
+    from megatron_r1.backend.rollout import engine as rollout
 
     with rollout.inference(policy.chunks):
         rows = [_both_ways(_layer(policy), count, policy.chunks[0].config.hidden_size) for count in TOKENS]
-    parallel.stop()
+    process_groups.stop()
     return rows
 
 
 def _both_ways(layer: Any, count: int, hidden: int) -> dict[str, Any]:
-    from megatron_r1.backend import expert_exchange
+    from megatron_r1.backend.rollout.decoder import expert_parallel
 
     found: dict[str, list[float]] = {"exchange, ms": [], "dispatcher, ms": [], "floor, ms": []}
     x, arrived = torch.randn(count, hidden), torch.empty(2 * count, hidden)
@@ -150,7 +153,7 @@ def _both_ways(layer: Any, count: int, hidden: int) -> dict[str, Any]:
     for _ in range(TURNS):
         for name, extra in zip(found, (EXCHANGE, DISPATCHER, None), strict=True):
             if extra is not None:
-                expert_exchange.EXTRA_BYTES["cpu"] = extra
+                expert_parallel.EXTRA_BYTES["cpu"] = extra
             dist.barrier()
             found[name].append(timed(bare if extra is None else lambda: layer(x)).wall_s)
     middle = {name: round(1e3 * statistics.median(each), 2) for name, each in found.items()}

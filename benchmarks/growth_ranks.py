@@ -78,12 +78,12 @@ def _rank(rank: int, ports: list[list[int]], folder: str) -> None:
 def _steps(rank: int, ranks: int, port: int, given: dict[str, int]) -> list[Timing]:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    from megatron_r1.backend import parallel
-    from megatron_r1.backend.layout import Layout
+    from megatron_r1.backend.parallel import process_groups
+    from megatron_r1.config.layout import Layout
     from megatron_r1.types import TrainSequence
 
     layout = Layout(ranks=ranks, **given)
-    parallel.start(layout)
+    process_groups.start(layout)
     policy = moe_step.policy(moe_step.SHAPES["5M"], layout)
     generator = torch.Generator().manual_seed(rank)
     tokens = torch.randint(2, moe_step.VOCABULARY, (SEQUENCES, LENGTH + 1), generator=generator)
@@ -95,7 +95,7 @@ def _steps(rank: int, ranks: int, port: int, given: dict[str, int]) -> list[Timi
 
     step()
     found = [timed(step) for _ in range(STEPS)]
-    parallel.stop()
+    process_groups.stop()
     return found
 
 

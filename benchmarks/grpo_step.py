@@ -94,8 +94,8 @@ class Step:
 
     def __call__(self) -> None:
         from megatron_r1.rl.advantage import group_advantage
-        from megatron_r1.rl.aggregate import token_weights
-        from megatron_r1.rl.loss import GrpoLoss
+        from megatron_r1.rl.aggregation import token_weights
+        from megatron_r1.rl.losses import GrpoLoss
         from megatron_r1.types import Sampling, TrainSequence
 
         work = self.work

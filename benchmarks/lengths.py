@@ -17,7 +17,7 @@ def drawn_lengths(keys: list[int], *, seed: int, mean: float | None, limit: int)
     """Tokens of each row, EOS included; mean None: all rows reach the limit."""
     if mean is None:
         return [limit] * len(keys)
-    from megatron_r1.backend.sampling import uniforms
+    from megatron_r1.backend.rollout.sampling import uniforms
 
     draws = torch.stack([uniforms(keys, position=i, seed=seed) for i in range(limit)], dim=1)
     ends = torch.cat([draws < 1 / mean, torch.ones(len(keys), 1, dtype=torch.bool)], dim=1)
@@ -26,20 +26,20 @@ def drawn_lengths(keys: list[int], *, seed: int, mean: float | None, limit: int)
 
 @contextmanager
 def forced_in_ours(mean: float | None) -> Iterator[None]:
-    from megatron_r1.backend import flight
+    from megatron_r1.backend.rollout import batch_scheduler
 
-    sample = flight.next_tokens
+    sample = batch_scheduler.next_tokens
 
     def forced(logits: torch.Tensor, uniforms: torch.Tensor, **options: Any) -> Any:
         logits[:, EOS] = -torch.inf
         tokens, logprobs = sample(logits, uniforms, **options)
         return (tokens if mean is None else tokens.masked_fill(uniforms < 1 / mean, EOS)), logprobs
 
-    flight.next_tokens = forced
+    batch_scheduler.next_tokens = forced
     try:
         yield
     finally:
-        flight.next_tokens = sample
+        batch_scheduler.next_tokens = sample
 
 
 class ForcedInTransformers:

@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def _peak(what: str, dtype: torch.dtype, max_logits: int | None) -> int:
-    from megatron_r1.backend.output_head import OutputHead
+    from megatron_r1.backend.model.lm_head import OutputHead
 
     backward = what.startswith("forward")
     with FakeTensorMode(), torch.set_grad_enabled(backward):

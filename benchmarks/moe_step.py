@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import twins
 from benchmarks.measure import one_thread, timed
 from benchmarks.record import record
-from megatron_r1.step_profile import KINDS, best_product, kind_of
+from megatron_r1.runtime.step_profile import KINDS, best_product, kind_of
 
 SEQUENCES, LENGTH, ROUNDS = 16, 128, 3
 VOCABULARY = 512
@@ -69,7 +69,7 @@ def _row(size: str, layout: Any) -> dict[str, Any]:
 
 
 def policy(shape: dict[str, int], layout: Any) -> Any:
-    from megatron_r1.backend.model import ModelOptions
+    from megatron_r1.backend.model.build import ModelOptions
     from megatron_r1.backend.policy import MegatronPolicy
     from megatron_r1.models.deepseek_v3 import DeepseekV3
     from megatron_r1.types import OptimizerOptions

@@ -133,14 +133,14 @@ def _rank(rank: int, ranks: int, ports: list[int], rounds: int, steps: int, fold
 
 def _steps(ranks: int, given: dict[str, Any], megatron: dict[str, Any], steps: int) -> list[dict[str, float]]:
     """Timings and losses behind one that warms up."""
-    from megatron_r1.backend import parallel
-    from megatron_r1.backend.layout import Layout
-    from megatron_r1.backend.model import default_options
+    from megatron_r1.backend.model.build import default_options
+    from megatron_r1.backend.parallel import process_groups
     from megatron_r1.backend.policy import MegatronPolicy
+    from megatron_r1.config.layout import Layout
     from megatron_r1.types import OptimizerOptions, TrainSequence
 
     layout, work = Layout(ranks=ranks, **given), Work.here()
-    parallel.start(layout)
+    process_groups.start(layout)
     options = default_options("bf16")
     family = _family().model_copy(update={"megatron": megatron})
     policy = MegatronPolicy(
@@ -159,7 +159,7 @@ def _steps(ranks: int, given: dict[str, Any], megatron: dict[str, Any], steps: i
 
     step()
     timings = [timed(step) for _ in range(steps)]
-    parallel.stop()
+    process_groups.stop()
     return [{**asdict(t), "loss": loss} for t, loss in zip(timings, losses[1:], strict=True)]
 
 

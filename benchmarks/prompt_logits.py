@@ -59,7 +59,7 @@ def _flops(run: Callable[[], object]) -> int:
 
 def _ways(words: int, outputs: int, layout: Any) -> dict[str, Callable[[], float]]:
     """Updates of one model at a learning rate of 0, so that each is the same."""
-    from megatron_r1.rl.loss import GrpoLoss
+    from megatron_r1.rl.losses import GrpoLoss
     from megatron_r1.types import OptimizerOptions, TrainSequence
 
     with patch.object(twins, "VOCABULARY", words):

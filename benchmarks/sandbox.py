@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 from benchmarks.record import record
 from megatron_r1.rewards.code import Code
-from megatron_r1.rewards.sandbox.limits import Limits
-from megatron_r1.rewards.sandbox.run import Fate, run_program
+from megatron_r1.rewards.coding.sandbox.limits import Limits
+from megatron_r1.rewards.coding.sandbox.run import Fate, run_program
 from megatron_r1.types import Completion, Message, Prompt
 
 SUM = "print(sum(map(int, input().split())))"

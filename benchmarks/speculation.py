@@ -64,9 +64,9 @@ def _sample(policy: Any, prompts: list[list[int]], speculation: str | None) -> A
 @contextmanager
 def _overlap() -> Iterator[list[float]]:
     """Sums of min(p, q) of each draft's distribution and the model's (Leviathan et al., 2211.17192, 3.2)."""
-    from megatron_r1.backend import flight
+    from megatron_r1.backend.rollout import batch_scheduler
 
-    draw, shares, drafts = flight.next_tokens, [], []
+    draw, shares, drafts = batch_scheduler.next_tokens, [], []
 
     def noted(logits: torch.Tensor, uniforms: torch.Tensor, **options: Any) -> Any:
         if options["note"] is None:  # drafts; what is sampled next is behind each row and behind its draft
@@ -76,15 +76,15 @@ def _overlap() -> Iterator[list[float]]:
             shares.extend(both.sum(-1).tolist())
         return draw(logits, uniforms, **options)
 
-    flight.next_tokens = noted
+    batch_scheduler.next_tokens = noted
     try:
         yield shares
     finally:
-        flight.next_tokens = draw
+        batch_scheduler.next_tokens = draw
 
 
 def _trained(layers: int, layout: Any) -> Any:
-    from megatron_r1.backend.model import ModelOptions
+    from megatron_r1.backend.model.build import ModelOptions
     from megatron_r1.backend.policy import MegatronPolicy
     from megatron_r1.models.deepseek_v3 import DeepseekV3
     from megatron_r1.types import OptimizerOptions, TrainSequence

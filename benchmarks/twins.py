@@ -25,16 +25,16 @@ def start_alone() -> Any:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    from megatron_r1.backend import parallel
-    from megatron_r1.backend.layout import Layout
+    from megatron_r1.backend.parallel import process_groups
+    from megatron_r1.config.layout import Layout
 
     layout = Layout(ranks=1)
-    parallel.start(layout)
+    process_groups.start(layout)
     return layout
 
 
 def our_policy(shape: dict[str, Any], layout: Any, *, tokens_per_pack: int = 8192) -> Any:
-    from megatron_r1.backend.model import ModelOptions
+    from megatron_r1.backend.model.build import ModelOptions
     from megatron_r1.backend.policy import MegatronPolicy
     from megatron_r1.models.qwen2 import Qwen2
 

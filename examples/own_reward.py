@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from megatron_r1.rewards.answer import chain_of_thought
-from megatron_r1.rewards.section import RewardConfig
+from megatron_r1.rewards.answers.answer import chain_of_thought
+from megatron_r1.rewards.base import RewardConfig
 from megatron_r1.types import Completion, Score
 
 

@@ -10,8 +10,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from megatron_r1.config.section import Section
 from megatron_r1.data.split import Split, content_id, split_of
+from megatron_r1.section import Section
 from megatron_r1.types import Document, Message, Prompt
 
 

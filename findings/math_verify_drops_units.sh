@@ -4,7 +4,7 @@
 # Expected: 12 kg and 12 g are two answers, and so are 25 degrees Celsius and Fahrenheit.
 # Seen: both pairs are equal; what a unit's macro holds is parsed away before the comparison, so that a model
 # is paid for the right number in the wrong unit. The base of a number, 101_2 against 101_3, goes the same way.
-# megatron_r1 reads units itself (rewards/units.py) and compares what it can't read as text.
+# megatron_r1 reads units itself (rewards/math/units.py) and compares what it can't read as text.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -3,7 +3,7 @@
 #
 # Expected: the words even and neve, no and on, and the variables x and X are different.
 # Seen: each pair is equal: even is E*E*n*v. A clock time is a ratio: 12:30 equals 2/5.
-# megatron_r1 compares words that are no function or constant as text (rewards/mathematics.py).
+# megatron_r1 compares words that are no function or constant as text (rewards/answers/mathematics.py).
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

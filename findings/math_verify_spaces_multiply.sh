@@ -3,7 +3,7 @@
 #
 # Expected: 1\,000 is a thousand (a thin space groups digits, ISO 80000-1), and 2 1/2 is two and a half.
 # Seen: 1\,000 is 1 * 0 and equals 0; in dollars 2 1/2 equals 3/2, the sum of 1 and 1/2.
-# megatron_r1 reads grouped digits and mixed numbers itself (rewards/numerals.py).
+# megatron_r1 reads grouped digits and mixed numbers itself (rewards/answers/numerals.py).
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -6,7 +6,7 @@
 # Seen: a map [tokens, experts] and a mask [tokens] are combined as they are. That is an error about sizes for
 # most batches; with as many tokens as experts it is silent, and the mask of token i takes expert i out: two
 # padded tokens of eight, and no token at all is counted for the last two experts.
-# megatron_r1 counts by sequence in a router of its own (backend/router.py).
+# megatron_r1 counts by sequence in a router of its own (backend/model/router.py).
 # It needs Python 3.12 or newer, as megatron-core does.
 set -euo pipefail
 folder=$(mktemp -d)

@@ -7,7 +7,7 @@
 # each rank receives the gradient as its input and the activation as its gradient. The shapes agree, so that
 # nothing fails. Megatron-LM's command line refuses it (training/arguments.py); Megatron-Core does not, and
 # batch_p2p_comm=False is right.
-# megatron_r1 sets batch_p2p_comm=False and overlap_p2p_comm=True for such layouts (backend/model.py).
+# megatron_r1 sets batch_p2p_comm=False and overlap_p2p_comm=True for such layouts (backend/model/build.py).
 # It needs Python 3.12 or newer, as megatron-core does.
 set -euo pipefail
 folder=$(mktemp -d)

@@ -4,7 +4,7 @@
 # Expected: a loss function leaves its argument alone, as torch's cross_entropy does.
 # Seen: after the call logits in fp32 hold their own softmax: an entropy, an accuracy's margin or a second loss
 # of "the logits" is computed of probabilities, without an error. Logits in bf16 are copied first and survive.
-# megatron_r1 computes log probabilities and entropies itself (backend/logprobs.py).
+# megatron_r1 computes log probabilities and entropies itself (backend/model/logprobs.py).
 # It needs Python 3.12 or newer, as megatron-core does.
 set -euo pipefail
 folder=$(mktemp -d)

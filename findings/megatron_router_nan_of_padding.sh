@@ -5,7 +5,7 @@
 # z-loss is, whose mean divides by at least one token.
 # Seen: aux_loss and seq_aux_loss divide 0 by 0 tokens: the loss is NaN and so is every gradient of the router,
 # while the output is in order. A rank that fills its last micro-batch with padding loses the step.
-# megatron_r1 computes the loss by sequence in a router of its own (backend/router.py).
+# megatron_r1 computes the loss by sequence in a router of its own (backend/model/router.py).
 # It needs Python 3.12 or newer, as megatron-core does.
 set -euo pipefail
 folder=$(mktemp -d)

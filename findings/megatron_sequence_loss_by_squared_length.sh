@@ -6,7 +6,7 @@
 # Seen: with a padding_mask all sequences are divided by the square of their mean length: lengths of 8 and 4 in
 # perfect balance have (64 + 16) / 2 / 36 = 1.11, and a sequence twice as long pulls four times as hard. Without
 # padding the loss is 1.
-# megatron_r1 counts by sequence in a router of its own (backend/router.py).
+# megatron_r1 counts by sequence in a router of its own (backend/model/router.py).
 # It needs Python 3.12 or newer, as megatron-core does.
 set -euo pipefail
 folder=$(mktemp -d)

@@ -6,7 +6,7 @@
 # 32, 2½ as 21⁄2, and spaces at the line's beginning or in a row become one or none, so that formulas and Python
 # lose their meaning before the model sees them. normalization_rule_name="identity" with
 # remove_extra_whitespaces=False keeps both.
-# megatron_r1 trains with these two (data/sentencepiece_tokenizer.py).
+# megatron_r1 trains with these two (data/tokenizers/sentencepiece_tokenizer.py).
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

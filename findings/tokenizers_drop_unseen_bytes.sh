@@ -5,7 +5,7 @@
 # Seen: BpeTrainer takes the bytes that occur in the training text only, unless initial_alphabet names them
 # all, and a model without unk_token leaves out what it lacks: "hello 42" becomes "hello ", and an answer in
 # digits becomes no ids at all.
-# megatron_r1 trains sentencepiece models with byte fallback (data/sentencepiece_tokenizer.py).
+# megatron_r1 trains sentencepiece models with byte fallback (data/tokenizers/sentencepiece_tokenizer.py).
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

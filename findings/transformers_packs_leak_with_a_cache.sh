@@ -6,7 +6,7 @@
 # Seen: packing is looked for only where there is no cache, and use_cache is true as the configuration is, in
 # train() too, with or without labels: the second sequence attends the first, without a word. With
 # use_cache=False the logits are those of the sequence alone. Trainers set it; a loop of one's own does not.
-# megatron_r1 packs by cu_seqlens in an attention of its own (backend/attention.py).
+# megatron_r1 packs by cu_seqlens in an attention of its own (backend/model/attention.py).
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -5,7 +5,7 @@
 # Seen: CISPO caps the ratio at epsilon_high itself, not at 1 + epsilon_high, and the default of both epsilons is
 # the 0.2 that the other losses mean as a distance from 1: every ratio above 0.2 is cut to 0.2, which on-policy
 # are all, and no warning is given. With epsilon_high=5.0, which the docstring recommends, the gradient is GRPO's.
-# megatron_r1 caps at 1 + clip_high for every loss (rl/loss.py).
+# megatron_r1 caps at 1 + clip_high for every loss (rl/losses.py).
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

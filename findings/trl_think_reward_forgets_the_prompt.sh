@@ -5,7 +5,7 @@
 # Seen: the template of R1's distillations, which TRL ships, ends the prompt with "<think>\n", the reward sees the
 # completion alone and wants <think> at its beginning: the right form scores 0, and 1 is paid for a completion
 # that opens <think> a second time, so that training goes there.
-# megatron_r1 never lets a prompt open <think> in training (data/template.py).
+# megatron_r1 never lets a prompt open <think> in training (data/chat_template.py).
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -30,7 +30,7 @@ def run(args: Namespace) -> int:
 
 
 def check(args: Namespace) -> int:
-    from megatron_r1.check import check as check_config
+    from megatron_r1.check.findings import check as check_config
 
     print(check_config(args.conf, overrides=args.overrides, files=args.files, data=args.data))
     return 0
@@ -78,7 +78,7 @@ def cancel(args: Namespace) -> int:
 
 
 def schema(args: Namespace) -> int:
-    from megatron_r1.run_config import json_schema
+    from megatron_r1.run.config import json_schema
 
     text = json.dumps(json_schema(), indent=2, ensure_ascii=False)
     if args.write:

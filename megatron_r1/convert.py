@@ -16,26 +16,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron_r1.errors import ConfigError, GateError, R1Error
-from megatron_r1.launch import cores
-from megatron_r1.launch.ranks import run_ranks
-from megatron_r1.report.transfer import Transfer
+from megatron_r1.launch.supervisor import run_ranks
+from megatron_r1.runtime import cores
+from megatron_r1.tracking.transfer import Transfer
 
 if TYPE_CHECKING:
-    from megatron_r1.backend.layout import Layout
+    from megatron_r1.config.layout import Layout
 
 DEGREES = ("tensor", "pipeline", "expert")
 log = logging.getLogger(__name__)
 
 
 def import_(source: Path, target: Path, *, dtype: str | None) -> list[str]:
-    from megatron_r1.backend.hf_import import import_model
+    from megatron_r1.backend.hf.import_checkpoint import import_model
 
     with Transfer("import", is_main=_is_main()) as transfer:
         return import_model(source, target, precision=dtype, progress=transfer.update)  # type: ignore[arg-type]
 
 
 def export(source: Path, target: Path, *, dtype: str | None, fp8: bool, max_shard_size: str) -> list[str]:
-    from megatron_r1.backend.hf_export import export_model, export_options
+    from megatron_r1.backend.hf.export_checkpoint import export_model, export_options
 
     options = export_options(dtype=dtype, fp8=fp8, max_shard_size=max_shard_size)
     with Transfer("export", is_main=_is_main()) as transfer:
@@ -52,10 +52,10 @@ def verify(
     degrees: Mapping[str, int],
 ) -> list[str]:
     """Prints the comparison; GateError where the two differ."""
-    from megatron_r1.backend import hf_verify
-    from megatron_r1.backend.hf_describe import checkpoint_at
-    from megatron_r1.backend.hf_text_ids import compare_text_ids
-    from megatron_r1.data.tokenizer_files import TOKENIZER
+    from megatron_r1.backend.hf import verify as hf_verify
+    from megatron_r1.backend.hf.describe import checkpoint_at
+    from megatron_r1.backend.hf.text_ids import compare_text_ids
+    from megatron_r1.data.tokenizers.tokenizer_files import TOKENIZER
 
     tolerance = hf_verify.TOLERANCE if tolerance is None else tolerance
     found = hf_verify.verify(
@@ -82,7 +82,7 @@ def inspect(path: Path, *, as_yaml: bool) -> str:
         from megatron_r1.huggingface import describe
 
         return describe.yaml_at(path) if as_yaml else describe.describe(path)
-    from megatron_r1.backend import hf_describe
+    from megatron_r1.backend.hf import describe as hf_describe
 
     return hf_describe.yaml_at(path) if as_yaml else hf_describe.describe(path)
 
@@ -109,7 +109,7 @@ def ranks_of(degrees: Mapping[str, int]) -> int:
 
 
 def layout_of(degrees: Mapping[str, int]) -> "Layout":
-    from megatron_r1.backend.layout import Layout
+    from megatron_r1.config.layout import Layout
 
     return Layout.model_validate({"ranks": ranks_of(degrees), **degrees})
 
@@ -178,18 +178,18 @@ def _joined(degrees: Mapping[str, int]) -> Iterator[None]:
     import torch.distributed as dist
     from torch._C._distributed_c10d import HashStore
 
-    from megatron_r1.backend import parallel
-    from megatron_r1.backend.layout import Layout
+    from megatron_r1.backend.parallel import process_groups
+    from megatron_r1.config.layout import Layout
 
     if _world_size() == 1:
         dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
-    parallel.start(Layout.model_validate({"ranks": _world_size(), **degrees}))
+    process_groups.start(Layout.model_validate({"ranks": _world_size(), **degrees}))
     try:
         yield
     finally:
         if _world_size() == 1:  # ranks of a failed job must not wait for one another
-            parallel.stop()
-    parallel.stop()
+            process_groups.stop()
+    process_groups.stop()
 
 
 def _world_size() -> int:

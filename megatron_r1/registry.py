@@ -20,8 +20,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, Field, create_model
 
-from megatron_r1.config.section import Section
 from megatron_r1.errors import ConfigError
+from megatron_r1.section import Section
 
 CONSTANTS = ("STAGE", "REWARD", "FAMILY", "SOURCE")
 

@@ -250,7 +250,7 @@ class Artifact:
     kind: str
     config: Mapping[str, Any]  # all that decides the result
     config_hash: str
-    inputs: Mapping[str, Any]  # by name, each with its hash: stages, weights, files (lineage.py)
+    inputs: Mapping[str, Any]  # by name, each with its hash: stages, weights, files (run/lineage.py)
     checkpoint: str | None  # path relative to the stage's directory
     metrics: dict[str, float]
     outputs: dict[str, str] = field(default_factory=dict)  # data files for later stages -> BLAKE3

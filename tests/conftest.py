@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.backend import ranks
+from tests.distributed.harness import ranks
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` chooses

@@ -53,8 +53,8 @@ def test_check_starts_no_megatron_and_says_nothing_but_its_report():
 @pytest.mark.slow
 def test_commands_leave_room_for_plug_ins_until_they_have_read_the_configuration():
     code = (
-        "import megatron_r1.check, megatron_r1.launch.local, megatron_r1.launch.slurm.submit\n"
-        "import megatron_r1.pipeline\n"
+        "import megatron_r1.check.findings, megatron_r1.launch.local, megatron_r1.launch.slurm.submit\n"
+        "import megatron_r1.run.chain\n"
         "from megatron_r1.registry import families, rewards, sources, stages\n"
         "print([known.cache_info().currsize for known in (families, rewards, sources, stages)])"
     )
@@ -127,7 +127,7 @@ def test_an_error_of_the_user_is_one_line_and_its_exit_code(error, code, stub, c
     def check(path, **rest):
         raise error
 
-    stub("megatron_r1.check", check=check)
+    stub("megatron_r1.check.findings", check=check)
     assert cli.main(["check", "a.yaml"]) == code
     out, err = capsys.readouterr()
     assert (out, err) == ("", f"error: {error}\n")
@@ -137,7 +137,7 @@ def test_a_full_disk_is_one_line(stub, capsys):
     def check(path, **rest):
         raise OSError(errno.ENOSPC, "No space left on device", "runs/a/report.html")
 
-    stub("megatron_r1.check", check=check)
+    stub("megatron_r1.check.findings", check=check)
     assert cli.main(["check", "a.yaml"]) == 1
     assert capsys.readouterr().err == "error: runs/a/report.html: No space left on device\n"
 
@@ -153,20 +153,23 @@ def test_our_own_mistake_keeps_its_traceback(stub):
     def check(path, **rest):
         raise AssertionError("ours")
 
-    stub("megatron_r1.check", check=check)
+    stub("megatron_r1.check.findings", check=check)
     with pytest.raises(AssertionError):
         cli.main(["check", "a.yaml"])
 
 
 def test_check_prints_the_report(stub, capsys):
-    stub("megatron_r1.check", check=lambda path, *, overrides, files, data: f"{path} {overrides} {files}")
+    stub(
+        "megatron_r1.check.findings",
+        check=lambda path, *, overrides, files, data: f"{path} {overrides} {files}",
+    )
     assert cli.main(["check", "a.yaml", "x=1"]) == 0
     assert capsys.readouterr().out == "a.yaml ['x=1'] True\n"
 
 
 def test_schema_is_printed_or_written_for_editors(stub, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    stub("megatron_r1.run_config", json_schema=lambda: {"title": "Run"})
+    stub("megatron_r1.run.config", json_schema=lambda: {"title": "Run"})
     assert cli.main(["schema"]) == 0
     assert json.loads(capsys.readouterr().out) == {"title": "Run"}
     assert not (tmp_path / "conf").exists()

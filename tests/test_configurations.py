@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from megatron_r1 import check as check_module
-from megatron_r1.check import check
+from megatron_r1.check import findings as check_module
+from megatron_r1.check.findings import check
 from megatron_r1.errors import ConfigError
 from megatron_r1.huggingface.config_file import family_of
 from megatron_r1.models.weights import num_parameters
 from megatron_r1.plan.plan import make_plan
-from megatron_r1.run_config import load_run
+from megatron_r1.run.config import load_run
 
 CONF = Path(__file__).parents[1] / "conf"
 RUNS = sorted(path.stem for path in CONF.glob("*.yaml"))

@@ -53,7 +53,7 @@ APART = {
     ("stages", "backend"),
     ("backend", "stages"),
 }
-ALLOWED = {("rewards", "megatron_r1.data.template")}
+ALLOWED = {("rewards", "megatron_r1.data.chat_template")}
 
 
 def imports(source: str) -> Iterator[str]:
@@ -118,11 +118,11 @@ def test_every_part_of_the_package_has_a_layer():
         ("stages", "def f():\n    from megatron.core import mpu"),
         ("stages", "from megatron_r1.backend.policy import MegatronPolicy"),
         ("stages", "from megatron_r1 import backend"),
-        ("backend", "import megatron_r1.stages.grpo"),
+        ("backend", "import megatron_r1.stages.grpo.trainer"),
         ("rl", "from megatron_r1.launch import local"),
-        ("rl", "from megatron_r1.data.template import ChatTemplate"),
+        ("rl", "from megatron_r1.data.chat_template import ChatTemplate"),
         ("rewards", "from megatron_r1.data.packing import pack"),
-        ("types", "from megatron_r1.rl.loss import grpo_loss"),
+        ("types", "from megatron_r1.rl.losses import grpo_loss"),
         ("pipeline", "try:\n    import megatron_r1.cli\nexcept ImportError:\n    pass"),
     ],
 )
@@ -134,11 +134,11 @@ def test_an_import_that_points_up_or_across_is_found(importer, source):
     ("importer", "source"),
     [
         ("backend", "import megatron.core"),
-        ("stages", "from megatron_r1.rl.loss import grpo_loss"),
-        ("stages", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import megatron_r1.pipeline"),
-        ("rewards", "from megatron_r1.data.template import ChatTemplate"),
-        ("rewards", "from megatron_r1.data import template"),
-        ("launch", "from megatron_r1.pipeline import run"),
+        ("stages", "from megatron_r1.rl.losses import grpo_loss"),
+        ("stages", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import megatron_r1.run.chain"),
+        ("rewards", "from megatron_r1.data.chat_template import ChatTemplate"),
+        ("rewards", "from megatron_r1.data import chat_template as template"),
+        ("launch", "from megatron_r1.run.chain import run"),
         ("models", "from megatron_r1 import __version__"),
     ],
 )

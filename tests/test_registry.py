@@ -7,13 +7,13 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from megatron_r1 import registry
-from megatron_r1.config.section import Section
 from megatron_r1.errors import ConfigError
-from megatron_r1.run_config import load_run
+from megatron_r1.run.config import load_run
+from megatron_r1.section import Section
 
 TOY = """
 from typing import Literal
-from megatron_r1.config.section import Section
+from megatron_r1.section import Section
 class {name}(Section):
     "What {name} does."
     kind: Literal["{kind}"]

@@ -11,13 +11,13 @@ from unittest.mock import patch
 
 import torch
 
-from megatron_r1.backend import parallel
 from megatron_r1.backend import policy as policy_module
-from megatron_r1.backend.layout import Layout
 from megatron_r1.backend.memory import release
-from megatron_r1.backend.model import default_options
+from megatron_r1.backend.model.build import default_options
+from megatron_r1.backend.model.precision import Precision
+from megatron_r1.backend.parallel import process_groups
 from megatron_r1.backend.policy import MegatronPolicy
-from megatron_r1.backend.precision import Precision
+from megatron_r1.config.layout import Layout
 from megatron_r1.models.deepseek_v3 import DeepseekV3
 from megatron_r1.models.qwen2 import Qwen2
 from megatron_r1.models.shape import FamilyConfig
@@ -105,7 +105,7 @@ def start() -> None:
     """This process as the only rank."""
     only = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
     os.environ.update({name: os.environ.get(name, value) for name, value in only.items()})
-    parallel.start(Layout())
+    process_groups.start(Layout())
 
 
 def device_name() -> str:

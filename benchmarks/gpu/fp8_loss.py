@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.gpu import _setting as setting
 from benchmarks.gpu import rows
-from megatron_r1.backend.precision import Precision
+from megatron_r1.backend.model.precision import Precision
 from megatron_r1.errors import ConfigError
 from megatron_r1.types import OptimizerOptions, TrainSequence
 

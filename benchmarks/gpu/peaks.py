@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from megatron_r1.backend.parallel import device
+from megatron_r1.backend.parallel.process_groups import device
 
 # rows x inner x columns; a card's best is at one of them, and which differs between cards
 PRODUCTS = ((4096, 4096, 4096), (8192, 8192, 8192), (16384, 4096, 8192), (16384, 8192, 16384))

@@ -5,8 +5,8 @@ In one process, so that every ratio is of one run: the device's best product and
 
 from benchmarks.gpu import _setting as setting
 from benchmarks.gpu import decode, peaks, rows, train
+from megatron_r1.backend.model.precision import Precision
 from megatron_r1.backend.policy import MegatronPolicy
-from megatron_r1.backend.precision import Precision
 from megatron_r1.errors import ConfigError
 
 SIZE, LENGTH, SEQUENCES = "v3_proxy", 4096, 16

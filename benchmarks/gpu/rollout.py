@@ -6,8 +6,8 @@ import torch
 
 from benchmarks.gpu import _setting as setting
 from benchmarks.gpu.peaks import wait
-from megatron_r1.backend.layout import Layout, rollout_problems
-from megatron_r1.backend.rollout import Engine
+from megatron_r1.backend.rollout.engine import Engine
+from megatron_r1.config.layout import Layout, rollout_problems
 from megatron_r1.types import Sampling
 
 

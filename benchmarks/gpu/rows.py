@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu import _setting as setting
-from megatron_r1.backend.precision import transformer_engine_available
+from megatron_r1.backend.model.precision import transformer_engine_available
 
 FILE = "gpu_rows.jsonl"
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from benchmarks.gpu import _setting as setting
 from benchmarks.gpu.peaks import seconds
+from megatron_r1.backend.model.precision import FP8_RECIPES, Precision
 from megatron_r1.backend.policy import MegatronPolicy
-from megatron_r1.backend.precision import FP8_RECIPES, Precision
 from megatron_r1.errors import ConfigError
 from megatron_r1.models.flops import token_cost
 from megatron_r1.types import OptimizerOptions, PackedBatch, TrainSequence

@@ -4,7 +4,7 @@ Before any module of this package can import megatron, the stand-ins for torch.c
 are made quiet.
 """
 
-from megatron_r1.backend import cuda_standins, quiet
+from megatron_r1.backend.compat import cuda_stubs, quiet
 
 quiet.install()
-cuda_standins.install()
+cuda_stubs.install()

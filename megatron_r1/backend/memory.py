@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from megatron_r1.backend.parallel import device
+from megatron_r1.backend.parallel.process_groups import device
 
 GIB = 1024**3
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")

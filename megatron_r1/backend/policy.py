@@ -11,35 +11,38 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
-from megatron_r1.backend import checkpoint, expert_pool, rollout, router, routes
-from megatron_r1.backend import score_head as heads
-from megatron_r1.backend.context_padding import pad_for_context
-from megatron_r1.backend.expert_load import ExpertLoad
-from megatron_r1.backend.finite import require_finite_gradient, require_finite_loss
-from megatron_r1.backend.forward import ForwardOptions
-from megatron_r1.backend.hf_load import load_directory
-from megatron_r1.backend.initial_weights import set_initial_weights
-from megatron_r1.backend.layout import Layout
-from megatron_r1.backend.model import ModelOptions, build_model
-from megatron_r1.backend.offload import HostCopy, OffloadedOptimizer
-from megatron_r1.backend.optimizer import (
+from megatron_r1.backend.checkpoint import save_load
+from megatron_r1.backend.checkpoint.load_hf import load_directory
+from megatron_r1.backend.model import reward_head as heads
+from megatron_r1.backend.model import router, routing_replay
+from megatron_r1.backend.model.build import ModelOptions, build_model
+from megatron_r1.backend.model.init_weights import set_initial_weights
+from megatron_r1.backend.model.precision import pack_multiple
+from megatron_r1.backend.parallel.process_groups import MegatronReplicas, device
+from megatron_r1.backend.rollout import engine as rollout
+from megatron_r1.backend.rollout.decoder import expert_weights
+from megatron_r1.backend.rollout.engine import RolloutOptions
+from megatron_r1.backend.rollout.resharded_model import RolloutModel
+from megatron_r1.backend.train.context_padding import pad_for_context
+from megatron_r1.backend.train.cpu_offload import HostCopy, OffloadedOptimizer
+from megatron_r1.backend.train.expert_load import ExpertLoad
+from megatron_r1.backend.train.forward import ForwardOptions
+from megatron_r1.backend.train.nan_check import require_finite_gradient, require_finite_loss
+from megatron_r1.backend.train.optimizer import (
     build_optimizer,
     finish_parameter_gather,
     unwrap,
     wrap_for_training,
 )
-from megatron_r1.backend.parallel import MegatronReplicas, device
-from megatron_r1.backend.precision import pack_multiple
-from megatron_r1.backend.reference import ReferenceWeights
-from megatron_r1.backend.rollout import RolloutOptions
-from megatron_r1.backend.rollout_model import RolloutModel
-from megatron_r1.backend.schedule import Sums, pack_logprobs, train_on_packs
+from megatron_r1.backend.train.pipeline_schedule import Sums, pack_logprobs, train_on_packs
+from megatron_r1.backend.train.reference import ReferenceWeights
+from megatron_r1.config.layout import Layout
 from megatron_r1.data.packing import Packing, pack, pad_packs
 from megatron_r1.errors import DataError
-from megatron_r1.huggingface.origin import files_to_carry
+from megatron_r1.huggingface.provenance import files_to_carry
 from megatron_r1.huggingface.source import Source
 from megatron_r1.models.shape import FamilyConfig
-from megatron_r1.step_profile import phase
+from megatron_r1.runtime.step_profile import phase
 from megatron_r1.types import (
     Begun,
     LossFunction,
@@ -91,11 +94,11 @@ class MegatronPolicy:
         self.refits = Refits()
         self.replicas = MegatronReplicas()
         self.chunks = build_model(family, layout, options)
-        expert_pool.lay_out(self.chunks)
+        expert_weights.lay_out(self.chunks)
         if score_head:
             heads.attach(self.chunks)
         router.attach(self.chunks)
-        routes.attach(self.chunks)
+        routing_replay.attach(self.chunks)
         if not score_head:
             rollout.require(self.rollout_options, family, self.rollout_layout, self.chunks)
         set_initial_weights(self.chunks, seed=seed, vocab_size=family.shape().vocab_size)
@@ -119,7 +122,7 @@ class MegatronPolicy:
     ) -> list[Sampled]:
         assert not self.score_head, "a reward model says nothing"
         if sampling.keep_routes:
-            routes.require_replay(self.chunks[0].config)
+            routing_replay.require_replay(self.chunks[0].config)
         longest = max(map(len, prompts), default=0)
         self._require_positions(longest + sampling.max_new_tokens, "a prompt and max_new_tokens")
         finish_parameter_gather(self.models)
@@ -252,12 +255,12 @@ class MegatronPolicy:
         unwrap(self.models)
 
     def save(self, directory: Path, state: Mapping[str, Any]) -> None:
-        checkpoint.save(directory, self, state)
+        save_load.save(directory, self, state)
 
     def load(self, directory: Path, *, weights_only: bool = False, checked: bool = False) -> dict[str, Any]:
         assert self.resting is None, "the host would keep the old weights"
         self.fresh = False
-        return checkpoint.load(directory, self, weights_only=weights_only, checked=checked)
+        return save_load.load(directory, self, weights_only=weights_only, checked=checked)
 
     def load_hugging_face(self, directory: Path) -> list[str]:
         """Weights from Hugging Face's files; each rank reads its slices. Returns warnings; collective."""

@@ -2,6 +2,6 @@
 
 from megatron_r1.config.loading import Loaded, load, read, refuse, resolved, validated
 from megatron_r1.config.schema import json_schema
-from megatron_r1.config.section import Section
+from megatron_r1.section import Section
 
 __all__ = ["Loaded", "Section", "json_schema", "load", "read", "refuse", "resolved", "validated"]

@@ -1,7 +1,7 @@
 """Pydantic's errors -> findings in the user's words: the key as written, its line, the value, the remedy.
 
 Pydantic reports every member of a plain union; here the one that was meant is picked. Which keys an error is
-about is place.py's part.
+about is union_paths.py's part.
 """
 
 import difflib
@@ -14,9 +14,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from megatron_r1.config import line_to_write
-from megatron_r1.config.place import Place, as_section, field_of, members_of, place_of
 from megatron_r1.config.spelling import same_as
 from megatron_r1.config.tree import MAX_SHOWN, Finding, KeyPath, Position, Tree
+from megatron_r1.config.union_paths import Place, as_section, field_of, members_of, place_of
 
 EXPECTED = {
     "int_type": "an integer", "int_from_float": "an integer", "int_parsing": "an integer",

@@ -12,10 +12,10 @@ from ruamel.yaml import YAML
 
 from megatron_r1.config.explain import explain, position_of
 from megatron_r1.config.merge import overlay, override, read_file
-from megatron_r1.config.section import Section
 from megatron_r1.config.tree import Finding, KeyPath, Position, Tree
 from megatron_r1.errors import ConfigError
-from megatron_r1.regular_file import file_problem
+from megatron_r1.files.regular_file import file_problem
+from megatron_r1.section import Section
 
 
 @dataclass(frozen=True, slots=True)

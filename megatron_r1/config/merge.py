@@ -10,7 +10,7 @@ from typing import Any
 from megatron_r1.config.spelling import LENGTHS, same_as, schedule
 from megatron_r1.config.tree import Finding, KeyPath, Position, Tree, parse
 from megatron_r1.errors import ConfigError
-from megatron_r1.regular_file import read_bytes
+from megatron_r1.files.regular_file import read_bytes
 
 BASE = "base"
 DISCRIMINATORS = ("kind", "family", "source")

@@ -8,7 +8,7 @@ be any kind. `check` is strict.
 from typing import Any
 
 from megatron_r1.config.merge import BASE
-from megatron_r1.config.section import Section
+from megatron_r1.section import Section
 
 
 def json_schema(model: type[Section]) -> dict[str, Any]:

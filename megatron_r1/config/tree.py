@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from megatron_r1.json_reader import is_text
+from megatron_r1.files.json_reader import is_text
 
 MAX_VALUES = 100_000  # of a tree, aliases written out; a run of many stages has some thousands
 MAX_DEPTH = 50

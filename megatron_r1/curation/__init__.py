@@ -1,6 +1,6 @@
 """From sampled answers to data to learn from: filters, duplicates, decontamination, quotas, the data card.
 
-Pure functions over text and counts; stages/rejection_sampling.py applies them.
+Pure functions over text and counts; stages/rejection_sampling/stage.py applies them.
 """
 
 from megatron_r1.curation.contamination import EvaluationText

@@ -10,8 +10,8 @@ import hashlib
 import numpy
 from pydantic import Field
 
-from megatron_r1.config.section import Section
 from megatron_r1.curation.words import ngrams, words
+from megatron_r1.section import Section
 
 NUM_BANDS = 16
 NUM_ROWS = 8

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from megatron_r1.config.section import Section
 from megatron_r1.curation.words import ngrams, words
-from megatron_r1.rewards.answer import chain_of_thought
+from megatron_r1.rewards.answers.answer import chain_of_thought
 from megatron_r1.rewards.format import Form, is_well_formed
 from megatron_r1.rewards.language import is_mixed, language_share
+from megatron_r1.section import Section
 from megatron_r1.types import Completion
 
 UNREADABLE = ("\ufffd", "\u2047")  # what tokenizers write for broken bytes and unknown pieces

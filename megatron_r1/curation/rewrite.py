@@ -9,8 +9,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, field_validator
 
-from megatron_r1.config.section import Section
-from megatron_r1.rewards.answer import chain_of_thought, final_answer
+from megatron_r1.rewards.answers.answer import chain_of_thought, final_answer
+from megatron_r1.section import Section
 from megatron_r1.types import Completion
 
 CHAIN, SUMMARY, ANSWER = "{chain}", "{summary}", "{answer}"

@@ -17,8 +17,8 @@ from typing import Any
 
 from megatron_r1.data.sources.stage import DATA
 from megatron_r1.errors import DataError
-from megatron_r1.json_reader import NotJson, parse_json
-from megatron_r1.regular_file import file_problem
+from megatron_r1.files.json_reader import NotJson, parse_json
+from megatron_r1.files.regular_file import file_problem
 from megatron_r1.types import Replicas
 
 CANDIDATES = "candidates"

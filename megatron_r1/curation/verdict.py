@@ -14,7 +14,7 @@ from megatron_r1.types import Completion, Score
 class Grader(Protocol):
     """A rule or a judge: one score a completion, in order; value None: it can't say, and `note` says why.
 
-    Every reward is one (rewards/section.py). A generative judge implements this and returns None for a
+    Every reward is one (rewards/base.py). A generative judge implements this and returns None for a
     verdict that it can't parse.
     """
 

@@ -1,7 +1,7 @@
 """A chat template as the Jinja text that transformers, vLLM and others render: what was trained is served.
 
-`apply_chat_template` renders one text and encodes it whole, where template.py encodes parts and joins ids.
-The two agree wherever parts meet at a special piece or at a place where the tokenizer cuts anyway, so in
+`apply_chat_template` renders one text and encodes it whole, where chat_template.py encodes parts and joins
+ids. The two agree wherever parts meet at a special piece or at a place where the tokenizer cuts anyway, so in
 every prompt of one question, with or without a system turn; tests/data/test_chat_jinja.py holds them together
 token by token. Two differences remain. A question that spells a special piece is plain text in training, and
 that piece when served. And an earlier answer in the template r1_zero, which has no special piece before it,

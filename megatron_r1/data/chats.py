@@ -9,8 +9,8 @@ from typing import Literal
 
 import torch
 
-from megatron_r1.data.template import ChatTemplate
-from megatron_r1.data.tokenizer import Tokenizer
+from megatron_r1.data.chat_template import ChatTemplate
+from megatron_r1.data.tokenizers.tokenizer import Tokenizer
 from megatron_r1.types import Document, TrainSequence
 
 LearntAnswers = Literal["every", "last"]

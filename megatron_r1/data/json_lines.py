@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from megatron_r1.errors import DataError
-from megatron_r1.json_reader import NotJson, parse_json
-from megatron_r1.regular_file import file_problem
+from megatron_r1.files.json_reader import NotJson, parse_json
+from megatron_r1.files.regular_file import file_problem
 
 ROLES = ("system", "user", "assistant")
 KEYS = {"messages", "text", "reference", "task", "language", "metadata", "id"}

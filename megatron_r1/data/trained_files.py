@@ -9,13 +9,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from megatron_r1.data.huggingface_tokenizer import HuggingFaceTokenizer
-from megatron_r1.data.template import ChatTemplate
-from megatron_r1.data.tokenizer import Tokenizer
-from megatron_r1.data.tokenizer_files import CONFIG, GENERATION, LEGACY, SETTINGS, TOKENIZER
+from megatron_r1.data.chat_template import ChatTemplate
+from megatron_r1.data.tokenizers.huggingface_tokenizer import HuggingFaceTokenizer
+from megatron_r1.data.tokenizers.tokenizer import Tokenizer
+from megatron_r1.data.tokenizers.tokenizer_files import CONFIG, GENERATION, LEGACY, SETTINGS, TOKENIZER
 from megatron_r1.errors import DataError
-from megatron_r1.json_reader import parse_json
-from megatron_r1.regular_file import read_bytes
+from megatron_r1.files.json_reader import parse_json
+from megatron_r1.files.regular_file import read_bytes
 
 TEMPLATES = ("chat_template.jinja", "chat_template.json")  # they go before what tokenizer_config.json says
 VOCABULARIES = ("vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json")

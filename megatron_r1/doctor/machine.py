@@ -8,8 +8,8 @@ from pathlib import Path
 from megatron_r1.doctor.finding import Finding, Status
 from megatron_r1.doctor.packages import torch_facts
 from megatron_r1.errors import R1Error
-from megatron_r1.launch.cores import usable_cores
-from megatron_r1.rewards.sandbox import cgroup, proof
+from megatron_r1.rewards.coding.sandbox import cgroup, proof
+from megatron_r1.runtime.cores import usable_cores
 
 GIB = 2**30
 UTIL_LINUX = "apt-get install util-linux mount python3-minimal"

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
+from megatron_r1.files.json_reader import NotJson, parse_json
 from megatron_r1.gym import values
 from megatron_r1.gym.integrals import NotReadable, is_antiderivative, is_same_form
-from megatron_r1.json_reader import NotJson, parse_json
 
 Entry = Mapping[str, Any]
 Verifier = Callable[[str, Entry], bool]

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from megatron_r1 import registry
 from megatron_r1.errors import CheckpointError, ConfigError
-from megatron_r1.json_reader import read_json_object
+from megatron_r1.files.json_reader import read_json_object
 from megatron_r1.models.hf_config import HfConfig
 from megatron_r1.models.shape import FamilyConfig
 

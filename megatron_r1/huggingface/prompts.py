@@ -4,9 +4,9 @@ import random
 from pathlib import Path
 
 from megatron_r1.errors import CheckpointError, DataError
+from megatron_r1.files.json_reader import NotJson, parse_json
+from megatron_r1.files.regular_file import read_bytes
 from megatron_r1.huggingface.config_file import CONFIG, read_json
-from megatron_r1.json_reader import NotJson, parse_json
-from megatron_r1.regular_file import read_bytes
 
 LENGTHS = (8, 40)
 TOKENIZER = "tokenizer.json"

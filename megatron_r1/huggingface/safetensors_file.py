@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from megatron_r1.errors import CheckpointError
-from megatron_r1.json_reader import NotJson, parse_json
-from megatron_r1.regular_file import file_problem
+from megatron_r1.files.json_reader import NotJson, parse_json
+from megatron_r1.files.regular_file import file_problem
 
 DTYPES = {
     "F64": torch.float64,

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from megatron_r1.errors import CheckpointError, ConfigError
+from megatron_r1.files.regular_file import file_problem
 from megatron_r1.huggingface import fp8
 from megatron_r1.huggingface.config_file import CONFIG, INDEX, family_of, read_json
 from megatron_r1.huggingface.safetensors_file import Buffer, Entry, SafetensorsFile
 from megatron_r1.models.shape import FamilyConfig
 from megatron_r1.models.weights import Weight
-from megatron_r1.regular_file import file_problem
 
 SCALE = "_scale_inv"  # after the name of a weight in FP8 blocks
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")

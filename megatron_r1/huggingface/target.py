@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from megatron_r1.errors import ConfigError
-from megatron_r1.huggingface.ahead import ahead
 from megatron_r1.huggingface.config_file import CONFIG, INDEX
-from megatron_r1.huggingface.parts import HashedFile, Parts
+from megatron_r1.huggingface.prefetch import ahead
+from megatron_r1.huggingface.resumable_writer import HashedFile, Parts
 from megatron_r1.huggingface.safetensors_file import Planned, bytes_of, header_of
 
 SIZES = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}

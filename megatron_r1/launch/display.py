@@ -13,8 +13,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from megatron_r1.launch import position
-from megatron_r1.launch.position import Position
+from megatron_r1.runtime import position
+from megatron_r1.runtime.position import Position
 
 
 class Display:

@@ -10,12 +10,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_r1.check import findings, warnings
+from megatron_r1.check.findings import findings, warnings
 from megatron_r1.config import refuse, resolved
 from megatron_r1.errors import ConfigError
-from megatron_r1.launch import cores, lock, variables
-from megatron_r1.launch.ranks import run_ranks
-from megatron_r1.run_config import RunConfig, load_run
+from megatron_r1.launch.supervisor import run_ranks
+from megatron_r1.run.config import RunConfig, load_run
+from megatron_r1.runtime import cores, env_vars, run_lock
 
 RESOLVED_NAME = "resolved.yaml"
 
@@ -43,8 +43,8 @@ def launch(
     for text in warnings(run):
         log.warning(text)
     run_dir = run_dir or Path(run.run_dir, run.name)
-    lock.make_run_dir(run_dir)
-    with lock.hold(run_dir):
+    run_lock.make_run_dir(run_dir)
+    with run_lock.hold(run_dir):
         write_resolved(run, run_dir)
         return _start_ranks(run_dir, ranks=run.layout.ranks, from_stage=from_stage, profile=profile)
 
@@ -73,11 +73,11 @@ def _start_ranks(run_dir: Path, *, ranks: int, from_stage: str | None, profile: 
 
 
 def _environment(ranks: int, *, from_stage: str | None, profile: bool) -> dict[str, str]:
-    env = {**os.environ, variables.LOCKED: "1"}
+    env = {**os.environ, env_vars.LOCKED: "1"}
     env.update(cores.thread_variables(env, ranks=ranks, cores=cores.usable_cores()))
-    env.pop(variables.FROM_STAGE, None)
+    env.pop(env_vars.FROM_STAGE, None)
     if from_stage is not None:
-        env[variables.FROM_STAGE] = from_stage
+        env[env_vars.FROM_STAGE] = from_stage
     if profile:
-        env |= {variables.PROFILE: "1", "KINETO_LOG_LEVEL": "99"}  # torch's profiler is talkative
+        env |= {env_vars.PROFILE: "1", "KINETO_LOG_LEVEL": "99"}  # torch's profiler is talkative
     return env

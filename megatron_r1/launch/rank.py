@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from megatron_r1.errors import DataError, Interrupted, R1Error
-from megatron_r1.launch import heartbeat, lock, signals, variables
+from megatron_r1.runtime import env_vars, heartbeat, run_lock, signals
 
 DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
@@ -60,16 +60,16 @@ def _disk_trouble(error: BaseException, run_dir: Path) -> str | None:
 
 
 def _run(run_dir: Path) -> None:
-    from megatron_r1.pipeline import run_rank  # torch and Megatron: seconds, in which signals already count
+    from megatron_r1.run.chain import run_rank  # torch and Megatron: seconds, in which signals already count
 
     run_rank(run_dir)
 
 
 def _lock(run_dir: Path) -> AbstractContextManager[None]:
     """Rank 0 holds the run directory, unless the launcher does."""
-    if os.environ["RANK"] != "0" or variables.LOCKED in os.environ:
+    if os.environ["RANK"] != "0" or env_vars.LOCKED in os.environ:
         return nullcontext()
-    return lock.hold(run_dir)
+    return run_lock.hold(run_dir)
 
 
 def leave(exit_code: int) -> NoReturn:

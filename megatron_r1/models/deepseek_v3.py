@@ -8,7 +8,6 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from megatron_r1.config.section import Section
 from megatron_r1.models.dense import L, M, feed_forward_rows
 from megatron_r1.models.hf_config import MOST_LAYERS, HfConfig, write_rope
 from megatron_r1.models.shape import (
@@ -25,6 +24,7 @@ from megatron_r1.models.shape import (
     expert_problems,
 )
 from megatron_r1.models.weights import SAME, Copy, HalvesToPairs, Row, Shard
+from megatron_r1.section import Section
 
 LATENT_EPSILON = 1e-6  # of the norms on both latents, whatever rms_norm_eps says: DeepSeek's own code
 MTP = "mtp.layers.{depth}."

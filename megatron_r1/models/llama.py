@@ -3,10 +3,10 @@
 import math
 from typing import Any, ClassVar, Literal
 
-from megatron_r1.config.section import Section
 from megatron_r1.models.dense import DenseConfig
 from megatron_r1.models.hf_config import HfConfig
 from megatron_r1.models.shape import Positions, Positive
+from megatron_r1.section import Section
 
 
 class Llama3Rope(Section):

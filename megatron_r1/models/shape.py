@@ -9,9 +9,9 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field
 
-from megatron_r1.config.section import Section
 from megatron_r1.models.hf_config import HfConfig
 from megatron_r1.models.weights import Copy, Row, Weight, expand
+from megatron_r1.section import Section
 
 
 def divisors(size: int) -> str:

@@ -2,8 +2,9 @@
 
 Exact, because built from the real model code: parameters, gradients, optimizer, buffers, the reference.
 Models: activations (plan/activations.py), the KV cache, logits. What `offload` names is in host memory
-outside its phase (backend/offload.py); all else stays on the GPU, the rollout's own weights too where it has
-a layout of its own; where it has none it reads the weights that train, and a refit needs nothing.
+outside its phase (backend/train/cpu_offload.py); all else stays on the GPU, the rollout's own weights too
+where it has a layout of its own; where it has none it reads the weights that train, and a refit needs
+nothing.
 """
 
 # T tokens of a pack, V vocabulary
@@ -11,15 +12,15 @@ a layout of its own; where it has none it reads the weights that train, and a re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from megatron_r1.backend.layout import Layout, split_layers
-from megatron_r1.backend.precision import parameter_dtype
+from megatron_r1.backend.model.precision import parameter_dtype
+from megatron_r1.config.layout import Layout, split_layers
 from megatron_r1.models.shape import ModelShape
 from megatron_r1.plan.activations import kept, working_layer
-from megatron_r1.run_config import RunConfig
+from megatron_r1.run.config import RunConfig
 from megatron_r1.stages.demand import Demand
 
 if TYPE_CHECKING:
-    from megatron_r1.backend.shards import Shard
+    from megatron_r1.backend.memory_shards import Shard
 
 MOMENTS = 8  # Adam's two in fp32
 MASTER = 4  # fp32 copies of weights that are narrower
@@ -223,8 +224,8 @@ def _in_flight(layout: Layout, demand: Demand, pipeline_rank: int) -> float:
 
 
 def kv_cache(run: RunConfig, demand: Demand) -> list[float]:
-    """rollout_rows of a replica's outputs at their full length, as backend/flight.py allocates them; by
-    pipeline rank of the layout that samples."""
+    """rollout_rows of a replica's outputs at their full length, as backend/rollout/batch_scheduler.py
+    allocates them; by pipeline rank of the layout that samples."""
     layout, config = run.sampling_layout, run.model.transformer_config()
     if not demand.outputs:
         return [0.0] * layout.pipeline

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from megatron_r1.backend.precision import Precision
+from megatron_r1.backend.model.precision import Precision
 from megatron_r1.config import refuse
 from megatron_r1.errors import ConfigError
 from megatron_r1.plan.hardware import Hardware, load_hardware
 from megatron_r1.plan.memory import RankMemory, rank_memory
 from megatron_r1.plan.work import Work, work
-from megatron_r1.run_config import RunConfig, load_run
+from megatron_r1.run.config import RunConfig, load_run
 
 if TYPE_CHECKING:
-    from megatron_r1.backend.shards import Shard
+    from megatron_r1.backend.memory_shards import Shard
 
 GIB = 1024**3
 CHECKPOINT_BYTES = 12  # a trained weight: fp32 master and two moments; the weights come on top
@@ -72,8 +72,8 @@ class Plan:
 
 def shards_of(run: RunConfig) -> "list[Shard]":
     """The shards of the run's model and layout."""
-    from megatron_r1.backend.model import ModelOptions  # Megatron takes seconds to import
-    from megatron_r1.backend.shards import shards
+    from megatron_r1.backend.memory_shards import shards
+    from megatron_r1.backend.model.build import ModelOptions  # Megatron takes seconds to import
 
     return shards(run.model, run.layout, ModelOptions(precision=_kept_as(run)))
 
@@ -145,7 +145,7 @@ def plan(
 
     ConfigError if the run is wrong or no hardware is named.
     """
-    from megatron_r1.check import findings
+    from megatron_r1.check.findings import findings
     from megatron_r1.plan.suggest import suggestions
     from megatron_r1.plan.text import report
 

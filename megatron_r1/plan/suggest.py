@@ -8,13 +8,13 @@ layout, and there are hundreds: all are estimated from the sizes of one, the bes
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from megatron_r1.backend.layout import Layout, even_split, problems, split_layers
-from megatron_r1.backend.precision import parameter_dtype
-from megatron_r1.backend.shards import Shard
+from megatron_r1.backend.memory_shards import Shard
+from megatron_r1.backend.model.precision import parameter_dtype
+from megatron_r1.config.layout import Layout, even_split, problems, split_layers
 from megatron_r1.errors import ConfigError
 from megatron_r1.models.shape import ModelShape
 from megatron_r1.plan.plan import GIB, Plan, make_plan, shards_of
-from megatron_r1.run_config import RunConfig
+from megatron_r1.run.config import RunConfig
 
 SHOWN = 5
 MAX_TENSOR = 8  # beyond a node's GPUs it crosses the network many times a layer

@@ -9,7 +9,7 @@ from itertools import batched
 
 from megatron_r1.plan.memory import RankMemory
 from megatron_r1.plan.plan import GIB, Plan, StagePlan
-from megatron_r1.run_config import RunConfig
+from megatron_r1.run.config import RunConfig
 
 WIDTH = 80  # characters of a line
 RANKS_A_BLOCK = 8

@@ -9,15 +9,15 @@ A refit: all of the weights that a GPU samples with, over the network, though so
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from megatron_r1.backend.precision import parameter_dtype
+from megatron_r1.backend.model.precision import parameter_dtype
 from megatron_r1.models.flops import PASSES, token_cost
 from megatron_r1.plan.hardware import Hardware
 from megatron_r1.plan.memory import kv_cache
-from megatron_r1.run_config import RunConfig
+from megatron_r1.run.config import RunConfig
 from megatron_r1.stages.demand import Demand
 
 if TYPE_CHECKING:
-    from megatron_r1.backend.shards import Shard
+    from megatron_r1.backend.memory_shards import Shard
 
 FP32 = 4
 

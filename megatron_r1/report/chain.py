@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from megatron_r1.report.plot import number
-from megatron_r1.report.progress import duration
 from megatron_r1.report.record import StageRecord
+from megatron_r1.tracking.progress import duration
 
 BOX_WIDTH, BOX_HEIGHT = 112.0, 40.0  # a box is wider where the longest name asks for it
 LETTER = 7.4  # width of a name's character, at most

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from megatron_r1.report.metrics import METRICS, STDERR, describe
 from megatron_r1.report.plot import number
 from megatron_r1.report.record import StageRecord
+from megatron_r1.tracking.metrics import METRICS, STDERR, describe
 
 ASKED = {"eval/accuracy": "pass@1", "eval/format": "form", "eval/language": "language", "eval/mixed": "mixed"}
 KEY = (*ASKED, "eval/cons", "eval/greedy", "eval/length")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from megatron_r1.report.plot import Point, number
 from megatron_r1.report.record import StageRecord
-from megatron_r1.report.samples import Sample
+from megatron_r1.tracking.samples import Sample
 
 # Words of re-evaluation, after the list in the appendix of the Nature text, less its everyday words.
 REFLECTION = re.compile(r"\b(?:wait|mistake|retry|recheck|verify|wrong)\b|等等|重新|检查|错误", re.IGNORECASE)

@@ -21,11 +21,11 @@ from megatron_r1.report.checkpoints import (
     table,
 )
 from megatron_r1.report.findings import Finding, findings, reflection_by_step
-from megatron_r1.report.metrics import METRICS
 from megatron_r1.report.plot import Chart, Series, line_chart, number
-from megatron_r1.report.progress import duration
 from megatron_r1.report.record import StageRecord, read_run
-from megatron_r1.report.samples import Sample
+from megatron_r1.tracking.metrics import METRICS
+from megatron_r1.tracking.progress import duration
+from megatron_r1.tracking.samples import Sample
 
 TILES = {
     "eval/accuracy": "pass@1",

@@ -11,9 +11,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from megatron_r1.errors import DataError
-from megatron_r1.json_reader import read_json_object
-from megatron_r1.report.metrics import read_metrics
-from megatron_r1.report.samples import Sample, read_samples
+from megatron_r1.files.json_reader import read_json_object
+from megatron_r1.tracking.metrics import read_metrics
+from megatron_r1.tracking.samples import Sample, read_samples
 
 
 @dataclass(frozen=True, slots=True)

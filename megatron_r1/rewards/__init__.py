@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from megatron_r1.rewards.accuracy import Accuracy
-    from megatron_r1.rewards.answer import final_answer
+    from megatron_r1.rewards.answers.answer import final_answer
+    from megatron_r1.rewards.base import Reward, RewardConfig, completion_of
     from megatron_r1.rewards.code import Code
+    from megatron_r1.rewards.coding.sandbox.limits import Limits
+    from megatron_r1.rewards.coding.sandbox.run import Fate, Ran, run_program
     from megatron_r1.rewards.format import Format, is_well_formed
     from megatron_r1.rewards.language import Language, language_share
-    from megatron_r1.rewards.sandbox.limits import Limits
-    from megatron_r1.rewards.sandbox.run import Fate, Ran, run_program
-    from megatron_r1.rewards.section import Reward, RewardConfig, completion_of
 
 __all__ = [
     "Accuracy",

@@ -22,12 +22,12 @@ from typing import Annotated
 from pydantic import Field
 
 from megatron_r1.gym.scoring import needs_its_answer
-from megatron_r1.rewards import mathematics, numerals
-from megatron_r1.rewards.answer import final_answer
-from megatron_r1.rewards.grading_pool import GradingPool
-from megatron_r1.rewards.json_answer import json_answer
-from megatron_r1.rewards.pooled import Item, PooledGrader
-from megatron_r1.rewards.section import RewardConfig
+from megatron_r1.rewards.answers import mathematics, numerals
+from megatron_r1.rewards.answers.answer import final_answer
+from megatron_r1.rewards.answers.json_answer import json_answer
+from megatron_r1.rewards.base import RewardConfig
+from megatron_r1.rewards.grading.pool import GradingPool
+from megatron_r1.rewards.grading.pooled import Item, PooledGrader
 from megatron_r1.types import Completion, Prompt, Score
 
 Reader = Callable[[str], Hashable | None]

@@ -13,8 +13,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from megatron_r1.rewards.base import RewardConfig
 from megatron_r1.rewards.preference import summary_of
-from megatron_r1.rewards.section import RewardConfig
 from megatron_r1.types import Completion, Score
 
 EXTRA_COST = 0.25  # of an entry

@@ -1,8 +1,8 @@
 """Code reward: a program earns 1 when it passes all tests of its problem (DeepSeek-R1, section 2.2.2).
 
-Which part of the answer is the program: rewards/program_text.py. It runs in a sandbox (rewards/sandbox), what
-it wrote is compared outside, and the note of the score says what became of it: "time-out: test 3 of 10".
-Without bubblewrap the reward refuses to run.
+Which part of the answer is the program: rewards/coding/program_text.py. It runs in a sandbox
+(rewards/sandbox), what it wrote is compared outside, and the note of the score says what became of it:
+"time-out: test 3 of 10". Without bubblewrap the reward refuses to run.
 
 The tests are judged first: some that can't be read, or that the problem's own reference program fails, make
 the item ungradable, never right and never wrong. Of a problem only a hash and that verdict are kept: its
@@ -20,13 +20,13 @@ from typing import Annotated
 from pydantic import Field
 
 from megatron_r1.errors import R1Error
-from megatron_r1.rewards.code_problem import BadProblem, Problem, read_problem, same_output, same_value
-from megatron_r1.rewards.program_text import candidates
-from megatron_r1.rewards.sandbox.command import require_tools
-from megatron_r1.rewards.sandbox.limits import MIB, Limits
-from megatron_r1.rewards.sandbox.proof import require_sandbox
-from megatron_r1.rewards.sandbox.run import Fate, Ran, run_program
-from megatron_r1.rewards.section import RewardConfig
+from megatron_r1.rewards.base import RewardConfig
+from megatron_r1.rewards.coding.problem import BadProblem, Problem, read_problem, same_output, same_value
+from megatron_r1.rewards.coding.program_text import candidates
+from megatron_r1.rewards.coding.sandbox.command import require_tools
+from megatron_r1.rewards.coding.sandbox.limits import MIB, Limits
+from megatron_r1.rewards.coding.sandbox.proof import require_sandbox
+from megatron_r1.rewards.coding.sandbox.run import Fate, Ran, run_program
 from megatron_r1.types import Completion, Prompt, Score
 
 TASK = "code"

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from megatron_r1.errors import GateError
-from megatron_r1.rewards.section import ELSEWHERE, Reward
+from megatron_r1.rewards.base import ELSEWHERE, Reward
 from megatron_r1.types import Completion, Prompt, Score, Scored
 
 

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from megatron_r1.data.template import ANSWER_CLOSE, ANSWER_OPEN, TAGS, THINK_CLOSE, THINK_OPEN
-from megatron_r1.rewards.section import RewardConfig
+from megatron_r1.data.chat_template import ANSWER_CLOSE, ANSWER_OPEN, TAGS, THINK_CLOSE, THINK_OPEN
+from megatron_r1.rewards.base import RewardConfig
 from megatron_r1.types import Completion, Score
 
 Form = Literal["answer_tags", "summary"]

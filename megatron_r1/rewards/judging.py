@@ -10,8 +10,8 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from megatron_r1.json_reader import NotJson, parse_json
-from megatron_r1.rewards.answer import after_thinking, last_tagged
+from megatron_r1.files.json_reader import NotJson, parse_json
+from megatron_r1.rewards.answers.answer import after_thinking, last_tagged
 from megatron_r1.types import Message
 
 MAX_CHARS = 2_000  # a longer answer of a judge is none

@@ -27,10 +27,10 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Literal
 
-from megatron_r1.rewards.answer import chain_of_thought
+from megatron_r1.rewards.answers.answer import chain_of_thought
+from megatron_r1.rewards.base import RewardConfig
 from megatron_r1.rewards.format import BLANKS
 from megatron_r1.rewards.notation import LATIN, without_notation
-from megatron_r1.rewards.section import RewardConfig
 from megatron_r1.types import Completion, Score
 
 MIXED_SHARE = 0.05  # a chain is mixed from this share of words outside its main script

@@ -9,7 +9,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from megatron_r1.rewards.section import RewardConfig
+from megatron_r1.rewards.base import RewardConfig
 from megatron_r1.types import Completion, Score
 
 

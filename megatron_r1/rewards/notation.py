@@ -10,7 +10,7 @@ those of other scripts are nobody's notation and stay too.
 import re
 from dataclasses import dataclass, field
 
-from megatron_r1.data.template import TAGS
+from megatron_r1.data.chat_template import TAGS
 
 CODE_RUN, MATHS_RUN = 4, 3  # words in a row that are prose, within code and within mathematics
 KEYWORD_RUN = 6  # the same where a word of programming languages is among them

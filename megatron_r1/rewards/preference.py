@@ -16,9 +16,9 @@ from typing import Literal, Protocol
 
 from pydantic import Field
 
-from megatron_r1.data.template import THINK_CLOSE, THINK_OPEN
+from megatron_r1.data.chat_template import THINK_CLOSE, THINK_OPEN
 from megatron_r1.errors import ConfigError
-from megatron_r1.rewards.section import OfTasks, Reward, RewardConfig
+from megatron_r1.rewards.base import OfTasks, Reward, RewardConfig
 from megatron_r1.types import Completion, Document, Score
 
 TASK = "general"

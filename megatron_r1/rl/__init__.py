@@ -19,9 +19,9 @@ A published algorithm is a row of options (GrpoLoss unless another module is nam
 """
 
 from megatron_r1.rl.advantage import advantage_of_parts, group_advantage, has_signal
-from megatron_r1.rl.aggregate import token_weights
+from megatron_r1.rl.aggregation import token_weights
 from megatron_r1.rl.distillation import reverse_kl_loss
-from megatron_r1.rl.loss import GrpoLoss, grpo_loss
+from megatron_r1.rl.losses import GrpoLoss, grpo_loss
 from megatron_r1.rl.preference import pair_loss, point_loss
 
 __all__ = [

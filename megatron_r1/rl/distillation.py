@@ -11,7 +11,7 @@ the student's samples only). Taken so, it needs no teacher's logits and holds in
 import torch
 from torch import Tensor
 
-from megatron_r1.rl.loss import k3, sum_and_count
+from megatron_r1.rl.losses import k3, sum_and_count
 from megatron_r1.types import PackedBatch
 
 
@@ -20,8 +20,8 @@ def reverse_kl_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """[T] before the weights: its value is the KL estimate g, its gradient g times that of logprobs.
 
-    Fields, [T] each: teacher_logprobs, rollout_logprobs. Metrics, means over response tokens, as in loss.py:
-    kl (k3 of g), kl_k1 (g itself), entropy, drift.
+    Fields, [T] each: teacher_logprobs, rollout_logprobs. Metrics, means over response tokens, as in
+    losses.py: kl (k3 of g), kl_k1 (g itself), entropy, drift.
     """
     response, fields = batch.weights > 0, batch.fields
     own = logprobs.detach()

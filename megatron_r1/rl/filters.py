@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from megatron_r1.config.section import Section
+from megatron_r1.section import Section
 from megatron_r1.types import Scored
 
 Group = Sequence[Scored]

@@ -14,8 +14,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from megatron_r1.config.section import Section
 from megatron_r1.rl.sequences import sequence_sum
+from megatron_r1.section import Section
 
 # of log w: exp can hold it, and phi is 0 at both ends for the published constants
 LOWEST, HIGHEST = math.log(1e-8), 20.0

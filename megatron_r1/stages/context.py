@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from megatron_r1.data.template import ChatTemplate
-from megatron_r1.data.tokenizer import Tokenizer
+from megatron_r1.data.chat_template import ChatTemplate
+from megatron_r1.data.tokenizers.tokenizer import Tokenizer
 from megatron_r1.stages.text_scorer import TextScorer
 from megatron_r1.types import Policy, Scored, Scorer
 

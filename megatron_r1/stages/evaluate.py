@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from megatron_r1.stages.base import StageConfig, too_long
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.demand import Demand
-from megatron_r1.stages.evaluation import Evaluation, evaluate
-from megatron_r1.stages.section import StageConfig, too_long
+from megatron_r1.stages.evaluation.accuracy import Evaluation, evaluate
 
 if TYPE_CHECKING:
-    from megatron_r1.run_config import RunConfig
+    from megatron_r1.run.config import RunConfig
 
 
 class Evaluate(StageConfig):

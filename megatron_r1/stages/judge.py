@@ -10,11 +10,10 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from megatron_r1 import registry
-from megatron_r1.config.section import Section
 from megatron_r1.config.spelling import MaxNewTokens, TemperatureOrGreedy
 from megatron_r1.curation.pairs import ASKS, Judged, judged, orders
 from megatron_r1.errors import DataError
-from megatron_r1.rewards.answer import after_thinking
+from megatron_r1.rewards.answers.answer import after_thinking
 from megatron_r1.rewards.combine import combine
 from megatron_r1.rewards.judging import (
     HIGHEST,
@@ -24,6 +23,7 @@ from megatron_r1.rewards.judging import (
     read_verdict,
     verdict_messages,
 )
+from megatron_r1.section import Section
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.sampling import draw_key, sample
 from megatron_r1.types import Completion, Message, Prompt, Sampling, Score

@@ -13,21 +13,21 @@ from pydantic import Field
 
 from megatron_r1.config.spelling import MOST_ITEMS, SAMPLES_OR_GROUP_SIZE, MaxNewTokens, Temperature
 from megatron_r1.data.mixture import build_mixture, replica_range
-from megatron_r1.data.tokenizer import Tokenizer
+from megatron_r1.data.tokenizers.tokenizer import Tokenizer
 from megatron_r1.errors import ConfigError
 from megatron_r1.rl.distillation import reverse_kl_loss
+from megatron_r1.stages.base import earlier_stages, too_long
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.demand import Demand
-from megatron_r1.stages.evaluation import EvaluateEvery, Sources, evaluate
-from megatron_r1.stages.grpo_metrics import update_metrics
-from megatron_r1.stages.grpo_sequences import idle_sequence
+from megatron_r1.stages.evaluation.accuracy import EvaluateEvery, Sources, evaluate
+from megatron_r1.stages.grpo.batch import idle_sequence
+from megatron_r1.stages.grpo.metrics import update_metrics
 from megatron_r1.stages.sampling import accepted_share, draft_counts, draw_key, sample
-from megatron_r1.stages.section import earlier_stages, too_long
 from megatron_r1.stages.training import TrainingStage
 from megatron_r1.types import Completion, Sampling, Score, Scored, TrainSequence
 
 if TYPE_CHECKING:
-    from megatron_r1.run_config import RunConfig
+    from megatron_r1.run.config import RunConfig
 
 FIELDS = ("teacher_logprobs", "rollout_logprobs")
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from megatron_r1.config.section import Section
+from megatron_r1.section import Section
 from megatron_r1.types import OptimizerOptions
 
 SMALLEST, LARGEST = 1e-30, 1e30  # within float32, in which the optimizer computes

@@ -4,21 +4,21 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
-from megatron_r1.config.section import Section
 from megatron_r1.config.spelling import MOST_ITEMS, MOST_STEPS
 from megatron_r1.data.mixture import build_mixture, replica_range
 from megatron_r1.data.packing import train_sequence, windows
 from megatron_r1.errors import ConfigError, GateError
+from megatron_r1.section import Section
+from megatron_r1.stages.base import too_long
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.demand import Demand
-from megatron_r1.stages.evaluation import Evaluation, Sources, evaluate
-from megatron_r1.stages.section import too_long
-from megatron_r1.stages.supervised import supervised_update
+from megatron_r1.stages.evaluation.accuracy import Evaluation, Sources, evaluate
+from megatron_r1.stages.train_loop import supervised_update
 from megatron_r1.stages.training import TrainingStage
 from megatron_r1.types import TrainSequence
 
 if TYPE_CHECKING:
-    from megatron_r1.run_config import RunConfig
+    from megatron_r1.run.config import RunConfig
 
 
 class Until(Section):

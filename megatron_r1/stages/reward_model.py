@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING, Literal, Self
 import torch
 from pydantic import Field, model_validator
 
-from megatron_r1.config.section import Section
 from megatron_r1.config.spelling import MOST_EPOCHS, MOST_ITEMS, MOST_STEPS
 from megatron_r1.data.mixture import build_mixture, replica_range
 from megatron_r1.data.preferences import Pair, Point, read_pair, read_point
 from megatron_r1.errors import DataError
 from megatron_r1.rl.preference import Judgement, judged, pair_loss, point_loss
+from megatron_r1.section import Section
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.demand import Demand
-from megatron_r1.stages.evaluation import Sources
-from megatron_r1.stages.held_out import say_fewer
+from megatron_r1.stages.evaluation.accuracy import Sources
+from megatron_r1.stages.evaluation.held_out import say_fewer
 from megatron_r1.stages.text_scorer import Part, TextScorer, scored_part
 from megatron_r1.stages.training import TrainingStage, steps_of_epochs
 from megatron_r1.types import Prompt
 
 if TYPE_CHECKING:
-    from megatron_r1.run_config import RunConfig
+    from megatron_r1.run.config import RunConfig
 
 EVALUATION_BATCH = 256  # items that are scored at once, over all replicas
 

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
-from megatron_r1.data.tokenizer import Tokenizer
+from megatron_r1.data.tokenizers.tokenizer import Tokenizer
 from megatron_r1.errors import DataError
 from megatron_r1.stages.context import StageContext
 from megatron_r1.types import Completion, OnEnd, Prompt, Sampled, Sampling

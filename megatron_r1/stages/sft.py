@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
-from megatron_r1.config.section import Section
 from megatron_r1.config.spelling import MOST_EPOCHS, MOST_ITEMS, MOST_STEPS
 from megatron_r1.data.chats import LearntAnswers, chat_sequences
 from megatron_r1.data.mixture import Mixture, build_mixture, replica_range
 from megatron_r1.errors import DataError
+from megatron_r1.section import Section
+from megatron_r1.stages.base import too_long
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.demand import Demand
-from megatron_r1.stages.evaluation import EvaluateEvery, Sources, evaluate
-from megatron_r1.stages.grpo_sequences import idle_sequence
-from megatron_r1.stages.held_out import each_once
-from megatron_r1.stages.section import too_long
-from megatron_r1.stages.supervised import supervised_update
+from megatron_r1.stages.evaluation.accuracy import EvaluateEvery, Sources, evaluate
+from megatron_r1.stages.evaluation.held_out import each_once
+from megatron_r1.stages.grpo.batch import idle_sequence
+from megatron_r1.stages.train_loop import supervised_update
 from megatron_r1.stages.training import TrainingStage, steps_of_epochs
 from megatron_r1.types import TrainSequence
 
 if TYPE_CHECKING:
-    from megatron_r1.run_config import RunConfig
+    from megatron_r1.run.config import RunConfig
 
 
 class HeldOutChats(Section):

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from megatron_r1.data.template import ChatTemplate
-from megatron_r1.data.tokenizer import Tokenizer
+from megatron_r1.data.chat_template import ChatTemplate
+from megatron_r1.data.tokenizers.tokenizer import Tokenizer
 from megatron_r1.errors import DataError
 from megatron_r1.rewards.preference import summary_of, whole_of
 from megatron_r1.types import Completion, Document, Message, Scorer

@@ -5,12 +5,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from megatron_r1.config.section import Section
 from megatron_r1.config.spelling import MOST_STEPS, MOST_TOKENS_PER_PACK
 from megatron_r1.data.mixture import Mixture
 from megatron_r1.errors import DataError
+from megatron_r1.section import Section
+from megatron_r1.stages.base import StageConfig
 from megatron_r1.stages.optim import Optim
-from megatron_r1.stages.section import StageConfig
 
 
 class Export(Section):

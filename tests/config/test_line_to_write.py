@@ -5,7 +5,7 @@ import re
 import pytest
 
 from megatron_r1.errors import ConfigError
-from megatron_r1.run_config import load_run
+from megatron_r1.run.config import load_run
 from tests.end_to_end.micro_run import CONFIG
 
 FLAT = "stages.base.data={source: arithmetic, weight: 2}"

@@ -3,7 +3,7 @@
 import pytest
 
 from megatron_r1.errors import ConfigError
-from megatron_r1.run_config import load_run
+from megatron_r1.run.config import load_run
 from tests.end_to_end.micro_run import CONFIG
 
 Z = "stages.zero"

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megatron_r1.curation.rewrite import Rewrite
-from megatron_r1.rewards.answer import final_answer
+from megatron_r1.rewards.answers.answer import final_answer
 from megatron_r1.rewards.format import is_well_formed
 from tests.rewards.samples import completion
 

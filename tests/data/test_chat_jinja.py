@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from megatron_r1.data.template import TEMPLATES, get_template
-from megatron_r1.data.tokenizer import TokenizerConfig, load_tokenizer
+from megatron_r1.data.chat_template import TEMPLATES, get_template
+from megatron_r1.data.tokenizers.tokenizer import TokenizerConfig, load_tokenizer
 from megatron_r1.data.trained_files import trained_files
 from megatron_r1.types import Message
 from tests.data import made_tokenizer

@@ -5,11 +5,11 @@ import torch
 from torch.nn.functional import log_softmax
 from transformers.loss.loss_utils import ForCausalLMLoss
 
+from megatron_r1.data.chat_template import get_template
 from megatron_r1.data.chats import chat_sequences
 from megatron_r1.data.packing import pack
-from megatron_r1.data.template import get_template
-from megatron_r1.data.tokenizer import TokenizerConfig, TokenizerTraining, load_tokenizer
-from megatron_r1.stages.supervised import next_token_loss
+from megatron_r1.data.tokenizers.tokenizer import TokenizerConfig, TokenizerTraining, load_tokenizer
+from megatron_r1.stages.train_loop import next_token_loss
 from megatron_r1.types import Document, Message
 
 MINIMAL = get_template("minimal")

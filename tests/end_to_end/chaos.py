@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 from megatron_r1.launch.local import write_resolved
-from megatron_r1.run_config import RunConfig, load_run
+from megatron_r1.run.config import RunConfig, load_run
 from tests.end_to_end.micro_run import CONFIG, lines, metrics, tensor_digests
 
 RANKS = 2
@@ -57,9 +57,9 @@ def main(folder: Path, kills: int, seed: int, config: str) -> int:
 
 
 def _import_everything() -> None:
-    import megatron_r1.backend.dynamic_engine
     import megatron_r1.backend.policy
-    import megatron_r1.pipeline  # noqa: F401
+    import megatron_r1.backend.rollout.dynamic_engine
+    import megatron_r1.run.chain  # noqa: F401
 
 
 def _prepare(run_dir: Path, config: RunConfig) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 def main(folder: Path, configurations: list[Path]) -> int:
     import megatron_r1.backend.policy
     import megatron_r1.launch.local
-    import megatron_r1.pipeline  # noqa: F401
+    import megatron_r1.run.chain  # noqa: F401
 
     for conf in configurations:
         pid = os.fork()
@@ -26,11 +26,11 @@ def main(folder: Path, configurations: list[Path]) -> int:
 
 
 def _run(run_dir: Path, conf: Path) -> int:
-    from megatron_r1.check import findings
+    from megatron_r1.check.findings import findings
     from megatron_r1.config import refuse
     from megatron_r1.launch.local import write_resolved
     from megatron_r1.launch.rank import main as run_rank
-    from megatron_r1.run_config import load_run
+    from megatron_r1.run.config import load_run
 
     loaded = load_run(conf)
     refuse(findings(loaded))

@@ -125,7 +125,10 @@ def test_a_killed_conversion_goes_on(folder):
 
 def _start(arguments: list, *, first: str = "") -> subprocess.Popen:
     """`megatron-r1 convert` with parts of 4 kB, so that a tiny model has many; first: code before it."""
-    code = "import sys\nfrom megatron_r1.backend import hf_import\nhf_import.PART_BYTES = 4000\n" + first
+    code = (
+        "import sys\nfrom megatron_r1.backend.hf import import_checkpoint\nimport_checkpoint.PART_BYTES = 4000\n"
+        + first
+    )
     code += "from megatron_r1.cli import main\nsys.exit(main(sys.argv[1:]))"
     return subprocess.Popen([sys.executable, "-c", code, "convert", *map(str, arguments)], env=ENVIRONMENT)
 
@@ -137,7 +140,7 @@ def _convert(arguments: list) -> None:
 def _killed(arguments: list, target: Path) -> dict[str, int]:
     """Kill it at a random write in the middle; the finished parts by name, with their inodes."""
     stop = (
-        "import os, random, signal\nfrom megatron_r1.huggingface.parts import HashedFile, Parts\n"
+        "import os, random, signal\nfrom megatron_r1.huggingface.resumable_writer import HashedFile, Parts\n"
         "write, finish, parts = HashedFile.write, Parts._finish, []\n"
         "def noted(self, name, *rest):\n    finish(self, name, *rest)\n    parts.append(name)\n"
         "def fatal(self, data):\n"

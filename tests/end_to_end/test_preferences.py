@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from megatron_r1.rewards.sandbox.run import Fate
+from megatron_r1.rewards.coding.sandbox.run import Fate
 from tests.end_to_end.micro_run import lines, log_of, metrics, run, start, tensor_digests, wait_until
 from tests.end_to_end.preference_files import write_files
-from tests.rewards.sandbox.conftest import needs_sandbox
+from tests.rewards.coding.sandbox.conftest import needs_sandbox
 
 pytestmark = [pytest.mark.slow, needs_sandbox]
 

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from megatron_r1.backend import parallel
-from megatron_r1.backend.layout import Layout
+from megatron_r1.backend.parallel import process_groups
+from megatron_r1.config.layout import Layout
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     marked = [item for item in items if item.get_closest_marker("gpu")]
-    if not marked or parallel.device().type == "cuda":
+    if not marked or process_groups.device().type == "cuda":
         return
     for item in marked:
         item.add_marker(pytest.mark.skip(reason="needs CUDA, and torch sees no device here"))
@@ -36,6 +36,6 @@ def rank() -> Iterator[None]:
             "MASTER_PORT": port,
         }.items():
             patch.setitem(os.environ, name, str(value))
-        parallel.start(Layout())
+        process_groups.start(Layout())
         yield
-        parallel.stop()
+        process_groups.stop()

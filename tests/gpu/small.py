@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megatron_r1.backend.layout import Layout
-from megatron_r1.backend.model import ModelOptions
+from megatron_r1.backend.model.build import ModelOptions
 from megatron_r1.backend.policy import MegatronPolicy
+from megatron_r1.config.layout import Layout
 from megatron_r1.models.deepseek_v3 import DeepseekV3
 from megatron_r1.models.qwen2 import Qwen2
 from megatron_r1.models.shape import FamilyConfig

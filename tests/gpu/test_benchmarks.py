@@ -7,8 +7,8 @@ import pytest
 
 from benchmarks.gpu import _setting, decode, fp8_loss, grpo_step, peaks, proxy, rollout, rows, train
 from benchmarks.grpo_step import Work
-from megatron_r1.backend.parallel import device
-from megatron_r1.backend.precision import Precision, precision_options, transformer_engine_available
+from megatron_r1.backend.model.precision import Precision, precision_options, transformer_engine_available
+from megatron_r1.backend.parallel.process_groups import device
 from megatron_r1.models.flops import token_cost
 from tests.gpu import small
 

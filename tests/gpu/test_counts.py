@@ -3,9 +3,9 @@
 import pytest
 
 from benchmarks.gpu import _setting, decode, fp8_loss, rows
-from megatron_r1.backend.layout import Layout
-from megatron_r1.backend.model import ModelOptions
-from megatron_r1.backend.shards import shards
+from megatron_r1.backend.memory_shards import shards
+from megatron_r1.backend.model.build import ModelOptions
+from megatron_r1.config.layout import Layout
 from megatron_r1.models.deepseek_v3 import DeepseekV3
 from megatron_r1.models.flops import token_cost
 from megatron_r1.plan.activations import kept

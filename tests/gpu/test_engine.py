@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from megatron_r1.backend.model.precision import CAPABILITIES, transformer_engine_available
 from megatron_r1.backend.policy import MegatronPolicy
-from megatron_r1.backend.precision import CAPABILITIES, transformer_engine_available
 from tests.gpu import small
 from tests.gpu.engine_names import engine_name
 

@@ -5,7 +5,7 @@ import gc
 import pytest
 import torch
 
-from megatron_r1.backend.model import default_options
+from megatron_r1.backend.model.build import default_options
 from megatron_r1.types import OptimizerOptions, Sampling
 from tests.gpu import small
 

@@ -7,12 +7,13 @@ import weakref
 import pytest
 import torch
 
-from megatron_r1.backend import decode_products, rollout
-from megatron_r1.backend.layout import Layout
-from megatron_r1.backend.model import default_options
-from megatron_r1.backend.parallel import device
+from megatron_r1.backend.model.build import default_options
+from megatron_r1.backend.parallel.process_groups import device
 from megatron_r1.backend.policy import MegatronPolicy
-from megatron_r1.backend.rollout_precision import RolloutPrecision
+from megatron_r1.backend.rollout import engine as rollout
+from megatron_r1.backend.rollout.decoder import linear
+from megatron_r1.backend.rollout.fp8 import RolloutPrecision
+from megatron_r1.config.layout import Layout
 from megatron_r1.types import OptimizerOptions
 from tests.gpu import small
 
@@ -112,12 +113,12 @@ def test_one_product_of_all_experts_in_fp8_is_one_for_each():
     counts = [3, 0, 17, 1]
     tokens = numbers(sum(counts) + 5, 128)
     ends = torch.tensor(counts, device=device()).cumsum(0).int()
-    products = decode_products.expert_products(ups, downs, "fp8")
+    products = linear.expert_products(ups, downs, "fp8")
     if not products.grouped:
         pytest.skip("torch's grouped product of FP8 is for compute capability 9.0")
     for times, weights in ((products.up, ups), (products.down, downs)):
         parts = tokens[: sum(counts)].split(counts)
-        each = [decode_products.product(w, "fp8")(x) for x, w in zip(parts, weights, strict=True) if len(x)]
+        each = [linear.product(w, "fp8")(x) for x, w in zip(parts, weights, strict=True) if len(x)]
         torch.testing.assert_close(times(tokens, ends)[: sum(counts)], torch.cat(each), rtol=2**-7, atol=1e-2)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks import overlap
-from megatron_r1.backend.layout import Layout, problems
+from megatron_r1.config.layout import Layout, problems
 
 FIRST = overlap.cases(2)[0].name
 

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from megatron_r1.errors import CheckpointError, ConfigError
 from megatron_r1.huggingface import target
-from megatron_r1.huggingface.parts import Parts
+from megatron_r1.huggingface.resumable_writer import Parts
 from megatron_r1.huggingface.safetensors_file import Planned
 from megatron_r1.huggingface.target import plan_shards, size_in_bytes
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 PRELUDE = """
 import os, signal, sys, time
 from pathlib import Path
-from megatron_r1.launch.heartbeat import beat
+from megatron_r1.runtime.heartbeat import beat
 RANK = int(os.environ["RANK"])
 Path(f"rank{RANK}.pid").write_text(str(os.getpid()))
 """
@@ -42,7 +42,7 @@ def launcher(tmp_path):
 
     def start(command: list[str], *, ranks: int) -> subprocess.Popen:
         code = (
-            "import os, sys; from pathlib import Path; from megatron_r1.launch.ranks import run_ranks\n"
+            "import os, sys; from pathlib import Path; from megatron_r1.launch.supervisor import run_ranks\n"
             f"sys.exit(run_ranks({command!r}, ranks={ranks}, log_dir=Path('logs'), env=os.environ))"
         )
         with open(tmp_path / "launcher.log", "wb") as output:

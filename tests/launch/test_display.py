@@ -12,7 +12,7 @@ import pytest
 from .conftest import ROOT
 
 BODY = """
-from megatron_r1.report.progress import Progress
+from megatron_r1.tracking.progress import Progress
 if RANK == 0:
     print("before")
     with Progress(20, "zero", is_main=True) as progress:
@@ -25,7 +25,7 @@ if RANK == 0:
 
 def launcher(script) -> list[str]:
     code = (
-        "import os, sys; from pathlib import Path; from megatron_r1.launch.ranks import run_ranks\n"
+        "import os, sys; from pathlib import Path; from megatron_r1.launch.supervisor import run_ranks\n"
         f"sys.exit(run_ranks({script(BODY)!r}, ranks=2, log_dir=Path('logs'), env=os.environ))"
     )
     return [sys.executable, "-c", code]

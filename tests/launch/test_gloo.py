@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from megatron_r1.launch.ranks import run_ranks
+from megatron_r1.launch.supervisor import run_ranks
 
 
 @pytest.mark.slow

@@ -5,9 +5,9 @@ import os
 import pytest
 
 from megatron_r1.errors import ConfigError
-from megatron_r1.launch import lock
 from megatron_r1.launch.local import launch
-from megatron_r1.run_config import load_run
+from megatron_r1.run.config import load_run
+from megatron_r1.runtime import run_lock
 
 from .conftest import ROOT
 
@@ -37,14 +37,14 @@ import os, sys, types
 
 def run_rank(run_dir):
     from megatron_r1.errors import GateError
-    from megatron_r1.launch.heartbeat import beat
+    from megatron_r1.runtime.heartbeat import beat
     beat("base", 3)
     print(sorted(path.name for path in run_dir.iterdir()))
     print({name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MEGATRON_R1_FROM_STAGE")})
     if os.environ["RANK"] == "1" and "FAIL" in os.environ:
         raise GateError("base: loss is NaN")
 
-sys.modules["megatron_r1.pipeline"] = types.SimpleNamespace(run_rank=run_rank)
+sys.modules["megatron_r1.run.chain"] = types.SimpleNamespace(run_rank=run_rank)
 """
 
 
@@ -96,7 +96,7 @@ def test_nothing_starts_with_a_mistake_in_the_configuration(config, tmp_path):
 def test_a_run_directory_in_use_is_left_as_it_is(config, tmp_path):
     run_dir = tmp_path / "runs/tiny"
     run_dir.mkdir(parents=True)
-    with lock.hold(run_dir), pytest.raises(lock.RunLockedError):
+    with run_lock.hold(run_dir), pytest.raises(run_lock.RunLockedError):
         launch(config)
     assert [path.name for path in run_dir.iterdir()] == [".lock"]
 

@@ -8,7 +8,8 @@ import textwrap
 
 import pytest
 
-from megatron_r1.launch import lock, variables
+from megatron_r1.runtime import env_vars as variables
+from megatron_r1.runtime import run_lock
 
 from .conftest import ROOT
 
@@ -28,7 +29,7 @@ def me(signum):
 def rank(tmp_path):
     def start(body: str, **variables: str) -> subprocess.CompletedProcess:
         pipeline = "def run_rank(run_dir):\n" + textwrap.indent(textwrap.dedent(body), "    ")
-        install = "sys.modules['megatron_r1.pipeline'] = types.SimpleNamespace(run_rank=run_rank)\n"
+        install = "sys.modules['megatron_r1.run.chain'] = types.SimpleNamespace(run_rank=run_rank)\n"
         path = tmp_path / "one_rank.py"
         path.write_text(f"{PRELUDE}\n{pipeline}\n{install}leave(main(Path({str(tmp_path)!r})))\n")
         env = {**os.environ, "PYTHONPATH": str(ROOT), "RANK": "0", **variables}
@@ -97,8 +98,8 @@ def test_a_failed_rank_does_not_wait_for_its_threads(rank):
 def test_a_rank_started_by_srun_beats_and_rank_0_holds_the_run_directory(rank, tmp_path):
     assert rank("heartbeat.beat('zero', 2)").returncode == 0
     assert (tmp_path / "logs/rank0.json").exists()
-    with lock.hold(tmp_path):
-        assert rank("pass").returncode == lock.RunLockedError.exit_code
+    with run_lock.hold(tmp_path):
+        assert rank("pass").returncode == run_lock.RunLockedError.exit_code
         assert rank("pass", RANK="1").returncode == 0
         assert rank("pass", **{variables.LOCKED: "1"}).returncode == 0
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from megatron_r1 import registry
-from megatron_r1.huggingface.assemble import to_hugging_face, to_megatron
+from megatron_r1.huggingface.weight_mapping import to_hugging_face, to_megatron
 from megatron_r1.models.flops import token_cost
 from megatron_r1.models.shape import FamilyConfig
 from megatron_r1.models.weights import GATE_UP, SAME, HalvesToPairs, Qkv, Row, Segment, Weight, num_parameters

@@ -1,15 +1,16 @@
 """Three engines on the same weights, in NeMo's environment: `make nemo` runs this folder.
 
-Elsewhere there is nothing here to collect: what can be tested without NeMo is in tests/test_check.py and
-tests/backend/test_nemo_refusals.py. pytest ends with an error (5: no tests) if it is given this folder alone.
+Elsewhere there is nothing here to collect: what can be tested without NeMo is in tests/check/test_findings.py
+and tests/backend/rollout/test_nemo_engine.py. pytest ends with an error (5: no tests) if it is given this
+folder alone.
 """
 
 from importlib import metadata
 
 import pytest
 
-from tests.backend import plan
-from tests.backend.ranks import Results, Scenario, run_scenarios
+from tests.distributed.harness import plan
+from tests.distributed.harness.ranks import Results, Scenario, run_scenarios
 
 try:
     metadata.version("nemo-toolkit")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.backend.ranks import Results
+from tests.distributed.harness.ranks import Results
 from tests.nemo.conftest import ENGINES, FAMILIES, TWO
 
 LOGPROB = 1e-5

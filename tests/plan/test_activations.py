@@ -2,11 +2,11 @@
 
 import pytest
 
-from megatron_r1.backend.layout import Layout
+from megatron_r1.config.layout import Layout
 from megatron_r1.plan.activations import kept
-from tests.backend.ranks import Scenario, run_scenarios
-from tests.backend.scenarios.activations import LENGTH, SEQUENCES
-from tests.backend.scenarios.models import FAMILIES
+from tests.distributed.harness.ranks import Scenario, run_scenarios
+from tests.distributed.scenarios.activations import LENGTH, SEQUENCES
+from tests.distributed.scenarios.models import FAMILIES
 
 pytestmark = pytest.mark.slow
 

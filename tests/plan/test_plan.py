@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from megatron_r1.backend.layout import Layout, even_split, problems
-from megatron_r1.backend.shards import Shard
+from megatron_r1.backend.memory_shards import Shard
+from megatron_r1.config.layout import Layout, even_split, problems
 from megatron_r1.errors import ConfigError
 from megatron_r1.plan.hardware import FOLDER, load_hardware, names
 from megatron_r1.plan.plan import make_plan, plan
 from megatron_r1.plan.text import report
-from megatron_r1.run_config import load_run
+from megatron_r1.run.config import load_run
 
 PAPER = Path(__file__).parents[2] / "conf" / "r1_zero_671b.yaml"
 MICRO = Path(__file__).parents[1] / "end_to_end" / "micro.yaml"
@@ -85,7 +85,7 @@ def test_the_rollouts_own_layout_costs_a_copy_of_the_weights_and_saves_most_of_i
 
 @pytest.mark.slow
 def test_a_run_that_does_not_fit_is_refused_unless_told_otherwise():
-    from megatron_r1.check import check
+    from megatron_r1.check.findings import check
 
     with pytest.raises(ConfigError, match=r"rollout needs .* or plan\.refuse=false"):
         check(PAPER, overrides=["rollout_rows=null"], files=False)

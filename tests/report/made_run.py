@@ -4,8 +4,8 @@ import json
 import math
 import random
 
-from megatron_r1.report.metrics import MetricsWriter
-from megatron_r1.report.samples import Sample, SamplesWriter
+from megatron_r1.tracking.metrics import MetricsWriter
+from megatron_r1.tracking.samples import Sample, SamplesWriter
 
 NUM_STEPS = 150
 K = 16

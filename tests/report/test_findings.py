@@ -5,7 +5,7 @@ import pytest
 
 from megatron_r1.report.findings import ends, findings, reflection_by_step
 from megatron_r1.report.record import StageRecord
-from megatron_r1.report.samples import Sample
+from megatron_r1.tracking.samples import Sample
 
 
 def record(name, *, results=None, metrics=()):

@@ -7,7 +7,7 @@ import pytest
 
 from megatron_r1.curation.card import Card
 from megatron_r1.report.html import pieces, write_report
-from megatron_r1.report.metrics import MetricsWriter
+from megatron_r1.tracking.metrics import MetricsWriter
 from tests.report.made_run import finish, make_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

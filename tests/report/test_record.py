@@ -5,8 +5,8 @@ import pytest
 
 from megatron_r1.errors import DataError
 from megatron_r1.report.html import write_report
-from megatron_r1.report.metrics import MetricsWriter
 from megatron_r1.report.record import read_run
+from megatron_r1.tracking.metrics import MetricsWriter
 
 
 def stage(run_dir, name, *, begun_s, resolved, artifact=None):

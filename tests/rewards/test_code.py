@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megatron_r1.rewards.code import Code, CodeReward, Task, _task
-from megatron_r1.rewards.code_problem import BadProblem, read_problem, same_output, same_value
+from megatron_r1.rewards.coding.problem import BadProblem, read_problem, same_output, same_value
+from megatron_r1.rewards.coding.sandbox.limits import Limits
 from megatron_r1.rewards.combine import combine
 from megatron_r1.rewards.format import Format
-from megatron_r1.rewards.sandbox.limits import Limits
 from megatron_r1.types import Completion, Score
+from tests.rewards.coding.sandbox.conftest import needs_sandbox
 from tests.rewards.right_programs import ADD as ADDS
 from tests.rewards.right_programs import ANSWERS, FUNCTIONS, PROGRAMS
 from tests.rewards.samples import completion
-from tests.rewards.sandbox.conftest import needs_sandbox
 
 SUMS = {"tests": [{"stdin": "3 4\n", "stdout": "7\n"}, {"stdin": "1 1\n", "stdout": "2\n"}]}
 ADD = {"function": "add", "tests": [{"args": [3, 4], "expected": 7}, {"args": [1, 1], "expected": 2}]}

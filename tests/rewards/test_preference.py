@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import pytest
 
 from megatron_r1.errors import ConfigError
+from megatron_r1.rewards.base import ELSEWHERE
 from megatron_r1.rewards.harmless import Harmless
 from megatron_r1.rewards.helpful import Helpful
 from megatron_r1.rewards.preference import NO_SUMMARY, UNREADABLE, summary_of
-from megatron_r1.rewards.section import ELSEWHERE
 from megatron_r1.types import Document, Score
 from tests.rewards.samples import completion
 

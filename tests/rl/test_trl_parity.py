@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from megatron_r1.rl.advantage import advantage_of_parts, group_advantage
-from megatron_r1.rl.aggregate import token_weights
-from megatron_r1.rl.loss import GrpoLoss
+from megatron_r1.rl.aggregation import token_weights
+from megatron_r1.rl.losses import GrpoLoss
 from megatron_r1.types import PackedBatch
 
 GROUP_SIZE = 4

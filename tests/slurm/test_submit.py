@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from megatron_r1.launch.slurm.attempt import attempts
+from megatron_r1.launch.slurm.restarts import attempts
 from tests.end_to_end.micro_run import REPOSITORY, lines, metrics, tensor_digests
 from tests.huggingface import made_model
 from tests.slurm.runs import LAYOUT, SMALL, TIMEOUT_S, everything, job_ids, job_log

@@ -8,11 +8,16 @@ from typing import Any
 
 import pytest
 
-from megatron_r1.data.template import get_template
-from megatron_r1.data.tokenizer import Tokenizer, TokenizerConfig, TokenizerTraining, load_tokenizer
+from megatron_r1.data.chat_template import get_template
+from megatron_r1.data.tokenizers.tokenizer import (
+    Tokenizer,
+    TokenizerConfig,
+    TokenizerTraining,
+    load_tokenizer,
+)
 from megatron_r1.errors import Interrupted
-from megatron_r1.report.metrics import describe
 from megatron_r1.stages.context import StageContext
+from megatron_r1.tracking.metrics import describe
 from megatron_r1.types import Policy, Scored
 
 TEMPLATE = get_template("minimal")
@@ -33,7 +38,7 @@ class FakeJournal:
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         unknown = [name for name in metrics if describe(name) is None]
-        assert not unknown, f"report/metrics.py has no {unknown}"
+        assert not unknown, f"tracking/metrics.py has no {unknown}"
         self.steps.append((step, dict(metrics)))
 
     def samples(self, step: int, scored: Sequence[Scored]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from megatron_r1.stages.judge import UNASKED, UNPARSEABLE, Judge, JudgeOptions, ask
-from megatron_r1.stages.rejection_sampling import RejectionSampling
+from megatron_r1.stages.rejection_sampling.stage import RejectionSampling
 from megatron_r1.types import Score
 from tests.rewards.samples import completion
 from tests.stages.fake_policy import FakePolicy

@@ -6,8 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from megatron_r1.errors import DataError, Interrupted
-from megatron_r1.report.metrics import describe
 from megatron_r1.stages.preference_pairs import PreferencePairs
+from megatron_r1.tracking.metrics import describe
 from tests.stages.conftest import FakeJournal
 from tests.stages.fake_policy import FakePolicy, together
 from tests.stages.spelling import SpellingTokenizer

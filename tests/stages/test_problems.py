@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_r1.run_config import load_run
+from megatron_r1.run.config import load_run
 
 MICRO = Path(__file__).parents[1] / "end_to_end" / "micro.yaml"
 

@@ -17,9 +17,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from megatron_r1.config.section import Section
+from megatron_r1.data.chat_template import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
 from megatron_r1.data.split import Split, content_id, split_of
-from megatron_r1.data.template import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
+from megatron_r1.section import Section
 from megatron_r1.types import Document, Message, Prompt
 
 PLUS_SHARE = 0.6  # of the operators, where both keep the total in range

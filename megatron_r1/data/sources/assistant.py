@@ -20,9 +20,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from megatron_r1.config.section import Section
+from megatron_r1.data.chat_template import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
 from megatron_r1.data.split import Split, content_id, split_of
-from megatron_r1.data.template import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
+from megatron_r1.section import Section
 from megatron_r1.types import Document, Message, Prompt
 
 COLOURS = {"white": "白", "black": "黑", "green": "绿", "blue": "蓝", "red": "红", "yellow": "黄"}

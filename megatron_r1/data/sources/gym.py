@@ -13,12 +13,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from megatron_r1.config.section import Section
 from megatron_r1.data.split import Split, content_id, split_of
 from megatron_r1.errors import DataError
 from megatron_r1.gym.problems import Problems
 from megatron_r1.gym.scoring import needs_its_answer, settled
 from megatron_r1.gym.trial import answers_itself, refusal
+from megatron_r1.section import Section
 from megatron_r1.types import Document, Message, Prompt
 
 BLOCK_SIZE = 4096  # some families prepare all items of a dataset when it is made, so it can't be endless

@@ -15,13 +15,13 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from megatron_r1.config.section import Section
+from megatron_r1.data.chat_template import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
 from megatron_r1.data.sources import arithmetic
 from megatron_r1.data.sources.arithmetic import Chain, Mix, Preset, named_mix, response_to
 from megatron_r1.data.sources.gym import Gym, GymSource
 from megatron_r1.data.split import Split
-from megatron_r1.data.template import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
 from megatron_r1.errors import DataError
+from megatron_r1.section import Section
 from megatron_r1.types import Document, Message, Prompt
 
 OPTIONS = {

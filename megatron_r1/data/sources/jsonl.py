@@ -21,10 +21,10 @@ from typing import Any, Literal
 import numpy
 from pydantic import Field
 
-from megatron_r1.config.section import Section
 from megatron_r1.data.json_lines import Place, data_files, numbered_lines, parse_line, read_again
 from megatron_r1.data.split import Split, content_id, split_of
 from megatron_r1.errors import DataError
+from megatron_r1.section import Section
 from megatron_r1.types import Document, Message, Prompt
 
 Line = dict[str, Any]

@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, PrivateAttr
 
-from megatron_r1.config.section import Section
 from megatron_r1.data.source import Source
 from megatron_r1.data.sources.jsonl import Jsonl, JsonlSource
 from megatron_r1.data.split import Split
 from megatron_r1.errors import DataError
+from megatron_r1.section import Section
 from megatron_r1.types import Document, Prompt
 
 DATA = "data"  # the folder of a stage's directory with the files for later stages

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from megatron_r1.config.section import Section
+from megatron_r1.data.chat_template import ANSWER_CLOSE, ANSWER_OPEN
 from megatron_r1.data.source import Source
 from megatron_r1.data.sources import arithmetic
 from megatron_r1.data.sources.arithmetic import (
@@ -24,7 +24,7 @@ from megatron_r1.data.sources.arithmetic import (
     named_mix,
 )
 from megatron_r1.data.split import Split
-from megatron_r1.data.template import ANSWER_CLOSE, ANSWER_OPEN
+from megatron_r1.section import Section
 from megatron_r1.types import Document, Message, Prompt
 
 THIRD = ("ru",)

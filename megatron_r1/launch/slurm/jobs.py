@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from megatron_r1.errors import DataError
-from megatron_r1.json_reader import read_json, record_of
+from megatron_r1.files.json_reader import read_json, record_of
 
 FOLDER, NAME = "slurm", "jobs.json"
 

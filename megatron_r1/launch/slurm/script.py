@@ -10,10 +10,10 @@ from typing import Any
 import jinja2
 
 from megatron_r1.config.line import is_one_line
+from megatron_r1.config.slurm import Slurm, StageJob
 from megatron_r1.errors import ConfigError
-from megatron_r1.launch import code
+from megatron_r1.launch import git_snapshot
 from megatron_r1.launch.slurm import jobs
-from megatron_r1.launch.slurm.section import Slurm, StageJob
 
 TEMPLATE = Path(__file__).with_name("stage.sbatch.jinja")
 
@@ -66,7 +66,7 @@ class StageScript:
             "run": self.run,
             "stage": self.stage,
             "commit": self.commit,
-            "repository": "" if code.is_installed() else str(code.REPOSITORY),
+            "repository": "" if git_snapshot.is_installed() else str(git_snapshot.REPOSITORY),
             "directory": str(self.directory),
             "run_dir": str(run_dir),
             "log": str(jobs.log_path(run_dir, self.stage)),

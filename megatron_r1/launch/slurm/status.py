@@ -12,10 +12,10 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from megatron_r1.errors import R1Error
-from megatron_r1.launch import heartbeat, lock, position
-from megatron_r1.launch.slurm import attempt, commands, jobs, queue
+from megatron_r1.launch.slurm import commands, jobs, queue, restarts
 from megatron_r1.launch.slurm.commands import Job
-from megatron_r1.report.metrics import read_metrics
+from megatron_r1.runtime import heartbeat, position, run_lock
+from megatron_r1.tracking.metrics import read_metrics
 
 RESOLVED, ARTIFACT = "resolved.yaml", "artifact.json"
 STEPS_FOR_ETA = 10
@@ -61,13 +61,13 @@ def _state(run_dir: Path, stage: str, job: Job | None, *, submitted: bool) -> st
         return f"running for {job.elapsed} on {job.nodes}{_restarts(run_dir, stage, job.id)}"
     if job is not None and job.live:
         return f"{job.state.lower()} ({job.reason}){_restarts(run_dir, stage, job.id)}"
-    owner = lock.holder(run_dir)
+    owner = run_lock.holder(run_dir)
     beat = heartbeat.read(run_dir / "logs", 0)
     if owner is not None and beat is not None and beat.stage == stage:
         return f"running ({owner}), last step {max(0.0, time.time() - beat.time):.0f} s ago"
     if job is not None:
         return f"{job.state.lower()}" + (f" ({job.reason})" if job.reason not in ("None", "") else "")
-    ended = [one for one in attempt.attempts(run_dir) if one.stage == stage]
+    ended = [one for one in restarts.attempts(run_dir) if one.stage == stage]
     if ended:
         return ended[-1].outcome
     begun = (run_dir / stage).is_dir()
@@ -75,7 +75,7 @@ def _state(run_dir: Path, stage: str, job: Job | None, *, submitted: bool) -> st
 
 
 def _restarts(run_dir: Path, stage: str, job: int) -> str:
-    count = sum(one.stage == stage and one.job == str(job) for one in attempt.attempts(run_dir))
+    count = sum(one.stage == stage and one.job == str(job) for one in restarts.attempts(run_dir))
     return f", restart {count}" if count else ""
 
 

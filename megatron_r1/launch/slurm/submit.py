@@ -12,15 +12,16 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from megatron_r1 import lineage, pipeline
-from megatron_r1.check import findings, warnings
+from megatron_r1.check.findings import findings, warnings
 from megatron_r1.config import Loaded, refuse
 from megatron_r1.errors import R1Error
-from megatron_r1.launch import code, local, lock
+from megatron_r1.launch import git_snapshot, local
 from megatron_r1.launch.slurm import commands, jobs, queue
 from megatron_r1.launch.slurm.jobs import Submitted
 from megatron_r1.launch.slurm.script import StageScript
-from megatron_r1.run_config import RunConfig, load_run
+from megatron_r1.run import chain, lineage
+from megatron_r1.run.config import RunConfig, load_run
+from megatron_r1.runtime import run_lock
 
 SITE_VARIABLE = "MEGATRON_R1_SITE"
 SITE_FILE = Path("~/.config/megatron_r1/site.yaml")
@@ -70,20 +71,20 @@ def submit(
     scripts = _rendered(run, run_dir, from_stage)
     if not scripts:
         return _nothing_to_do(run_dir)
-    lock.make_run_dir(run_dir)
+    run_lock.make_run_dir(run_dir)
     jobs.folder(run_dir).mkdir(exist_ok=True)
     for text in scripts.values():  # a job that is held is not looked at when it is submitted
         commands.would_start(text)
     _refuse_second(run_dir)  # before the lock too: the job that holds it is better named by its id
-    with lock.hold(run_dir):
+    with run_lock.hold(run_dir):
         _refuse_second(run_dir)
         local.write_resolved(run, run_dir)
-        code.keep(jobs.folder(run_dir))
+        git_snapshot.keep(jobs.folder(run_dir))
         for name, text in scripts.items():
             jobs.script_path(run_dir, name).write_text(text, encoding="utf-8")
         submitted = _submit_chain(run_dir, list(scripts))
         if from_stage is not None:
-            pipeline.forget_from(run, run_dir, from_stage)
+            chain.forget_from(run, run_dir, from_stage)
     commands.release(next(iter(submitted.values())).job)
     return "\n".join(
         [
@@ -176,21 +177,21 @@ def _stages_to_run(run: RunConfig, run_dir: Path, from_stage: str | None) -> lis
 
 
 def _is_done(run: RunConfig, directory: Path) -> bool:
-    done = pipeline.read_artifact(directory)
+    done = chain.read_artifact(directory)
     if done is None:
         return False
     if not lineage.is_older(done.inputs):
         now = lineage.own_inputs(run, directory.name, directory.parent)
         if any(done.inputs.get(name) != value for name, value in now.items()):
             return False
-    kept = YAML(typ="safe").load(directory / pipeline.RESOLVED)
+    kept = YAML(typ="safe").load(directory / chain.RESOLVED)
     now = run.model_dump(mode="json")
     same_run = all(kept.get(key) == value for key, value in now.items() if key not in _UNDECISIVE)
     return same_run and kept["stages"].get(directory.name) == now["stages"][directory.name]
 
 
 def _scripts(run: RunConfig, run_dir: Path, stages: Sequence[str]) -> dict[str, StageScript]:
-    version = code.commit()
+    version = git_snapshot.commit()
     return {
         name: StageScript(
             run=run.name,

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from megatron_r1.errors import Interrupted
-from megatron_r1.launch import rank, variables
-from megatron_r1.launch.slurm import attempt
+from megatron_r1.launch import rank
+from megatron_r1.launch.slurm import restarts
+from megatron_r1.runtime import env_vars
 
 
 def place(slurm: Mapping[str, str]) -> dict[str, str]:
@@ -28,9 +29,9 @@ def place(slurm: Mapping[str, str]) -> dict[str, str]:
 
 def main(run_dir: Path, stage: str) -> int:
     """Run this rank's share of one stage."""
-    os.environ.update(place(os.environ), PYTHONUNBUFFERED="1", **{variables.ONLY_STAGE: stage})
+    os.environ.update(place(os.environ), PYTHONUNBUFFERED="1", **{env_vars.ONLY_STAGE: stage})
     now, node = time.strftime("%Y-%m-%d %H:%M:%S"), os.environ["SLURMD_NODENAME"]
-    this = attempt.current(os.environ)
+    this = restarts.current(os.environ)
     start = f"job {this.job}, restart {this.restart}, {now}"
     sys.stdout.write(f"=== rank {os.environ['RANK']} on {node}, {start}\n")
     sys.stdout.flush()
@@ -38,7 +39,7 @@ def main(run_dir: Path, stage: str) -> int:
     if code != Interrupted.exit_code:
         return code
     if os.environ["RANK"] == "0":
-        attempt.mark_interrupted(run_dir, this)
+        restarts.mark_interrupted(run_dir, this)
     return 0
 
 

@@ -7,8 +7,8 @@ from pydantic import Field
 
 from megatron_r1 import config
 from megatron_r1.config.explain import near
-from megatron_r1.config.section import Section
 from megatron_r1.errors import ConfigError
+from megatron_r1.section import Section
 
 FOLDER = Path(__file__).parent
 

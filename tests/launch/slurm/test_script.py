@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from megatron_r1.config.slurm import Slurm, duration_s
 from megatron_r1.errors import ConfigError
-from megatron_r1.launch.code import REPOSITORY
+from megatron_r1.launch.git_snapshot import REPOSITORY
 from megatron_r1.launch.slurm.script import StageScript
-from megatron_r1.launch.slurm.section import Slurm, duration_s
-from megatron_r1.run_config import load_run
+from megatron_r1.run.config import load_run
 from tests.end_to_end.micro_run import CONFIG as MICRO
 
 FULL = """

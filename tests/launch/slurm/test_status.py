@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from megatron_r1.launch import lock
 from megatron_r1.launch.slurm.status import status
+from megatron_r1.runtime import run_lock
 
 RESOLVED = """
 name: toy
@@ -41,7 +41,7 @@ def rows(run_dir) -> dict[str, str]:
 
 
 def test_a_running_stage_says_so_with_the_steps_of_its_epochs(run_dir):
-    with lock.hold(run_dir):
+    with run_lock.hold(run_dir):
         found = rows(run_dir)
     assert found["base"] == "base - done 6/6"
     expected = r"sft - running \(pid \d+ on \S+\), last step \d+ s ago 332/400 0:02:16"
@@ -51,8 +51,8 @@ def test_a_running_stage_says_so_with_the_steps_of_its_epochs(run_dir):
 
 def test_a_stopped_stage_is_not_said_to_run(run_dir):
     assert rows(run_dir)["sft"] == "sft - stopped 332/400"
-    killed = {"host": lock.socket.gethostname(), "pid": 2**22 + 1, "since": ""}  # above the largest pid
-    (run_dir / lock.LOCK_NAME).write_text(json.dumps(killed))
+    killed = {"host": run_lock.socket.gethostname(), "pid": 2**22 + 1, "since": ""}  # above the largest pid
+    (run_dir / run_lock.LOCK_NAME).write_text(json.dumps(killed))
     assert rows(run_dir)["sft"] == "sft - stopped 332/400"
 
 

@@ -1,0 +1,1 @@
+"""Checkpoints of a policy: written by any layout, read by any other, complete or absent."""

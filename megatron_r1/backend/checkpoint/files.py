@@ -1,0 +1,294 @@
+"""What a checkpoint is on disk: complete or absent, and every byte accounted for.
+
+    step_00000020/            the directory appears under this name in one rename, when all of it is on disk
+      __0_0.distcp ...        tensors, a file a rank (megatron.core.dist_checkpointing, torch_dist format)
+      .metadata metadata.json that format's own index
+      state.json              the stage's state and what the policy counts
+      manifest.json           written last: format, model, layout, and size and BLAKE3 of every other file
+
+Plain files here, one process; save_load.py lets the ranks work together.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, cast
+
+from blake3 import blake3
+
+from megatron_r1.errors import CheckpointError
+from megatron_r1.files.json_reader import read_json_object
+from megatron_r1.files.regular_file import file_problem
+
+FORMAT = 2
+MANIFEST = "manifest.json"
+STATE = "state.json"
+NUMBERED = "step_"
+TENSORS = ".distcp"
+REMEDY = "take another checkpoint"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What is in the directory. model, layout: the sections of the configuration, as plain values."""
+
+    model: dict[str, Any]
+    layout: dict[str, Any]
+    precision: str
+    has_optimizer: bool
+    has_reference: bool
+    files: dict[str, dict[str, Any]]  # name -> {"size", "blake3"}
+    format: int = FORMAT
+
+    def text(self) -> str:
+        """JSON with a digest of its own, so that a flipped bit shows here too."""
+        content = asdict(self)
+        return json.dumps({**content, "digest": _digest(content)}, indent=1)
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def partial_of(directory: Path) -> Path:
+    """Where a checkpoint grows until it is complete."""
+    return directory.with_name(directory.name + ".tmp")
+
+
+def start(directory: Path, state: str) -> None:
+    """An empty partial directory with the state in it; what an interrupted save left is removed."""
+    partial = partial_of(directory)
+    remove(partial)
+    partial.mkdir(parents=True)
+    write_durably(partial / STATE, state)
+
+
+def finish(directory: Path, manifest: Manifest) -> None:
+    """Write the manifest and give the directory its name. An older checkpoint of that name is replaced."""
+    partial = partial_of(directory)
+    write_durably(partial / MANIFEST, manifest.text())
+    _sync_directory(partial)
+    replaced = directory.with_name(directory.name + ".old")
+    if os.path.lexists(directory):
+        remove(replaced)
+        directory.rename(replaced)
+    partial.rename(directory)
+    _sync_directory(directory.parent)
+    remove(replaced)
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint, or whatever bears its name; of a link the link alone."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        # without its manifest it counts as incomplete, should the removal be interrupted
+        (path / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(path)
+
+
+def write_durably(path: Path, text: str) -> None:
+    """The text is on the disk, not only in its cache, when this returns."""
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directory(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def file_names(directory: Path) -> list[str]:
+    """Every file but the manifest, sorted; those of a folder as FOLDER/NAME. A link counts as a file."""
+    found = [
+        Path(folder, name).relative_to(directory).as_posix()
+        for folder, folders, names in directory.walk()
+        for name in [*names, *(name for name in folders if Path(folder, name).is_symlink())]
+    ]
+    return sorted(name for name in found if name != MANIFEST)
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Size and BLAKE3 of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, lambda: cast(Any, blake3())).hexdigest()  # its stubs are narrow
+    return {"size": path.stat().st_size, "blake3": digest}
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest. Raises CheckpointError where there is none, or one that can't be relied on."""
+    path = directory / MANIFEST
+    if not os.path.lexists(path):
+        raise CheckpointError(f"{directory}: no complete checkpoint, {MANIFEST} is missing; {REMEDY}")
+    content = read_json_object(path, error=CheckpointError, remedy=REMEDY)
+    digest = content.pop("digest", None)
+    if _digest(content) != digest:
+        raise CheckpointError(f"{path}: damaged, its digest does not match; {REMEDY}")
+    if content.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: checkpoint format {content.get('format')}, this version reads {FORMAT}; "
+            "use the version that wrote it"
+        )
+    problem = _manifest_problem(content)
+    if problem is not None:
+        raise CheckpointError(f"{path}: refused, {problem}; {REMEDY}")
+    return Manifest(**content)
+
+
+def _manifest_problem(content: Mapping[str, Any]) -> str | None:
+    """What of the manifest is not as this version writes it."""
+    kinds = {"model": dict, "layout": dict, "precision": str, "has_optimizer": bool, "has_reference": bool,
+             "files": dict, "format": int}  # fmt: skip
+    if content.keys() != kinds.keys():
+        return f"its keys are {', '.join(sorted(content))}, not {', '.join(sorted(kinds))}"
+    wrong = [name for name, kind in kinds.items() if not isinstance(content[name], kind)]
+    if wrong:
+        return f"{wrong[0]} is {content[wrong[0]]!r:.80}, not a {kinds[wrong[0]].__name__}"
+    if STATE not in content["files"]:
+        return f"its list of files lacks {STATE}" if content["files"] else "it names no file at all"
+    return next(filter(None, (_entry_problem(*entry) for entry in content["files"].items())), None)
+
+
+def _entry_problem(name: str, entry: Any) -> str | None:
+    parts = PurePosixPath(name).parts
+    if name in ("", MANIFEST) or ".." in parts or parts[0] == "/" or "/".join(parts) != name or "\0" in name:
+        return f"it names {name!r:.200}, which is no file of this folder"
+    if not isinstance(entry, dict) or entry.keys() != {"size", "blake3"}:
+        return f"{name}: a size and a BLAKE3 hash are needed, not {entry!r:.80}"
+    size, digest = entry["size"], entry["blake3"]
+    if type(size) is not int or size < 0:
+        return f"{name}: its size is {size!r:.80}"
+    if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
+        return f"{name}: its BLAKE3 hash is {digest!r:.80}"
+    return None
+
+
+def read_state(directory: Path) -> dict[str, dict[str, Any]]:
+    """state.json: `policy`, what the policy counts, and `stage`, the stage's own state."""
+    path = directory / STATE
+    content = read_json_object(path, error=CheckpointError, remedy=REMEDY)
+    counters = content.get("policy")
+    if not isinstance(counters, dict) or not isinstance(content.get("stage"), dict):
+        raise CheckpointError(f"{path}: refused, it lacks `policy` or `stage`; {REMEDY}")
+    if not all(type(counters.get(name)) is int for name in ("version", "optimizer_step")):
+        raise CheckpointError(f"{path}: refused, its counts are {counters!r:.80}; {REMEDY}")
+    return content
+
+
+def check_listed(directory: Path, manifest: Manifest) -> None:
+    """Raises CheckpointError where there is a file that the manifest does not name: nobody vouches for it."""
+    unlisted = [name for name in file_names(directory) if name not in manifest.files]
+    if unlisted:
+        raise CheckpointError(
+            f"{directory / unlisted[0]}: refused, {MANIFEST} does not name this file"
+            f"{f' and {len(unlisted) - 1} more' if unlisted[1:] else ''}; remove it, or {REMEDY}"
+        )
+
+
+def check_index(directory: Path, manifest: Manifest) -> None:
+    """Raises CheckpointError unless all files are there in their sizes, no others, and those that say how to
+    read the tensors are byte for byte as they were written. The tensors' own hashes take time."""
+    check_listed(directory, manifest)
+    for name, file in manifest.files.items():
+        (check_size if name.endswith(TENSORS) else check_file)(directory, name, file)
+
+
+def tensors_digest(directory: Path) -> str:
+    """SHA-256 over the digests of the tensors' files: the same weights in the same layout give the same."""
+    files = read_manifest(directory).files
+    return _digest({name: file["blake3"] for name, file in files.items() if name.endswith(TENSORS)})
+
+
+def check_file(directory: Path, name: str, expected: Mapping[str, Any]) -> None:
+    """Raises CheckpointError unless the file is there, byte for byte as it was written."""
+    check_size(directory, name, expected)
+    if describe(directory / name)["blake3"] != expected["blake3"]:
+        raise CheckpointError(f"{directory / name}: damaged, its BLAKE3 hash does not match; {REMEDY}")
+
+
+def check_size(directory: Path, name: str, expected: Mapping[str, Any]) -> None:
+    """Raises CheckpointError unless the file is there in its size; takes no time."""
+    path = directory / name
+    problem = file_problem(path)
+    if problem is not None:
+        raise CheckpointError(f"{path}: {problem}, though the checkpoint had it; {REMEDY}")
+    size = path.stat().st_size
+    if size != expected["size"]:
+        raise CheckpointError(f"{path}: {size} bytes, {expected['size']} were written; {REMEDY}")
+
+
+def numbered(root: Path, step: int) -> Path:
+    """The directory of the checkpoint that a run writes after `step`."""
+    return root / f"{NUMBERED}{step:08d}"
+
+
+def complete(root: Path) -> list[Path]:
+    """The complete checkpoints of a run, the oldest first."""
+    return [path for path in numbered_ones(root) if problem_of(path) is None]
+
+
+def latest(root: Path) -> Path | None:
+    """The newest complete checkpoint of a run."""
+    found = complete(root)
+    return found[-1] if found else None
+
+
+def prune(root: Path, *, keep: int) -> None:
+    """Remove all but the newest `keep` complete checkpoints, and what interrupted saves and removals left
+    before them. One process calls it."""
+    assert keep >= 1, "a run needs a checkpoint to go on from"
+    kept = complete(root)[-keep:]
+    if not kept:
+        return
+    for directory in numbered_ones(root):
+        if step_of(directory) < step_of(kept[0]):
+            remove(directory)
+    for leftover in (*leftovers(root, ".tmp"), *leftovers(root, ".old")):
+        if step_of(leftover.with_suffix("")) <= step_of(kept[-1]):
+            remove(leftover)
+
+
+def leftovers(root: Path, suffix: str) -> list[Path]:
+    """What an interrupted save left beside the checkpoints: .tmp, the new one; .old, the one it replaces."""
+    found = root.glob(f"{NUMBERED}[0-9]*{suffix}") if root.is_dir() else ()
+    return sorted(path for path in found if path.stem.removeprefix(NUMBERED).isdecimal())
+
+
+def numbered_ones(root: Path) -> list[Path]:
+    """All that bears the name of a run's checkpoint, complete or not, the oldest first."""
+    found = root.glob(f"{NUMBERED}[0-9]*") if root.is_dir() else ()
+    return sorted((path for path in found if path.name.removeprefix(NUMBERED).isdecimal()), key=step_of)
+
+
+def step_of(directory: Path) -> int:
+    """The step that a checkpoint was written after."""
+    return int(directory.name.removeprefix(NUMBERED))
+
+
+def problem_of(directory: Path) -> str | None:
+    """Why this is no complete checkpoint; None: all files are there in their sizes, and no others. The bytes
+    are checked when they are read."""
+    try:
+        if not directory.is_dir():
+            raise CheckpointError(f"{directory}: {_no_folder(directory)}; {REMEDY}")
+        manifest = read_manifest(directory)
+        check_listed(directory, manifest)
+        for name, file in manifest.files.items():
+            check_size(directory, name, file)
+    except CheckpointError as error:
+        return str(error)
+    return None
+
+
+def _no_folder(path: Path) -> str:
+    return file_problem(path) or "a file, not the folder of a checkpoint"

@@ -1,0 +1,1 @@
+"""The model of a family in a layout, out of Megatron's modules and ours."""

@@ -1,0 +1,1 @@
+"""The decoder of the built-in rollout engine: one forward of the next tokens with KV caches."""

@@ -1,0 +1,167 @@
+"""Sampling on the live weights, in the training layout.
+
+The outputs of a call run in a batch of bounded size (batch_scheduler.py); LeanDecoder computes it where it
+knows the model, ModuleDecoder everywhere else, or Megatron's dynamic engine does all of it, also through
+NeMo.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from megatron.core.inference.utils import InferenceMode
+from megatron.core.models.gpt.gpt_model import GPTModel
+
+from megatron_r1.backend.rollout import fp8 as rollout_precision
+from megatron_r1.backend.rollout.batch_scheduler import Decoder, Flight
+from megatron_r1.backend.rollout.decoder.cuda_graphs import GraphedDecoder
+from megatron_r1.backend.rollout.decoder.decoder import LeanDecoder, is_lean
+from megatron_r1.backend.rollout.decoder.module_decoder import ModuleDecoder
+from megatron_r1.backend.rollout.decoder.speculative import DraftingDecoder
+from megatron_r1.backend.rollout.fp8 import RolloutPrecision
+from megatron_r1.backend.rollout.te_sampling import engine_can_sample
+from megatron_r1.config.layout import ENGINES_OF_MEGATRON, Layout, graph_problems
+from megatron_r1.errors import ConfigError
+from megatron_r1.models.shape import FamilyConfig
+from megatron_r1.types import Begun, OnEnd, Sampled, Sampling
+
+Engine = Literal["megatron", "modules", "dynamic", "nemo"]
+Speculation = Literal["mtp"]
+
+# Attributes by which Megatron's modules know of sequence parallelism (transformer/utils.py lists them too).
+SEQUENCE_PARALLEL = ("sequence_parallel", "scatter_to_sequence_parallel", "reduce_scatter_embeddings")
+
+
+@contextmanager
+def inference(chunks: Sequence[GPTModel]) -> Iterator[None]:
+    """The model in inference mode, without sequence parallelism. Restored whatever happens."""
+    config = chunks[0].config
+    sequence_parallel = config.sequence_parallel
+    switched = [
+        (module, name)
+        for chunk in chunks
+        for module in chunk.modules()
+        for name in SEQUENCE_PARALLEL
+        if sequence_parallel and module.__dict__.get(name) is True
+    ]
+    training = [chunk.training for chunk in chunks]
+    config.sequence_parallel = False
+    for module, name in switched:
+        setattr(module, name, False)
+    try:
+        for chunk in chunks:
+            chunk.eval()
+        # not torch.inference_mode: RoPE tables cached in there could never be used in training again
+        with engine_can_sample(chunks), InferenceMode.active(), torch.no_grad():
+            yield
+    finally:
+        config.sequence_parallel = sequence_parallel
+        for module, name in switched:
+            setattr(module, name, True)
+        for chunk, was_training in zip(chunks, training, strict=True):
+            chunk.train(was_training)
+
+
+@dataclass(slots=True)
+class RolloutOptions:
+    """How a policy samples; may be set anew between two rollouts.
+
+    rows: the most outputs that a replica runs at once, None for all. speculation: how tokens are drafted,
+    None for not at all. precision: of the products, None for the weights as they are stored. cuda_graphs: a
+    decoding step is one launch (backend/rollout/decoder/cuda_graphs.py).
+    """
+
+    engine: Engine = "megatron"
+    rows: int | None = None
+    speculation: Speculation | None = None
+    precision: RolloutPrecision | None = None
+    cuda_graphs: bool = False
+
+
+def require(
+    options: RolloutOptions, family: FamilyConfig, layout: Layout, chunks: Sequence[GPTModel]
+) -> None:
+    """Raises ConfigError where this model, sampled from in this layout, or the engine can't follow."""
+    found, lean = [], is_lean(chunks)
+    if options.speculation is not None:
+        found += _speculation_problems(options.engine, chunks)
+        if not lean:
+            found.append(_not_lean("rollout_speculation: mtp", "check no drafts"))
+    if options.precision is not None:
+        found += [*rollout_precision.problems(options.engine, family, layout), *rollout_precision.missing()]
+        if not lean:
+            found.append(_not_lean(rollout_precision.KEY, "multiply by the weights as they are"))
+    if options.cuda_graphs:
+        found += graph_problems(options.engine, layout, speculation=options.speculation)
+        if not lean:
+            found.append(_not_lean("rollout_cuda_graphs", "launch their operators one by one"))
+    if found:
+        raise ConfigError(found[0])
+
+
+def _speculation_problems(engine: Engine, chunks: Sequence[GPTModel]) -> list[str]:
+    key, found = "rollout_speculation: mtp", []
+    if not chunks[0].config.mtp_num_layers:
+        found.append(f"{key}: the model has no MTP layer to draft with; set mtp_layers: 1 or leave it out")
+    if engine != "megatron":
+        found.append(f"{key}: rollout_engine {engine} checks no drafts; use megatron or leave it out")
+    return found
+
+
+def _not_lean(key: str, behind: str) -> str:
+    return (
+        f"{key}: with what model.megatron sets, the model samples through Megatron's modules, which "
+        f"{behind}; leave one of the two out"
+    )
+
+
+def generate(
+    chunks: Sequence[GPTModel],
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    *,
+    keys: Sequence[int],
+    eos_ids: Sequence[int],
+    options: RolloutOptions | None = None,
+    decoder: type[Decoder] | None = None,
+    begun: Sequence[Begun] | None = None,
+    on_end: OnEnd | None = None,
+) -> list[Sampled]:
+    """One output a prompt; all ranks of a replica return the same.
+
+    eos_ids: each of them ends an output. options: what `require` lets through. decoder: instead of the
+    fitting one. begun, on_end: as of Policy.generate, for the engines of our own.
+    """
+    with inference(chunks):
+        options = options or RolloutOptions()
+        engine, rows = options.engine, options.rows
+        lean = engine == "megatron" and is_lean(chunks)
+        assert options.precision is None or (lean and decoder is None), "the others know no FP8"
+        assert not (options.cuda_graphs and sampling.keep_routes), "a graph notes no routes"
+        assert begun is None or engine not in ENGINES_OF_MEGATRON, "they begin every output anew"
+        if engine == "dynamic":
+            from megatron_r1.backend.rollout import dynamic_engine
+
+            return dynamic_engine.generate(chunks, prompts, sampling, keys=keys, eos_ids=eos_ids, rows=rows)
+        if engine == "nemo":
+            from megatron_r1.backend.rollout import nemo_engine
+
+            return nemo_engine.generate(chunks, prompts, sampling, keys=keys, eos_ids=eos_ids, rows=rows)
+        steps = GraphedDecoder if options.cuda_graphs else LeanDecoder
+        own = partial(DraftingDecoder if options.speculation else steps, precision=options.precision)
+        chosen: Callable[..., Decoder] = decoder or (own if lean else ModuleDecoder)
+        flight = Flight(
+            chosen,
+            chunks,
+            prompts,
+            sampling,
+            keys=keys,
+            eos_ids=eos_ids,
+            rows=rows,
+            begun=begun,
+            on_end=on_end,
+        )
+        return flight.run()

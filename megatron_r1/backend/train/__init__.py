@@ -1,0 +1,1 @@
+"""Forward, backward and the optimizer step on packs, through Megatron's pipeline schedules."""

@@ -1,0 +1,1 @@
+"""`megatron-r1 check`: what can be known of a run without running it."""

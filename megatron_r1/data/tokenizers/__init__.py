@@ -1,0 +1,1 @@
+"""Tokenizers: sentencepiece models and Hugging Face's tokenizer.json, behind one protocol."""

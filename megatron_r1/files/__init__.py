@@ -1,0 +1,1 @@
+"""Files that others wrote: whether they can be read, and JSON read strictly."""

@@ -1,0 +1,1 @@
+"""What the answer of a response is, and whether it equals the reference."""

@@ -1,0 +1,1 @@
+"""Graders that may hang or crash, in worker processes that can be killed."""

@@ -1,0 +1,1 @@
+"""A run: its configuration, its chain of stages, and what they leave in its directory."""

@@ -1,0 +1,339 @@
+"""The whole configuration of a run: a model, a layout and a chain of named stages.
+
+The kinds of stage and the model families come from the registry, so the exact class is made when it is first
+asked for; `RunConfig` is what the code is written against.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, create_model
+
+from megatron_r1 import config, registry
+from megatron_r1.config.explain import near, position_of
+from megatron_r1.config.layout import ENGINES_OF_MEGATRON, Layout
+from megatron_r1.config.line import Line
+from megatron_r1.config.plan import PlanConfig
+from megatron_r1.config.slurm import Slurm
+from megatron_r1.config.spelling import LONGEST_S
+from megatron_r1.config.tree import Finding, Tree
+from megatron_r1.data.sources.stage import stage_outputs
+from megatron_r1.data.tokenizers.tokenizer import TokenizerConfig
+from megatron_r1.errors import ConfigError
+from megatron_r1.models.shape import FamilyConfig
+from megatron_r1.section import Section
+from megatron_r1.stages.base import StageConfig
+
+HF = "hf:"  # marks the path of a Hugging Face checkpoint
+RESERVED = {"logs", "slurm", "tokenizers"}  # directories of a run that are no stage's
+MAX_NAME = 80  # a job and a directory are called after it, with a suffix
+
+
+def _plain(name: str) -> str:
+    """Names become directories, and the parts of a.b=c."""
+    if not re.fullmatch(r"\w[\w-]*", name):
+        raise ValueError(f"a name is letters, digits, _ and -, got {name!a}")
+    if len(name) > MAX_NAME:
+        raise ValueError(f"a name has at most {MAX_NAME} characters, this one has {len(name)}")
+    return name
+
+
+def _not_the_runs(name: str) -> str:
+    """A stage has a directory beside those of the run itself, and `--from` removes it."""
+    if name.lower() in RESERVED:
+        raise ValueError(f"{name} is the name of a directory that every run has; give the stage another")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_plain)]
+StageName = Annotated[Name, AfterValidator(_not_the_runs)]
+
+
+class NamedModel(Section):
+    """Another model of the run, such as a student to distil into."""
+
+    model: FamilyConfig
+    """The model, by family."""
+
+    tokenizer: TokenizerConfig | None = None
+    """Its tokenizer; null: the run's."""
+
+    template: str | None = None
+    """Its chat template; null: the run's."""
+
+
+class RunConfig(Section):
+    """One run: stages in the order of the chain, all with the same model, layout and tokenizer."""
+
+    name: Name
+    """Name of the run and of its directory."""
+
+    run_dir: Line = "runs"
+    """Where run directories are made."""
+
+    plugins: list[str] = Field(default_factory=list)
+    """Python files of your own with a REWARD, SOURCE, FAMILY or STAGE, by path. `check`, `plan` and all ranks
+    run them: name only files that you trust."""
+
+    seed: int = Field(default=0, ge=0)
+    """Decides weights, data order and samples; the same in every layout."""
+
+    tokenizer: TokenizerConfig
+    """How text becomes tokens."""
+
+    template: str
+    """Name of the chat template."""
+
+    model: FamilyConfig
+    """The model, by family."""
+
+    models: dict[Name, NamedModel] = Field(default_factory=dict)
+    """Other models by name, for the stages that say `model: NAME` and those that start from them."""
+
+    layout: Layout = Layout()
+    """How the ranks share the work."""
+
+    rollout_layout: Layout | None = None
+    """How the ranks share the work while they sample; `ranks` is that of `layout`. The weights are copied
+    into a second model before each rollout that follows an update; the tokens are the same. null: as
+    `layout`, on the weights that train, with no copy."""
+
+    precision: Literal["fp32", "bf16", "fp8_delayed", "fp8_current", "fp8_blockwise", "mxfp8"] = "fp32"
+    """Of the matrix products; weights, gradients and sums are kept in fp32."""
+
+    rollout_engine: Literal["megatron", "modules", "dynamic", "nemo"] = "megatron"
+    """What samples, on the live weights. megatron: our loop over the parameters of Megatron's modules, with
+    MLA's latents as its cache. modules: the same loop through the modules themselves; slower, with a larger
+    cache for MLA, and the next prompts begin only when all have ended. dynamic: Megatron's
+    DynamicInferenceEngine (paged cache), for grouped-query attention. nemo: the same engine by NeMo's
+    `generate`, in an environment of its own (docs/engines.md). The tokens are the same."""
+
+    rollout_rows: int | None = Field(default=None, ge=1)
+    """The most outputs that a replica samples at once, which bounds the memory of its cache; the next begin
+    as others end. null: all of a step's. The tokens are the same, but for rounding where two nearly tie."""
+
+    rollout_speculation: Literal["mtp"] | None = None
+    """mtp: the MTP layer drafts a token each step, which the model checks beside the next one, so that a step
+    gives up to two tokens. The tokens are the same, but for rounding where two nearly tie; metrics have the
+    share of drafts that were right (rollout/accepted), which falls as RL moves the model, not its MTP layer.
+    For a GPU with few rows and many layers; on a CPU it is mostly slower. For rollout_engine megatron; of the
+    run's models, those with MTP layers draft, and one must have some."""
+
+    rollout_precision: Literal["fp8"] | None = None
+    """Of the matrix products while sampling. fp8: each rollout rounds a copy of the layers' weights to 8 bits
+    (float8 e4m3, a scale a row) and every token's activations as they come; the head, the embedding, the
+    router and attention's inner products stay as they are stored. Half of the bytes of bf16 a decoding step,
+    and other probabilities than training's: grpo needs loss.rollout_correction with it, and rollout/drift
+    says how far apart they are. For rollout_engine megatron, on a GPU from compute capability 8.9; a CPU
+    rounds alike and gains nothing (docs/fp8_rollouts.md). null: the weights as they are stored."""
+
+    rollout_cuda_graphs: bool = False
+    """A decoding step as one CUDA graph: launching its operators one by one takes longer than they do where
+    rows are few. For rollout_engine megatron, with one pipeline stage and whole experts on the ranks that
+    sample, without rollout_speculation and routing_replay. A CPU takes the same steps without a graph. The
+    tokens are the same, but for rounding where two nearly tie."""
+
+    recompute: Literal["none", "selective", "full"] = "none"
+    """Activations that the backward pass computes again instead of keeping them: none, attention's inner part
+    (selective), or whole layers (full). The result is the same to the bit."""
+
+    max_logits: int | None = Field(default=1 << 26, ge=1)
+    """The most logits of a rank at once: of longer packs the output layer takes a chunk of tokens after the
+    other, and the backward pass computes each anew, so that memory does not grow with tokens times words.
+    null: those of a whole pack, kept. The result is the same, but for the order of sums in the gradient."""
+
+    prompt_logits: bool = False
+    """Compute the logits of tokens that no loss counts, too: those of prompts. Nothing reads them; the result
+    is the same without, and an update with prompts as long as its outputs saves half of the output layer."""
+
+    offload: tuple[Literal["optimizer", "reference", "reward_models"], ...] = ()
+    """What is in the host's pinned memory outside its phase, on a GPU; on a CPU nothing moves. optimizer:
+    masters and moments, from each rollout to the next update, which brings them back beside its forward and
+    backward passes; the gradients' memory is free for that time too. reference: its weights, outside its
+    pass. reward_models: theirs, those of judges and of a teacher, while they neither score nor sample. `plan`
+    counts all. The result is the same to the bit."""
+
+    timeout_s: float = Field(default=1800.0, gt=0, le=LONGEST_S)
+    """How long a rank waits for the others before it takes them for dead."""
+
+    watchdog_s: float | None = Field(default=None, gt=0, le=LONGEST_S)
+    """How long a rank may take over one step, evaluations included, before it says where it hangs and ends
+    the run (exit code 9). Set it well above the longest step, and below timeout_s; null: for ever."""
+
+    plan: PlanConfig = PlanConfig()
+    """What the run is planned for before it starts."""
+
+    slurm: Slurm = Slurm()
+    """How the run is submitted to a SLURM cluster."""
+
+    stages: Annotated[dict[StageName, StageConfig], Field(min_length=1)]
+    """The chain: stages by name, run from the first to the last."""
+
+    @property
+    def sampling_layout(self) -> Layout:
+        """The layout of whatever samples."""
+        own = self.rollout_layout
+        return self.layout if own is None else own.model_copy(update={"ranks": self.layout.ranks})
+
+    @property
+    def samples_by_own_loop(self) -> bool:
+        """Or by an engine of Megatron's, which keeps no routes and begins every output anew."""
+        return self.rollout_engine not in ENGINES_OF_MEGATRON
+
+    def model_name(self, stage: str) -> str | None:
+        """Which of `models` a stage has: its own, or that of the stage it starts from; None: `model`."""
+        config = self.stages[stage]
+        if config.model is None and config.init in self.stages:
+            return self.model_name(config.init)
+        return config.model
+
+    def for_stage(self, stage: str) -> "RunConfig":
+        """The run with the stage's own model, tokenizer and template."""
+        name = self.model_name(stage)
+        if name is None:
+            return self
+        own = self.models[name]
+        return self.model_copy(
+            update={
+                "model": own.model,
+                "tokenizer": own.tokenizer or self.tokenizer,
+                "template": own.template or self.template,
+            }
+        )
+
+
+@cache
+def run_config_class() -> type[RunConfig]:
+    """RunConfig with the model families and stage kinds that are there."""
+
+    def narrowed(name: str, annotation: Any) -> tuple[Any, Any]:
+        return annotation, Field(description=_description(name))
+
+    stages: Any = dict[StageName, registry.union(registry.stages(), "kind")]
+    family: Any = registry.union(registry.families(), "family")
+    description = NamedModel.model_fields["model"].description
+    named: Any = create_model(
+        "NamedModel",
+        __base__=NamedModel,
+        __doc__=NamedModel.__doc__,
+        model=(family, Field(description=description)),
+    )
+    named_models: Any = dict[Name, named]
+    return create_model(
+        "RunConfig",
+        __base__=RunConfig,
+        __doc__=RunConfig.__doc__,
+        model=narrowed("model", family),
+        models=(named_models, Field(default_factory=dict, description=_description("models"))),
+        stages=narrowed("stages", Annotated[stages, Field(min_length=1)]),
+    )
+
+
+def _description(name: str) -> str | None:
+    return RunConfig.model_fields[name].description
+
+
+def load_run(
+    path: Path, *, overrides: Sequence[str] = (), site: Path | None = None
+) -> config.Loaded[RunConfig]:
+    """Read and validate a run, over a site's profile. ConfigError lists every finding, one a line."""
+    loaded = read_run(path, overrides=overrides, site=site)
+    config.refuse(bad_references(loaded))
+    return loaded
+
+
+def read_run(
+    path: Path, *, overrides: Sequence[str] = (), site: Path | None = None
+) -> config.Loaded[RunConfig]:
+    """load_run without a look at how the stages refer to one another."""
+    tree = config.read(path, overrides=overrides, below=site)
+    config.refuse(_plug_in(tree))
+    return config.validated(tree, run_config_class())
+
+
+def _plug_in(tree: Tree) -> Iterator[Finding]:
+    """What is wrong with the plug-ins; what they define is there before the schema is made."""
+    plugins = tree.value.get("plugins")
+    for number, path in enumerate(plugins if isinstance(plugins, list) else []):
+        if not isinstance(path, str):
+            continue  # the schema says so
+        try:
+            registry.plug_in(Path(path))
+        except ConfigError as error:
+            where = ("plugins", number)
+            yield Finding(position_of(tree, where), where, str(error))
+
+
+def json_schema() -> dict[str, Any]:
+    return config.json_schema(run_config_class())
+
+
+def bad_references(loaded: config.Loaded[Any]) -> Iterator[Finding]:
+    """Stages that need weights, data or a model that are not there by then."""
+    found = [*_bad_inits(loaded), *_bad_sources(loaded)]
+    yield from found
+    if not found:  # models are found through inits
+        yield from _bad_models(loaded)
+
+
+def _bad_inits(loaded: config.Loaded[Any]) -> Iterator[Finding]:
+    names = list(loaded.value.stages)
+    for number, (name, stage) in enumerate(loaded.value.stages.items()):
+        init, earlier = stage.init, names[:number]
+        if init is None or init in earlier or (init.startswith(HF) and init != HF):
+            continue
+        message = _not_earlier(init, earlier, later=names[number:])
+        hint = "" if init in names else _other_origins(init)
+        yield loaded.finding(("stages", name, "init"), message + hint)
+
+
+def _other_origins(init: str) -> str:
+    """What `init` may be besides a stage; the line to write, where it looks like a model's name or a path."""
+    if "/" not in init:
+        return " (or hf:PATH, or null for random weights)"
+    folder = init if init.startswith((".", "/", "~")) else f"models/{init.rsplit('/', 1)[-1]}"
+    fetched = "" if folder == init else f" after `hf download {init} --local-dir {folder}`"
+    return f"; for weights in Hugging Face's files write init: hf:{folder}{fetched}"
+
+
+def _bad_sources(loaded: config.Loaded[Any]) -> Iterator[Finding]:
+    stages = loaded.value.stages
+    names = list(stages)
+    for number, (name, stage) in enumerate(stages.items()):
+        for source in stage_outputs(stage):
+            if source.stage not in names[:number]:
+                message = _not_earlier(source.stage, names[:number], later=names[number:])
+                yield loaded.finding(("stages", name), f"a source of its data: {message}")
+            elif not stages[source.stage].makes_data:
+                kind = stages[source.stage].kind
+                message = f"{source.stage} is a {kind} stage and makes no data; name one that does"
+                yield loaded.finding(("stages", name), f"a source of its data: {message}")
+
+
+def _bad_models(loaded: config.Loaded[Any]) -> Iterator[Finding]:
+    run: RunConfig = loaded.value
+    for name, stage in run.stages.items():
+        if stage.model is None:
+            continue
+        path = ("stages", name, "model")
+        if stage.model not in run.models:
+            meant = near(stage.model, list(run.models))
+            hint = f"did you mean {meant}?" if meant else f"there are {', '.join(run.models) or 'none'}"
+            yield loaded.finding(path, f"no {stage.model!r} in models; {hint}")
+        elif stage.init in run.stages and run.model_name(stage.init) != stage.model:
+            theirs = run.model_name(stage.init) or "the run's own"
+            yield loaded.finding(
+                path, f"{stage.model!r}, but stage {stage.init} has the model {theirs}; they must be the same"
+            )
+
+
+def _not_earlier(name: str, earlier: list[str], *, later: list[str]) -> str:
+    if name in later:
+        own = name == later[0]
+        return f"{name!r} is {'this stage itself' if own else 'a later stage; move it before this one'}"
+    meant = near(name, earlier)
+    hint = f"did you mean {meant}?" if meant else f"earlier stages: {', '.join(earlier) or 'none'}"
+    return f"no earlier stage {name!r}; {hint}"

@@ -1,0 +1,1 @@
+"""What a rank uses while it runs: heartbeats, signals, the watchdog. Below everything that starts ranks."""

@@ -1,0 +1,98 @@
+"""A rank that makes no progress says where it hangs, keeps the evidence, and ends with a code of its own.
+
+Progress is the heartbeat of a step. When it stays away for the configured time, every rank writes the stacks
+of its threads to logs/rank<N>.stacks and, with NCCL, torch's flight recorder to logs/rank<N>.flight. A rank
+whose main thread is in a collective only waits for another; the one that is not is to blame
+(launch/failure_report.py).
+
+A second guard stands behind the thread: faulthandler's own timer, which needs no Python to run, ends a rank
+that holds the interpreter's lock.
+"""
+
+import faulthandler
+import os
+import pickle
+import socket
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from megatron_r1.errors import HangError
+from megatron_r1.runtime import heartbeat
+
+POLL_S = 0.5
+GRACE_S = 5.0  # from the first rank's last words to its end, so that the others get to theirs
+BACKUP_S = 60.0  # by which faulthandler's timer is later
+_COLLECTIVES = ("torch/distributed/", "torch\\distributed\\")
+
+
+def start(limit_s: float | None, log_dir: Path) -> None:
+    """Watch this rank, from now on. limit_s: None for never."""
+    if limit_s is None:
+        return
+    watch = threading.Thread(target=_watch, args=(limit_s, log_dir), name="watchdog", daemon=True)
+    watch.start()
+
+
+def _watch(limit_s: float, log_dir: Path) -> None:
+    rank = os.environ["RANK"]
+    heartbeat.progressed()
+    with (log_dir / f"rank{rank}.stacks").open("w") as file:
+        seen = 0.0
+        while True:
+            last = heartbeat.last_progress()
+            if last != seen:
+                seen = last
+                faulthandler.dump_traceback_later(limit_s + BACKUP_S, file=file, exit=True)
+            if time.monotonic() - last > limit_s:
+                faulthandler.cancel_dump_traceback_later()
+                faulthandler.dump_traceback(file=file, all_threads=True)
+                break
+            time.sleep(min(POLL_S, limit_s / 4))
+    _keep_flight_record(log_dir / f"rank{rank}.flight")
+    sys.stderr.write(f"error: {describe(limit_s, log_dir)}\n")
+    sys.stderr.flush()
+    time.sleep(GRACE_S)
+    os._exit(HangError.exit_code)
+
+
+def describe(limit_s: float, log_dir: Path) -> str:
+    """What this rank does instead of a step."""
+    rank = os.environ["RANK"]
+    where = heartbeat.read(log_dir, int(rank)) or "before its first step"
+    main = sys._current_frames()[threading.main_thread().ident or 0]
+    return (
+        f"rank {rank} on {socket.gethostname()} made no progress for {limit_s:g} s (watchdog_s); {where}; "
+        f"{activity(main)}; all stacks: {log_dir / f'rank{rank}.stacks'}"
+    )
+
+
+def activity(frame: FrameType) -> str:
+    """ "it waits in all_reduce for the other ranks, called at ..." or "it hangs in ..."."""
+    stack = traceback.extract_stack(frame)
+    inside = [entry for entry in stack if any(part in entry.filename for part in _COLLECTIVES)]
+    if not inside:
+        return f"it hangs in {_place(stack[-1])}"
+    ours = [entry for entry in stack if "megatron_r1" in entry.filename]
+    # the outermost frame of torch.distributed that is no decorator is the collective's own name
+    name = next(entry.name for entry in inside if entry.name != "wrapper")
+    return f"it waits in {name} for the other ranks, called at {_place((ours or stack)[-1])}"
+
+
+def _place(entry: traceback.FrameSummary) -> str:
+    return f"{entry.name} ({entry.filename}:{entry.lineno})"
+
+
+def _keep_flight_record(path: Path) -> None:
+    """What NCCL's collectives were at, for torch's fr_trace; nothing where torch has not recorded any."""
+    distributed: Any = sys.modules.get("torch.distributed")
+    if distributed is None or not distributed.is_initialized() or "nccl" not in distributed.get_backend():
+        return
+    from torch._C._distributed_c10d import _dump_nccl_trace  # pyright: ignore[reportAttributeAccessIssue]
+
+    record: bytes = _dump_nccl_trace()
+    path.write_bytes(record if isinstance(record, bytes) else pickle.dumps(record))

@@ -1,0 +1,134 @@
+"""What an earlier start left, damaged or made of other things: in words, and never silently begun anew."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megatron_r1.errors import CheckpointError, ConfigError, DataError
+from megatron_r1.run import continuing
+from megatron_r1.run.artifact import digest_of, read_artifact, write_artifact
+from megatron_r1.run.begun import Begun, note_saved, read_begun
+from megatron_r1.types import Artifact
+
+CONFIG = {"stage": {"optim": {"lr": 0.001}}, "seed": 7}
+OTHER = {"stage": {"optim": {"lr": 0.002}}, "seed": 7}
+FILE = {"size": 1792, "blake3": "a"}
+INPUTS = {"base": "1", "data/x.jsonl": FILE}
+SHORTER = {"base": "1", "data/x.jsonl": {"size": 1344, "blake3": "b"}}
+DONE = Artifact("zero", "grpo", CONFIG, digest_of(CONFIG), INPUTS, "checkpoint/step_00000002", {"a": 1.0})
+ZERO = Path("runs/x/zero")
+
+
+def test_an_artifact_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    assert read_artifact(tmp_path) is None
+    write_artifact(tmp_path, DONE)
+    assert read_artifact(tmp_path) == DONE
+
+
+ARTIFACTS: dict[bytes | str, str] = {
+    b"": "not JSON: it is empty",
+    b"\0" * 50: "is NUL",
+    b"[]": "a JSON object is needed, not an array",
+    b"[" * 9999: "nested deeper",
+    b'{"stage"': "not JSON: Expecting",
+    b"{}": "not what a finished stage writes: checkpoint, config, .* is missing",
+    '{"more": 1}': "more is not known",
+    '{"inputs": []}': r"inputs is \[\]",
+    '{"metrics": null}': "metrics is None",
+    '{"checkpoint": "../../base"}': "checkpoint is '../../base', which is no folder of the stage",
+    '{"checkpoint": "/etc"}': "checkpoint is '/etc'",
+    '{"checkpoint": 3}': "checkpoint is 3",
+    '{"outputs": 3}': "outputs is 3",
+}
+
+
+@pytest.mark.parametrize("content", ARTIFACTS)
+def test_a_damaged_artifact_is_said_in_words_with_the_remedy(tmp_path: Path, content: bytes | str) -> None:
+    if isinstance(content, str):
+        text = json.dumps({**asdict(DONE), **json.loads(content)}).encode()
+    else:
+        text = content
+    (tmp_path / "artifact.json").write_bytes(text)
+    with pytest.raises(
+        DataError, match=rf"artifact\.json: .*{ARTIFACTS[content]}.*remove it: the stage then"
+    ):
+        read_artifact(tmp_path)
+
+
+def test_an_artifact_that_is_a_dangling_link_is_not_taken_for_none(tmp_path: Path) -> None:
+    (tmp_path / "artifact.json").symlink_to("/nowhere")
+    with pytest.raises(DataError, match="a link to /nowhere"):
+        read_artifact(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{}", '{"config": {}, "inputs": [], "saved": null}'])
+def test_a_damaged_note_of_the_beginning_is_an_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "begun.json").write_text(text)
+    with pytest.raises(DataError, match=r"begun\.json: .*restore it, or remove it to go on"):
+        read_begun(tmp_path)
+
+
+def test_the_note_keeps_how_far_checkpoints_came(tmp_path: Path) -> None:
+    assert read_begun(tmp_path) is None
+    note_saved(tmp_path, 2)  # an older version began the stage
+    assert read_begun(tmp_path) is None
+    Begun(CONFIG, INPUTS).write(tmp_path)
+    note_saved(tmp_path, 4)
+    assert read_begun(tmp_path) == Begun(CONFIG, INPUTS, 4)
+
+
+def finished(inputs: dict[str, Any], config: dict[str, Any] = CONFIG, done: Artifact = DONE) -> list[str]:
+    return continuing.require_finished_so(ZERO, done, config, inputs)
+
+
+def test_a_finished_stage_counts_only_with_its_configuration_and_inputs() -> None:
+    assert finished(INPUTS) == []
+    changed = (
+        r"zero is finished in runs/x/zero, but data/x\.jsonl changed \(1,792 bytes then, 1,344 now\) since"
+    )
+    with pytest.raises(DataError, match=rf"{changed}; use --from zero"):
+        finished(SHORTER)
+    with pytest.raises(ConfigError, match="base changed since"):
+        finished({**INPUTS, "base": "2"})
+    with pytest.raises(ConfigError, match=r"stages\.zero\.optim\.lr: 0\.001 then, 0\.002 now"):
+        finished(INPUTS, OTHER)
+
+
+def test_a_finished_stage_of_an_older_version_counts_with_a_warning() -> None:
+    (warning,) = finished(INPUTS, done=replace(DONE, inputs={"base": "1"}))
+    assert "kept no hashes of its data" in warning
+    with pytest.raises(ConfigError, match="base changed"):
+        finished(INPUTS, done=replace(DONE, inputs={"base": "2"}))
+
+
+def begun(then: Begun | None, *, goes_on: bool = True) -> list[str]:
+    return continuing.require_begun_so(ZERO, then, Begun(CONFIG, INPUTS), goes_on=goes_on)
+
+
+def test_an_interrupted_stage_goes_on_only_over_the_same_inputs() -> None:
+    assert begun(Begun(CONFIG, INPUTS, 2)) == []
+    with pytest.raises(
+        DataError, match=r"data/x\.jsonl changed \(1,344 bytes then, 1,792 now\); restore them"
+    ):
+        begun(Begun(CONFIG, SHORTER, 2))
+    with pytest.raises(ConfigError, match="base changed"):
+        begun(Begun(CONFIG, {**INPUTS, "base": "2"}, 2))
+    (warning,) = begun(Begun(OTHER, INPUTS, 2))
+    assert "stages.zero.optim.lr: 0.002 then, 0.001 now" in warning
+    (warning,) = begun(None)
+    assert "kept no hashes" in warning
+
+
+def test_where_checkpoints_were_a_stage_never_begins_anew() -> None:
+    with pytest.raises(
+        CheckpointError, match=r"had checkpoints up to step 4, and none is there.*--from zero"
+    ):
+        begun(Begun(CONFIG, INPUTS, 4), goes_on=False)
+    assert begun(Begun(CONFIG, SHORTER), goes_on=False) == []  # nothing was kept of it
+    assert begun(None, goes_on=False) == []
+    assert continuing.fell_behind(Begun(CONFIG, INPUTS, 4), 4) == []
+    (warning,) = continuing.fell_behind(Begun(CONFIG, INPUTS, 4), 2)
+    assert "the checkpoint of step 4 is gone" in warning
