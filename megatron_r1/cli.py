@@ -37,7 +37,7 @@ def check(args: Namespace) -> int:
 
 
 def plan(args: Namespace) -> int:
-    from megatron_r1.plan.plan import plan as plan_run
+    from megatron_r1.check.planned import plan as plan_run
 
     print(plan_run(args.conf, overrides=args.overrides, hardware=args.hardware, suggest=args.suggest))
     return 0

@@ -9,7 +9,7 @@ set -uom pipefail  # m: each in a process group of its own, to be ended as a who
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # a script in the background, or under nohup, would hand on signals that are ignored
 PYTEST=(env --default-signal=INT,TERM,HUP "${PYTHON:-.venv/bin/python}" -m pytest)
-WITH_RANKS=(tests/backend tests/gpu tests/launch tests/plan)
+WITH_RANKS=(tests/distributed tests/backend tests/gpu tests/launch tests/plan)
 
 report=()
 if [[ "${PYTEST_ADDOPTS:-} $*" =~ --junit-?xml[=\ ]([^ ]+) ]]; then report=("--junitxml=${BASH_REMATCH[1]}.ranks.xml"); fi

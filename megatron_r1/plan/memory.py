@@ -17,7 +17,7 @@ from megatron_r1.config.layout import Layout, split_layers
 from megatron_r1.models.shape import ModelShape
 from megatron_r1.plan.activations import kept, working_layer
 from megatron_r1.run.config import RunConfig
-from megatron_r1.stages.demand import Demand
+from megatron_r1.stages.base import Demand
 
 if TYPE_CHECKING:
     from megatron_r1.backend.memory_shards import Shard

@@ -1,17 +1,13 @@
 """`megatron-r1 plan`: what each stage of a run needs of a machine, and whether that is there."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megatron_r1.backend.model.precision import Precision
-from megatron_r1.config import refuse
-from megatron_r1.errors import ConfigError
 from megatron_r1.plan.hardware import Hardware, load_hardware
 from megatron_r1.plan.memory import RankMemory, rank_memory
 from megatron_r1.plan.work import Work, work
-from megatron_r1.run.config import RunConfig, load_run
+from megatron_r1.run.config import RunConfig
 
 if TYPE_CHECKING:
     from megatron_r1.backend.memory_shards import Shard
@@ -132,32 +128,6 @@ def make_plan(run: RunConfig, hardware_name: str, *, built: "list[Shard] | None"
 def _sizes(found: "list[Shard]") -> tuple[int, int]:
     """Parameters of the whole model without MTP, and of its MTP layers."""
     return sum(shard.whole for shard in found), sum(shard.whole_mtp for shard in found)
-
-
-def plan(
-    config_path: Path,
-    *,
-    overrides: Sequence[str] = (),
-    hardware: str | None = None,
-    suggest: int | None = None,
-) -> str:
-    """The report of a run's plan, or with `suggest` the best layouts on so many GPUs.
-
-    ConfigError if the run is wrong or no hardware is named.
-    """
-    from megatron_r1.check.findings import findings
-    from megatron_r1.plan.suggest import suggestions
-    from megatron_r1.plan.text import report
-
-    named = [] if hardware is None else [f"plan.hardware={hardware}"]
-    loaded = load_run(config_path, overrides=[*overrides, *named, "plan.refuse=false"])
-    run = loaded.value
-    if run.plan.hardware is None:
-        raise ConfigError("plan.hardware: not set; name a GPU, such as --hardware h100")
-    if suggest is not None:  # the layout of the file counts for nothing
-        return suggestions(run, run.plan.hardware, gpus=suggest)
-    refuse(findings(loaded, files=False))  # a plan is made before the weights are fetched
-    return report(run, make_plan(run, run.plan.hardware))
 
 
 def _remedy(rank: RankMemory, phase: str) -> str:

@@ -14,7 +14,7 @@ from megatron_r1.models.flops import PASSES, token_cost
 from megatron_r1.plan.hardware import Hardware
 from megatron_r1.plan.memory import kv_cache
 from megatron_r1.run.config import RunConfig
-from megatron_r1.stages.demand import Demand
+from megatron_r1.stages.base import Demand
 
 if TYPE_CHECKING:
     from megatron_r1.backend.memory_shards import Shard

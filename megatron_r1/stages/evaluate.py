@@ -4,9 +4,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from megatron_r1.stages.base import StageConfig, too_long
+from megatron_r1.stages.base import Demand, StageConfig, too_long
 from megatron_r1.stages.context import StageContext
-from megatron_r1.stages.demand import Demand
 from megatron_r1.stages.evaluation.accuracy import Evaluation, evaluate
 
 if TYPE_CHECKING:

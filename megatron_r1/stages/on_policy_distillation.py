@@ -16,9 +16,8 @@ from megatron_r1.data.mixture import build_mixture, replica_range
 from megatron_r1.data.tokenizers.tokenizer import Tokenizer
 from megatron_r1.errors import ConfigError
 from megatron_r1.rl.distillation import reverse_kl_loss
-from megatron_r1.stages.base import earlier_stages, too_long
+from megatron_r1.stages.base import Demand, earlier_stages, too_long
 from megatron_r1.stages.context import StageContext
-from megatron_r1.stages.demand import Demand
 from megatron_r1.stages.evaluation.accuracy import EvaluateEvery, Sources, evaluate
 from megatron_r1.stages.grpo.batch import idle_sequence
 from megatron_r1.stages.grpo.metrics import update_metrics

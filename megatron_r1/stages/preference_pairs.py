@@ -20,9 +20,8 @@ from megatron_r1.curation.shards import CANDIDATES, Workshop, num_whole, shares
 from megatron_r1.data.mixture import build_mixture, replica_range
 from megatron_r1.errors import Interrupted
 from megatron_r1.rewards.preference import summary_of
-from megatron_r1.stages.base import StageConfig, earlier_stages, too_long
+from megatron_r1.stages.base import Demand, StageConfig, earlier_stages, too_long
 from megatron_r1.stages.context import StageContext
-from megatron_r1.stages.demand import Demand
 from megatron_r1.stages.evaluation.accuracy import Sources
 from megatron_r1.stages.evaluation.ungraded import PATIENCE, UngradedWatch
 from megatron_r1.stages.judge import JudgeOptions, judge_of

@@ -9,9 +9,8 @@ from megatron_r1.data.mixture import build_mixture, replica_range
 from megatron_r1.data.packing import train_sequence, windows
 from megatron_r1.errors import ConfigError, GateError
 from megatron_r1.section import Section
-from megatron_r1.stages.base import too_long
+from megatron_r1.stages.base import Demand, too_long
 from megatron_r1.stages.context import StageContext
-from megatron_r1.stages.demand import Demand
 from megatron_r1.stages.evaluation.accuracy import Evaluation, Sources, evaluate
 from megatron_r1.stages.train_loop import supervised_update
 from megatron_r1.stages.training import TrainingStage

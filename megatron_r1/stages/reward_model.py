@@ -18,8 +18,8 @@ from megatron_r1.data.preferences import Pair, Point, read_pair, read_point
 from megatron_r1.errors import DataError
 from megatron_r1.rl.preference import Judgement, judged, pair_loss, point_loss
 from megatron_r1.section import Section
+from megatron_r1.stages.base import Demand
 from megatron_r1.stages.context import StageContext
-from megatron_r1.stages.demand import Demand
 from megatron_r1.stages.evaluation.accuracy import Sources
 from megatron_r1.stages.evaluation.held_out import say_fewer
 from megatron_r1.stages.text_scorer import Part, TextScorer, scored_part

@@ -14,9 +14,8 @@ from megatron_r1.data.chats import LearntAnswers, chat_sequences
 from megatron_r1.data.mixture import Mixture, build_mixture, replica_range
 from megatron_r1.errors import DataError
 from megatron_r1.section import Section
-from megatron_r1.stages.base import too_long
+from megatron_r1.stages.base import Demand, too_long
 from megatron_r1.stages.context import StageContext
-from megatron_r1.stages.demand import Demand
 from megatron_r1.stages.evaluation.accuracy import EvaluateEvery, Sources, evaluate
 from megatron_r1.stages.evaluation.held_out import each_once
 from megatron_r1.stages.grpo.batch import idle_sequence

@@ -126,8 +126,8 @@ def test_a_killed_conversion_goes_on(folder):
 def _start(arguments: list, *, first: str = "") -> subprocess.Popen:
     """`megatron-r1 convert` with parts of 4 kB, so that a tiny model has many; first: code before it."""
     code = (
-        "import sys\nfrom megatron_r1.backend.hf import import_checkpoint\nimport_checkpoint.PART_BYTES = 4000\n"
-        + first
+        "import sys\nfrom megatron_r1.backend.hf import import_checkpoint\n"
+        "import_checkpoint.PART_BYTES = 4000\n" + first
     )
     code += "from megatron_r1.cli import main\nsys.exit(main(sys.argv[1:]))"
     return subprocess.Popen([sys.executable, "-c", code, "convert", *map(str, arguments)], env=ENVIRONMENT)

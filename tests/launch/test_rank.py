@@ -8,8 +8,7 @@ import textwrap
 
 import pytest
 
-from megatron_r1.runtime import env_vars as variables
-from megatron_r1.runtime import run_lock
+from megatron_r1.runtime import env_vars, run_lock
 
 from .conftest import ROOT
 
@@ -17,7 +16,7 @@ PRELUDE = """
 import multiprocessing, os, signal, sys, time, types
 from pathlib import Path
 from megatron_r1.errors import *
-from megatron_r1.launch import heartbeat, signals
+from megatron_r1.runtime import heartbeat, signals
 from megatron_r1.launch.rank import leave, main
 
 def me(signum):
@@ -101,7 +100,7 @@ def test_a_rank_started_by_srun_beats_and_rank_0_holds_the_run_directory(rank, t
     with run_lock.hold(tmp_path):
         assert rank("pass").returncode == run_lock.RunLockedError.exit_code
         assert rank("pass", RANK="1").returncode == 0
-        assert rank("pass", **{variables.LOCKED: "1"}).returncode == 0
+        assert rank("pass", **{env_vars.LOCKED: "1"}).returncode == 0
 
 
 @pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])

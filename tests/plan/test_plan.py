@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from megatron_r1.backend.memory_shards import Shard
+from megatron_r1.check.planned import plan
 from megatron_r1.config.layout import Layout, even_split, problems
 from megatron_r1.errors import ConfigError
 from megatron_r1.plan.hardware import FOLDER, load_hardware, names
-from megatron_r1.plan.plan import make_plan, plan
+from megatron_r1.plan.plan import make_plan
 from megatron_r1.plan.text import report
 from megatron_r1.run.config import load_run
 

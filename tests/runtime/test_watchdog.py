@@ -7,7 +7,7 @@ import pytest
 from megatron_r1.launch.supervisor import run_ranks
 
 HANG = """
-    from megatron_r1.launch import signals, watchdog
+    from megatron_r1.runtime import signals, watchdog
     signals.install()
     watchdog.GRACE_S = 2.0
     watchdog.start(2.0, Path("logs"))
@@ -64,7 +64,7 @@ def test_a_rank_that_holds_the_interpreters_lock_ends_too(script, tmp_path):
 def test_of_two_ranks_the_one_that_is_in_no_collective_is_to_blame(script, tmp_path, caplog):
     command = script("""
         import torch
-        from megatron_r1.launch import signals, watchdog
+        from megatron_r1.runtime import signals, watchdog
         signals.install()
         torch.distributed.init_process_group("gloo")
         torch.distributed.barrier()

@@ -18,9 +18,8 @@ from megatron_r1.rl.filters import Group, GroupFilter, collect_groups
 from megatron_r1.rl.losses import GrpoLoss
 from megatron_r1.rl.schedules import Lengths, LengthSchedule, reference_is_due
 from megatron_r1.runtime.step_profile import phase
-from megatron_r1.stages.base import too_long
+from megatron_r1.stages.base import Demand, too_long
 from megatron_r1.stages.context import StageContext
-from megatron_r1.stages.demand import Demand
 from megatron_r1.stages.evaluation.accuracy import EvaluateEvery, Sources, evaluate
 from megatron_r1.stages.evaluation.ungraded import IdleRewards, UngradedWatch, first_reason
 from megatron_r1.stages.grpo.async_rollout import ahead_problems

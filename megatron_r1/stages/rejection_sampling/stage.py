@@ -32,9 +32,8 @@ from megatron_r1.data.chat_template import TAGS
 from megatron_r1.data.mixture import build_mixture, replica_range
 from megatron_r1.errors import Interrupted
 from megatron_r1.section import Section
-from megatron_r1.stages.base import StageConfig, too_long
+from megatron_r1.stages.base import Demand, StageConfig, too_long
 from megatron_r1.stages.context import StageContext
-from megatron_r1.stages.demand import Demand
 from megatron_r1.stages.evaluation.accuracy import Sources
 from megatron_r1.stages.evaluation.ungraded import PATIENCE, UngradedWatch, first_reason
 from megatron_r1.stages.judge import JudgeOptions, Opinions, ask, judge_of

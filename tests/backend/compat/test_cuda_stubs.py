@@ -5,8 +5,8 @@ import sys
 
 PROGRAM = """
 import torch
-from megatron_r1.backend.compat import cuda_stubs as cuda_standins
-cuda_standins.install()
+from megatron_r1.backend.compat import cuda_stubs
+cuda_stubs.install()
 with torch.device("meta"):
     made = [torch.arange(3), torch.zeros(3), torch.empty(3), torch.tensor([1])]
 assert all(tensor.is_meta for tensor in made), made

@@ -1,0 +1,5 @@
+"""The ranks of tests/launch serve the watchdog too."""
+
+from tests.launch.conftest import script
+
+__all__ = ["script"]
