@@ -39,6 +39,7 @@ def test_the_blocks_run_without_megatron(tmp_path):
     assert run(blocks, tmp_path) == "[]\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
 def test_the_block_of_the_sandbox_runs(tmp_path):
     (block,) = [block for block in BLOCKS if IN_A_SANDBOX in block]

@@ -37,13 +37,13 @@ __all__ = [
 if not TYPE_CHECKING:  # else every name that is none of these would pass for one
     _MODULES = {
         "accuracy": ("Accuracy",),
-        "answer": ("final_answer",),
+        "answers.answer": ("final_answer",),
+        "base": ("Reward", "RewardConfig", "completion_of"),
         "code": ("Code",),
         "format": ("Format", "is_well_formed"),
         "language": ("Language", "language_share"),
-        "sandbox.limits": ("Limits",),
-        "sandbox.run": ("Fate", "Ran", "run_program"),
-        "section": ("Reward", "RewardConfig", "completion_of"),
+        "coding.sandbox.limits": ("Limits",),
+        "coding.sandbox.run": ("Fate", "Ran", "run_program"),
     }
     _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -50,6 +50,7 @@ def bounds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 # ---- processes
 
 
+@pytest.mark.slow
 def test_a_fork_bomb_meets_the_limit_of_processes(run: Run) -> None:
     ran = run("import os\nwhile True:\n    try: os.fork()\n    except OSError: pass", cpu_s=2.0)
     assert ran.fate in (Fate.TIME_OUT, Fate.PROCESSES)
