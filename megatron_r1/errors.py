@@ -35,12 +35,6 @@ class GateError(R1Error):
     exit_code = 5
 
 
-class RankError(R1Error):
-    """A rank died or stopped answering; names the rank."""
-
-    exit_code = 6
-
-
 class HangError(R1Error):
     """A rank made no progress for the configured time; names where it hangs."""
 

@@ -199,10 +199,3 @@ class Slurm(Section):
         if len(own) < len(stages):
             found["time"] = self.time
         return {key: (time, limit_s) for key, time in found.items() if (limit_s := duration_s(time))}
-
-
-class Site(Section):
-    """A site's profile file: what all its runs ask for, below what a run says itself."""
-
-    slurm: Slurm = Slurm()
-    """The site's part of the section."""

@@ -34,12 +34,6 @@ WRONG = "wrong output"
 DETAIL_CHARS = 160  # of the last line on standard error
 
 
-def final_program(text: str) -> str | None:
-    """The program of a completion; None if there is none."""
-    found = candidates(text)
-    return found[0] if found else None
-
-
 @dataclass(frozen=True, slots=True)
 class Task:
     """A problem with its reference program. key: a hash of both."""

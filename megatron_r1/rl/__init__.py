@@ -6,7 +6,7 @@ A published algorithm is a row of options (GrpoLoss unless another module is nam
     GRPO (2402.03300)   the defaults; advantage normalise=std, aggregation=sequence_mean
     R1, first RL stage  clip_low=10, clip_high=10 (2501.12948)
     Dr. GRPO            advantage normalise=none, aggregation=fixed_length, kl=none (2503.20783)
-    DAPO (2503.14476)   clip_high=0.28, aggregation=token_mean, groups equal=resample, kl=none
+    DAPO (2503.14476)   clip_high=0.28, aggregation=token_mean, groups no_signal=resample, kl=none
     GSPO (2507.18071)   ratio=sequence, clip_low=3e-4, clip_high=4e-4, kl=none
     CISPO (2506.13585)  objective=cispo, clip_low=1 or more (no lower bound), aggregation=token_mean, kl=none
     SAPO (2511.20347)   objective=sapo, kl=none

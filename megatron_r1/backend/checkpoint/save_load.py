@@ -56,7 +56,7 @@ from megatron_r1.huggingface.provenance import FOLDER, SCALES
 if TYPE_CHECKING:
     from megatron_r1.backend.policy import MegatronPolicy
 
-__all__ = ["latest", "load", "prune", "save", "save_numbered", "to_go_on_from"]
+__all__ = ["latest", "load", "prune", "save", "to_go_on_from"]
 
 unpickling.guard()
 
@@ -65,13 +65,6 @@ NOT_WEIGHTS = (REFERENCE, optimizer_state.PREFIX)
 VOCABULARY = ("embedding.word_embeddings.", "output_layer.")
 SCORE_HEAD = f"{heads.NAME}.weight"
 MOST_NAMED = 8  # differences that an error lists
-
-
-def save_numbered(root: Path, step: int, policy: "MegatronPolicy", state: Mapping[str, Any]) -> Path:
-    """`save` under the name that `latest` and `prune` know; returns the directory."""
-    directory = files.numbered(root, step)
-    save(directory, policy, state)
-    return directory
 
 
 def save(directory: Path, policy: "MegatronPolicy", state: Mapping[str, Any]) -> None:

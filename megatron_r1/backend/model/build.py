@@ -125,7 +125,7 @@ def _common_options(options: ModelOptions) -> dict[str, Any]:
         "bias_activation_fusion": engine,
         "gradient_accumulation_fusion": False,  # needs apex's or TE's wgrad kernel
         "persist_layer_norm": engine,
-        # the loss arrives as a sum with its own normaliser (train_step.py)
+        # the loss arrives as a sum with its own normaliser (train/pipeline_schedule.py)
         "calculate_per_token_loss": True,
         # packs differ in length
         "variable_seq_lengths": True,

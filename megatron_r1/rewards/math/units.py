@@ -17,7 +17,6 @@ from megatron_r1.rewards.math.unit_table import UNITS, Parsed, raised
 
 Dimension = tuple[tuple[str, int], ...]  # powers of the bases, in order of their names
 
-CURRENCIES = "$€£¥₹₽₩"
 MAX_UNIT_CHARS, MAX_UNIT_WORDS = 40, 4
 _SAYS_NOTHING = frozenset(("st", "nd", "rd", "th", "in total", "total"))
 _GENERIC = re.compile(r"(?:(?:square|sq\.?|cubic|cu\.?) ?)?units?(?:\^[23]| squared| cubed)?")

@@ -13,6 +13,7 @@ from typing import Any
 import torch.distributed as dist
 
 from megatron_r1.backend.checkpoint import save_load
+from megatron_r1.backend.checkpoint.files import numbered
 from megatron_r1.config.layout import Layout
 from megatron_r1.errors import CheckpointError
 from tests.distributed.scenarios import models
@@ -54,13 +55,13 @@ def rank_that_cannot_write(layout: Layout, shared: Path, *, rank: int) -> dict[s
     """One rank's files can't grow: what all ranks say, what is left, and whether all goes on."""
     root = shared / f"rank_{rank}_cannot_write"
     policy = _trained(layout)
-    save_load.save_numbered(root, 1, policy, {"step": 1})
+    save_load.save(numbered(root, 1), policy, {"step": 1})
     dist.barrier()
     with small_files(rank, limit_bytes=20_000):
-        error = _error(lambda: save_load.save_numbered(root, 2, policy, {"step": 2}))
+        error = _error(lambda: save_load.save(numbered(root, 2), policy, {"step": 2}))
     left = sorted(path.name for path in root.iterdir())
     dist.barrier()
-    save_load.save_numbered(root, 3, policy, {"step": 3})
+    save_load.save(numbered(root, 3), policy, {"step": 3})
     return {
         "error": error,
         "left": left,
@@ -78,7 +79,7 @@ def full_disk(layout: Layout, shared: Path) -> dict[str, Any]:
             if not mounted:
                 return {}
             root = shared / f"disk_{size_bytes}" / "run"
-            error = _error(lambda root=root: save_load.save_numbered(root, 1, policy, {}))
+            error = _error(lambda root=root: save_load.save(numbered(root, 1), policy, {}))
             found[str(size_bytes)] = {"error": error, "left": [path.name for path in root.iterdir()]}
     return found
 

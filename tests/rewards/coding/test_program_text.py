@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_r1.rewards.code import final_program
 from megatron_r1.rewards.coding.program_text import candidates
 
 CASES = [
@@ -75,7 +74,7 @@ CASES = [
 
 @pytest.mark.parametrize(("text", "expected"), CASES)
 def test_the_program_is_the_last_python_block_of_the_answer(text: str, expected: str | None) -> None:
-    assert final_program(text) == expected
+    assert next(iter(candidates(text)), None) == expected
 
 
 @pytest.mark.parametrize(
