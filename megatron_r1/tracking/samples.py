@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from megatron_r1.errors import DataError
 from megatron_r1.tracking import step_log
 
-if TYPE_CHECKING:  # types.py imports torch, which reading samples should not
+if TYPE_CHECKING:  # types imports torch, which reading samples should not
     from megatron_r1.types import Scored
 
 

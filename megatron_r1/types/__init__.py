@@ -1,0 +1,53 @@
+"""The data that moves through a step, one type a phase, and the protocols between the packages.
+
+prompt -> rollout -> reward -> advantage -> packed batch -> train step -> (refit) -> next step
+Prompt    Completion  Scored    TrainSequence  PackedBatch   StepStats
+"""
+
+from megatron_r1.types.policy import OnEnd, Policy, Refits, Replicas, Scorer
+from megatron_r1.types.rollout import (
+    Begun,
+    Completion,
+    Document,
+    Message,
+    Nucleus,
+    Prompt,
+    Sampled,
+    Sampling,
+    Score,
+    Scored,
+)
+from megatron_r1.types.training import (
+    Artifact,
+    LossFunction,
+    OptimizerOptions,
+    PackedBatch,
+    ScoreLoss,
+    StepStats,
+    TrainSequence,
+)
+
+__all__ = [
+    "Artifact",
+    "Begun",
+    "Completion",
+    "Document",
+    "LossFunction",
+    "Message",
+    "Nucleus",
+    "OnEnd",
+    "OptimizerOptions",
+    "PackedBatch",
+    "Policy",
+    "Prompt",
+    "Refits",
+    "Replicas",
+    "Sampled",
+    "Sampling",
+    "Score",
+    "ScoreLoss",
+    "Scored",
+    "Scorer",
+    "StepStats",
+    "TrainSequence",
+]

@@ -1,0 +1,105 @@
+"""From sequences to an update, and what it reports; what a stage leaves.
+
+packed batch -> train step
+TrainSequence, PackedBatch  StepStats
+"""
+
+# S tokens of one sequence, T tokens of a pack, N sequences in a pack
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from megatron_r1.types.rollout import Nucleus
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSequence:
+    """One sequence to train on.
+
+    token_ids: [S]. weights: [S] float32, the share of token i in the loss when it is predicted (the
+    first is never predicted: 0); over the whole batch of a step the weights carry the normalisation.
+    fields: per-token extras of shape [S], aligned as weights are (advantage, old_logprobs, ...).
+    padding: how many tokens at the end only fill it up.
+    """
+
+    token_ids: Tensor
+    weights: Tensor
+    fields: dict[str, Tensor] = field(default_factory=dict)
+    routes: Tensor | None = None  # [S - 1, moe_layers, top_k]
+    nucleus: Nucleus | None = None  # [S] positions: what token i was drawn from
+    padding: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """Sequences side by side without padding between them; the model sees one row of T tokens.
+
+    tokens: [T] inputs. labels: [T] the token after each input. weights: [T] of predicting the label.
+    positions: [T] from 0 in each sequence. cu_seqlens: [N + 1] int32 offsets, the last is T.
+    fields: [T] each, aligned with labels. Tail padding is one more sequence of weight 0.
+    padding: [T] bool, the inputs that only fill the pack and that no router counts; None: there are none.
+    """
+
+    tokens: Tensor
+    labels: Tensor
+    weights: Tensor
+    positions: Tensor
+    cu_seqlens: Tensor
+    fields: dict[str, Tensor] = field(default_factory=dict)
+    routes: Tensor | None = None  # [T, moe_layers, top_k]
+    nucleus: Nucleus | None = None  # [T] positions, aligned with labels
+    padding: Tensor | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Inputs without the padding."""
+        return len(self.tokens) - (0 if self.padding is None else int(self.padding.sum()))
+
+
+# loss(logprobs [T], entropy [T] or None, batch) -> (loss a token [T], before the weights;
+# sums of metrics by name, each a tensor [2] of (sum, count), added up over packs and ranks)
+# Log-probs and entropies of tokens of weight 0 may be 0: neither loss nor metrics count them.
+LossFunction = Callable[[Tensor, Tensor | None, PackedBatch], tuple[Tensor, dict[str, Tensor]]]
+
+
+# loss(scores [N] of this copy's sequences) -> (this copy's share of the loss [], sums of metrics by name as
+# above); the shares of all copies add up
+ScoreLoss = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerOptions:
+    """AdamW's constants; the learning rate comes with every update. Defaults: DeepSeek-V3, section 4.2."""
+
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    clip_grad: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class StepStats:
+    """What an update reports: means over the global batch. `metrics` are the loss function's own."""
+
+    loss: float
+    grad_norm: float
+    metrics: dict[str, float]
+    num_tokens: int  # trained on, over all ranks
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """What a finished stage leaves: written last, atomically, as artifact.json."""
+
+    stage: str
+    kind: str
+    config: Mapping[str, Any]  # all that decides the result
+    config_hash: str
+    inputs: Mapping[str, Any]  # by name, each with its hash: stages, weights, files (run/lineage.py)
+    checkpoint: str | None  # path relative to the stage's directory
+    metrics: dict[str, float]
+    outputs: dict[str, str] = field(default_factory=dict)  # data files for later stages -> BLAKE3
