@@ -2,10 +2,13 @@
 
 A module of the folder that defines the folder's constant (STAGE = MyConfigClass) is an entry; without it, it
 is a plain helper. No list to edit. Folders are scanned, and their modules imported, when first asked for.
-A file of the user's own, a plug-in, is an entry in the same way once `plug_in` has run it.
+A file of the user's own, a plug-in, is an entry in the same way once `plug_in` has run it. The plug-ins of
+one folder are modules of one package, so that they can import each other: `from . import other`.
 """
 
+import ast
 import hashlib
+import importlib
 import pkgutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -49,8 +52,9 @@ def plug_in(path: Path) -> None:
         raise ConfigError(f"no such file: {path} (from {Path.cwd()})")
     if not path.stem.isidentifier() or path.suffix != ".py":
         raise ConfigError(f"{path}: a plug-in is called NAME.py, with a name of letters, digits and _")
-    text, name = path.read_bytes(), f"megatron_r1_plug_in_{path.stem}"
-    known, digest = _plug_ins.get(name), hashlib.sha256(text).hexdigest()
+    text, package = path.read_bytes(), _package_of(path.resolve().parent)
+    digest, name = hashlib.sha256(text).hexdigest(), f"{package}.{path.stem}"
+    known = next((one for one in _plug_ins.values() if one.path.stem == path.stem), None)
     if known is not None:
         if (known.path, known.digest) != (path.resolve(), digest):
             raise ConfigError(f"{path}: another plug-in of this name is in use, {known.path}; rename one")
@@ -60,20 +64,45 @@ def plug_in(path: Path) -> None:
             f"{path}: comes too late, what can be configured is settled; in `plugins`, name files with stages"
             " after those with rewards, sources and families, and in your own program call plug_in first"
         )
+    before = {*sys.modules, name}
+    module = sys.modules.get(name) or _run(path, name)  # another plug-in may have imported it
+    if not any(constant in vars(module) for constant in CONSTANTS):
+        raise ConfigError(f"{path}: defines none of {', '.join(CONSTANTS)}, so it adds nothing")
+    _plug_ins[name] = PlugIn(path.resolve(), digest, module)
+    imported = (sys.modules.keys() - before) | _siblings(text, package)
+    _imported.update(dict.fromkeys(_files_beside(path.resolve().parent, imported)))
+
+
+def _package_of(folder: Path) -> str:
+    """The package that stands for a folder of plug-ins; named alike on every rank."""
+    name = f"megatron_r1_plug_ins_{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"
+    if name not in sys.modules:
+        package = sys.modules[name] = ModuleType(name)
+        package.__path__ = [str(folder)]
+    return name
+
+
+def _run(path: Path, name: str) -> ModuleType:
     spec = spec_from_file_location(name, path)
     assert spec is not None, path
     assert spec.loader is not None, path
+    importlib.invalidate_caches()  # files beside it may be new
     module = sys.modules[name] = module_from_spec(spec)
-    before = set(sys.modules)
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # whatever a user's file may raise; exit(0) would end us as done
         del sys.modules[name]
         raise ConfigError(f"{path}: can't be run: {type(error).__name__}: {error}") from error
-    if not any(constant in vars(module) for constant in CONSTANTS):
-        raise ConfigError(f"{path}: defines none of {', '.join(CONSTANTS)}, so it adds nothing")
-    _plug_ins[name] = PlugIn(path.resolve(), digest, module)
-    _imported.update(dict.fromkeys(_files_beside(path.resolve().parent, sys.modules.keys() - before)))
+    return module
+
+
+def _siblings(text: bytes, package: str) -> set[str]:
+    """The modules of the package that a plug-in imports, those among them that were there before it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            found.update([node.module] if node.module else [alias.name for alias in node.names])
+    return {f"{package}.{name}" for name in found} & sys.modules.keys()
 
 
 def _files_beside(folder: Path, names: Iterable[str]) -> list[Path]:
@@ -85,8 +114,13 @@ def _files_beside(folder: Path, names: Iterable[str]) -> list[Path]:
 
 
 def imported_by_plug_ins(*values: Any) -> list[Path]:
-    """The files that plug-ins import from beside themselves, where sections are made by a plug-in."""
-    return list(_imported) if plugged_in(*values) else []
+    """The files that plug-ins import from beside themselves, where sections are made by a plug-in.
+
+    Below the working directory as a path from there, so that a checkout may be moved.
+    """
+    here = Path.cwd()
+    paths = [path.relative_to(here) if path.is_relative_to(here) else path for path in _imported]
+    return paths if plugged_in(*values) else []
 
 
 def plugged_in(*values: Any) -> dict[str, str]:

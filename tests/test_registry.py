@@ -1,6 +1,7 @@
 import hashlib
 import sys
 from functools import cache
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -160,7 +161,32 @@ def test_a_plug_in_after_the_first_configuration_is_refused_with_its_line(tmp_pa
         load_run(conf)
     first, second = str(error.value).splitlines()
     assert first.startswith(f"{conf}:3: plugins.0: {path}: comes too late, what can be configured is settled")
-    assert second.startswith(f"{conf}:4: plugins.1: no such file: no.py")
+    looked = f"(looked for {tmp_path / 'no.py'} and no.py, from {Path.cwd()})"
+    assert second == f"{conf}:4: plugins.1: no such file: no.py {looked}"
+
+
+def test_a_plug_in_is_looked_for_beside_the_file_that_names_it_then_from_where_the_command_runs(
+    tmp_path, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr(registry, "plug_in", asked.append)
+    for name in ("conf/sub/own.py", "conf/both.py", "both.py", "here.py", "conf/base/base.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "conf/a.yaml").write_text("plugins: [sub/own.py, both.py, here.py, sub/../sub/own.py]\n")
+    (tmp_path / "conf/base/base.yaml").write_text("plugins: [base.py]\n")
+    (tmp_path / "conf/b.yaml").write_text("base: base/base.yaml\n")
+    monkeypatch.chdir(tmp_path)
+
+    def named(conf: str, *overrides: str) -> list[str]:
+        asked.clear()
+        with pytest.raises(ConfigError):  # these are no runs
+            load_run(Path(conf), overrides=overrides)
+        return list(map(str, asked))
+
+    assert named("conf/a.yaml") == ["conf/sub/own.py", "conf/both.py", "here.py", "conf/sub/own.py"]
+    assert named("conf/b.yaml") == ["conf/base/base.py"]
+    assert named("conf/b.yaml", "plugins=[both.py]") == ["both.py"]
 
 
 def test_files_that_a_plug_in_imports_from_beside_it_count_with_it(
@@ -175,3 +201,21 @@ def test_files_that_a_plug_in_imports_from_beside_it_count_with_it(
     mine = found["mine"].config.model_validate({"kind": "mine"})
     assert registry.imported_by_plug_ins(mine) == [beside]
     assert registry.imported_by_plug_ins(Section()) == []
+
+
+def test_plug_ins_of_a_folder_import_each_other_in_any_order(nothing_is_settled, own, monkeypatch, tmp_path):
+    monkeypatch.setattr(registry, "_imported", {})
+    monkeypatch.chdir(tmp_path)
+    facts = own("TEN = 10\n" + TOY.format(name="Facts", kind="facts"), name="facts.py")
+    sums = own("from .facts import Facts, TEN\n" + TOY.format(name="Sums", kind="sums"), name="sums.py")
+    more = own("from . import facts\n" + TOY.format(name="More", kind="more"), name="more.py")
+    for path in (sums, facts, more):
+        registry.plug_in(path)
+    found = registry.scan("megatron_r1.curation", constant="STAGE", discriminator="kind")
+    assert found["sums"].module.Facts is found["facts"].config is found["more"].module.facts.Facts
+    mine = found["more"].config.model_validate({"kind": "more"})
+    assert list(registry.plugged_in(mine)) == ["more.py"]
+    # what it imports decides too, and the path holds where the folder is moved
+    assert registry.imported_by_plug_ins(mine) == [facts.relative_to(tmp_path)]
+    with pytest.raises(ConfigError, match=r"lonely\.py: can't be run: ModuleNotFoundError"):
+        registry.plug_in(own("from .nobody import x\n", name="lonely.py"))

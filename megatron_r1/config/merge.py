@@ -37,7 +37,7 @@ def read_file(path: Path, *, above: tuple[Path, ...] = ()) -> Tree:
         tree.findings.append(Finding(position, (BASE,), message))
         tree.whole = False
         return tree
-    return overlay(read_file(_beside(path, base), above=chain), tree)
+    return overlay(read_file(beside(path, base), above=chain), tree)
 
 
 def _text(path: Path) -> str:
@@ -51,9 +51,9 @@ def _text(path: Path) -> str:
         ) from None
 
 
-def _beside(path: Path, base: str) -> Path:
-    """The base's path, relative to the file that names it, without a detour such as conf/../."""
-    found = path.parent / base
+def beside(path: Path, name: str) -> Path:
+    """A path from the folder of the file that names it, without a detour such as conf/../."""
+    found = path.parent / name
     shortest = Path(*_without_detours(found.parts)) if found.parts else found
     return shortest if shortest.resolve() == found.resolve() else found
 
@@ -71,7 +71,7 @@ def _without_detours(parts: tuple[str, ...]) -> list[str]:
 def _base_problem(base: Any, chain: tuple[Path, ...]) -> str | None:
     if not isinstance(base, str):
         return f"must be the path of one file, got {base!r}"
-    found = _beside(chain[-1], base)
+    found = beside(chain[-1], base)
     names = " -> ".join(str(path) for path in (*chain, found))
     if found.resolve() in [path.resolve() for path in chain]:
         return f"the files inherit in a circle: {names}"

@@ -16,10 +16,11 @@ from megatron_r1 import config, registry
 from megatron_r1.config.explain import near, position_of
 from megatron_r1.config.layout import ENGINES_OF_MEGATRON, Layout
 from megatron_r1.config.line import Line
+from megatron_r1.config.merge import beside
 from megatron_r1.config.plan import PlanConfig
 from megatron_r1.config.slurm import Slurm
 from megatron_r1.config.spelling import LONGEST_S
-from megatron_r1.config.tree import Finding, Tree
+from megatron_r1.config.tree import Finding, Position, Tree
 from megatron_r1.data.sources.stage import stage_outputs
 from megatron_r1.data.tokenizers.tokenizer import TokenizerConfig
 from megatron_r1.errors import ConfigError
@@ -75,8 +76,9 @@ class RunConfig(Section):
     """Where run directories are made."""
 
     plugins: list[str] = Field(default_factory=list)
-    """Python files of your own with a REWARD, SOURCE, FAMILY or STAGE, by path. `check`, `plan` and all ranks
-    run them: name only files that you trust."""
+    """Python files of your own with a REWARD, SOURCE, FAMILY or STAGE: paths from the folder of the file that
+    names them, else from where the command runs. `check`, `plan` and all ranks run them: name only files that
+    you trust."""
 
     seed: int = Field(default=0, ge=0)
     """Decides weights, data order and samples; the same in every layout."""
@@ -255,16 +257,33 @@ def read_run(
 
 
 def _plug_in(tree: Tree) -> Iterator[Finding]:
-    """What is wrong with the plug-ins; what they define is there before the schema is made."""
+    """What is wrong with the plug-ins; what they define is there before the schema is made.
+
+    The tree has the path of each as it was found.
+    """
     plugins = tree.value.get("plugins")
-    for number, path in enumerate(plugins if isinstance(plugins, list) else []):
-        if not isinstance(path, str):
+    for number, name in enumerate(plugins if isinstance(plugins, list) else []):
+        if not isinstance(name, str):
             continue  # the schema says so
+        where = ("plugins", number)
+        position = position_of(tree, where)
         try:
-            registry.plug_in(Path(path))
+            path = _found(name, position)
+            registry.plug_in(path)
         except ConfigError as error:
-            where = ("plugins", number)
-            yield Finding(position_of(tree, where), where, str(error))
+            yield Finding(position, where, str(error))
+        else:
+            plugins[number] = str(path)
+
+
+def _found(name: str, position: Position) -> Path:
+    """The file of that name beside the file that names it, else from where the command runs."""
+    paths = [Path(name)] if position.line == 0 else [beside(Path(position.source), name), Path(name)]
+    found = next((path for path in paths if path.is_file()), None)
+    if found is None:
+        looked = " and ".join(dict.fromkeys(str(path) for path in paths))
+        raise ConfigError(f"no such file: {name} (looked for {looked}, from {Path.cwd()})")
+    return found
 
 
 def json_schema() -> dict[str, Any]:
