@@ -1,6 +1,6 @@
 # `make` lists the targets. The set-up itself is scripts/setup.sh; it needs a Python 3.12 or 3.13.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast gpu nemo lock clean
+.PHONY: help setup demo docs test test-fast gpu nemo lock clean
 
 VENV := .venv/bin
 
@@ -26,6 +26,9 @@ test-fast: setup  ## ruff, pyright and the unit tests, under two minutes
 	$(VENV)/pyright
 	$(VENV)/python -m pytest -m "not slow"
 
+docs: setup  ## the documentation as a site, in build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(VENV)/mkdocs build --strict
+
 gpu: setup  ## the tests and benchmarks that need CUDA
 	@scripts/gpu.sh
 
@@ -34,7 +37,7 @@ nemo:  ## .venv-nemo, the environment of rollout_engine nemo, and the tests of i
 	.venv-nemo/bin/python -m pytest tests/nemo
 
 lock: setup  ## compile requirements.txt and requirements-nemo.txt anew from pyproject.toml
-	$(VENV)/uv pip compile --quiet --python $(VENV)/python --extra dev --no-emit-index-url --no-header --no-annotate \
+	$(VENV)/uv pip compile --quiet --python $(VENV)/python --extra dev --extra docs --no-emit-index-url --no-header --no-annotate \
 		-c constraints.txt pyproject.toml -o requirements.txt
 	echo "pytest>=8" | $(VENV)/uv pip compile --quiet --python $(VENV)/python --extra nemo --no-emit-index-url --no-header \
 		--no-annotate -c constraints.txt pyproject.toml - -o requirements-nemo.txt
