@@ -11,6 +11,8 @@ from typing import Any
 from megatron_r1.backend.checkpoint.files import write_durably
 from megatron_r1.errors import DataError
 from megatron_r1.files.json_reader import read_json_object
+from megatron_r1.section import only_deciding
+from megatron_r1.stages.base import StageConfig
 from megatron_r1.types import Artifact
 
 ARTIFACT = "artifact.json"
@@ -65,9 +67,15 @@ def digest_of(value: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def config_changes(before: Mapping[str, Any], now: Mapping[str, Any], *, stage: str) -> list[str]:
-    """What decides a stage's result and differs, a key each, as it is written in the YAML."""
-    return [_change(key, *pair, stage=stage) for key, pair in _changed(before, now).items()]
+def config_changes(
+    before: Mapping[str, Any], now: Mapping[str, Any], *, name: str, section: StageConfig
+) -> list[str]:
+    """What decides a stage's result and differs, a key each, as it is written in the YAML.
+
+    before: of any version; keys that are known by now to have no effect on the result count for nothing.
+    """
+    kept = {**before, "stage": only_deciding(section, before["stage"])} if "stage" in before else before
+    return [_change(key, *pair, stage=name) for key, pair in _changed(kept, now).items()]
 
 
 def _changed(before: Any, now: Any, path: str = "") -> dict[str, tuple[Any, Any]]:

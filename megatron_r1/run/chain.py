@@ -14,7 +14,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megatron_r1 import registry
 from megatron_r1.backend.checkpoint.files import describe, step_of, tensors_digest
 from megatron_r1.data.chat_template import ChatTemplate, get_template
 from megatron_r1.data.sources.stage import DATA, stage_outputs
@@ -125,10 +124,10 @@ class Chain:
         for source in stage_outputs(stage):
             source.find_in(self.run_dir)
         tokenizer = self._tokenizer(run, name)
-        decisive, inputs = _decisive(run, stage), self._inputs(name)
+        decisive, inputs = self.run.decisive(name), self._inputs(name)
         done = read_artifact(directory)
         if done is not None:
-            warnings = continuing.require_finished_so(directory, done, decisive, inputs)
+            warnings = continuing.require_finished_so(directory, done, decisive, inputs, section=stage)
             self._warn(name, warnings)
             self._export(stage, directory, done.checkpoint, again=False)
             return
@@ -195,7 +194,9 @@ class Chain:
         goes_on = resumed is not None or self.run.stages[name].done_before(directory) > 0
         begun = on_first_rank(f"{directory}: not read", lambda: read_begun(directory))
         warnings = warnings or continuing.fell_behind(begun, step)
-        warnings += continuing.require_begun_so(directory, begun, now, goes_on=goes_on)
+        warnings += continuing.require_begun_so(
+            directory, begun, now, goes_on=goes_on, section=self.run.stages[name]
+        )
         self._warn(name, warnings)
         on_first_rank(f"{directory}: not written", lambda: replace(now, saved=step).write(directory))
         return resumed
@@ -368,21 +369,6 @@ def _build(
         score_head=stage.trains_scores,
         offload=run.offload,
     )
-
-
-def _decisive(run: RunConfig, stage: StageConfig) -> dict[str, Any]:
-    """All that decides a stage's result: its section, its model, the data's seed, the tokenizer, plug-ins."""
-    plugins = registry.plugged_in(stage, run.model)
-    return {
-        "stage": stage.model_dump(mode="json", exclude={"export"}),
-        "model": run.model.model_dump(mode="json"),
-        "tokenizer": run.tokenizer.model_dump(mode="json"),
-        "template": run.template,
-        "seed": run.seed,
-        "precision": run.precision,
-        **({} if run.rollout_precision is None else {"rollout_precision": run.rollout_precision}),
-        **({"plugins": plugins} if plugins else {}),
-    }
 
 
 def _weights_digest(weights: Path | str | None) -> str:

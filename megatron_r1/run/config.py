@@ -25,7 +25,7 @@ from megatron_r1.data.sources.stage import stage_outputs
 from megatron_r1.data.tokenizers.tokenizer import TokenizerConfig
 from megatron_r1.errors import ConfigError
 from megatron_r1.models.shape import FamilyConfig
-from megatron_r1.section import Section
+from megatron_r1.section import NO_EFFECT, Section, deciding
 from megatron_r1.stages.base import StageConfig
 
 HF = "hf:"  # marks the path of a Hugging Face checkpoint
@@ -69,16 +69,16 @@ class NamedModel(Section):
 class RunConfig(Section):
     """One run: stages in the order of the chain, all with the same model, layout and tokenizer."""
 
-    name: Name
+    name: Annotated[Name, NO_EFFECT]
     """Name of the run and of its directory."""
 
-    run_dir: Line = "runs"
+    run_dir: Annotated[Line, NO_EFFECT] = "runs"
     """Where run directories are made."""
 
-    plugins: list[str] = Field(default_factory=list)
+    plugins: Annotated[list[str], NO_EFFECT] = Field(default_factory=list)
     """Python files of your own with a REWARD, SOURCE, FAMILY or STAGE: paths from the folder of the file that
     names them, else from where the command runs. `check`, `plan` and all ranks run them: name only files that
-    you trust."""
+    you trust. The text of those that a stage uses decides its result."""
 
     seed: int = Field(default=0, ge=0)
     """Decides weights, data order and samples; the same in every layout."""
@@ -95,10 +95,10 @@ class RunConfig(Section):
     models: dict[Name, NamedModel] = Field(default_factory=dict)
     """Other models by name, for the stages that say `model: NAME` and those that start from them."""
 
-    layout: Layout = Layout()
+    layout: Annotated[Layout, NO_EFFECT] = Layout()
     """How the ranks share the work."""
 
-    rollout_layout: Layout | None = None
+    rollout_layout: Annotated[Layout | None, NO_EFFECT] = None
     """How the ranks share the work while they sample; `ranks` is that of `layout`. The weights are copied
     into a second model before each rollout that follows an update; the tokens are the same. null: as
     `layout`, on the weights that train, with no copy."""
@@ -106,18 +106,18 @@ class RunConfig(Section):
     precision: Literal["fp32", "bf16", "fp8_delayed", "fp8_current", "fp8_blockwise", "mxfp8"] = "fp32"
     """Of the matrix products; weights, gradients and sums are kept in fp32."""
 
-    rollout_engine: Literal["megatron", "modules", "dynamic", "nemo"] = "megatron"
+    rollout_engine: Annotated[Literal["megatron", "modules", "dynamic", "nemo"], NO_EFFECT] = "megatron"
     """What samples, on the live weights. megatron: our loop over the parameters of Megatron's modules, with
     MLA's latents as its cache. modules: the same loop through the modules themselves; slower, with a larger
     cache for MLA, and the next prompts begin only when all have ended. dynamic: Megatron's
     DynamicInferenceEngine (paged cache), for grouped-query attention. nemo: the same engine by NeMo's
     `generate`, in an environment of its own (docs/engines.md). The tokens are the same."""
 
-    rollout_rows: int | None = Field(default=None, ge=1)
+    rollout_rows: Annotated[int | None, NO_EFFECT] = Field(default=None, ge=1)
     """The most outputs that a replica samples at once, which bounds the memory of its cache; the next begin
     as others end. null: all of a step's. The tokens are the same, but for rounding where two nearly tie."""
 
-    rollout_speculation: Literal["mtp"] | None = None
+    rollout_speculation: Annotated[Literal["mtp"] | None, NO_EFFECT] = None
     """mtp: the MTP layer drafts a token each step, which the model checks beside the next one, so that a step
     gives up to two tokens. The tokens are the same, but for rounding where two nearly tie; metrics have the
     share of drafts that were right (rollout/accepted), which falls as RL moves the model, not its MTP layer.
@@ -132,43 +132,43 @@ class RunConfig(Section):
     says how far apart they are. For rollout_engine megatron, on a GPU from compute capability 8.9; a CPU
     rounds alike and gains nothing (docs/fp8_rollouts.md). null: the weights as they are stored."""
 
-    rollout_cuda_graphs: bool = False
+    rollout_cuda_graphs: Annotated[bool, NO_EFFECT] = False
     """A decoding step as one CUDA graph: launching its operators one by one takes longer than they do where
     rows are few. For rollout_engine megatron, with one pipeline stage and whole experts on the ranks that
     sample, without rollout_speculation and routing_replay. A CPU takes the same steps without a graph. The
     tokens are the same, but for rounding where two nearly tie."""
 
-    recompute: Literal["none", "selective", "full"] = "none"
+    recompute: Annotated[Literal["none", "selective", "full"], NO_EFFECT] = "none"
     """Activations that the backward pass computes again instead of keeping them: none, attention's inner part
     (selective), or whole layers (full). The result is the same to the bit."""
 
-    max_logits: int | None = Field(default=1 << 26, ge=1)
+    max_logits: Annotated[int | None, NO_EFFECT] = Field(default=1 << 26, ge=1)
     """The most logits of a rank at once: of longer packs the output layer takes a chunk of tokens after the
     other, and the backward pass computes each anew, so that memory does not grow with tokens times words.
     null: those of a whole pack, kept. The result is the same, but for the order of sums in the gradient."""
 
-    prompt_logits: bool = False
+    prompt_logits: Annotated[bool, NO_EFFECT] = False
     """Compute the logits of tokens that no loss counts, too: those of prompts. Nothing reads them; the result
     is the same without, and an update with prompts as long as its outputs saves half of the output layer."""
 
-    offload: tuple[Literal["optimizer", "reference", "reward_models"], ...] = ()
+    offload: Annotated[tuple[Literal["optimizer", "reference", "reward_models"], ...], NO_EFFECT] = ()
     """What is in the host's pinned memory outside its phase, on a GPU; on a CPU nothing moves. optimizer:
     masters and moments, from each rollout to the next update, which brings them back beside its forward and
     backward passes; the gradients' memory is free for that time too. reference: its weights, outside its
     pass. reward_models: theirs, those of judges and of a teacher, while they neither score nor sample. `plan`
     counts all. The result is the same to the bit."""
 
-    timeout_s: float = Field(default=1800.0, gt=0, le=LONGEST_S)
+    timeout_s: Annotated[float, NO_EFFECT] = Field(default=1800.0, gt=0, le=LONGEST_S)
     """How long a rank waits for the others before it takes them for dead."""
 
-    watchdog_s: float | None = Field(default=None, gt=0, le=LONGEST_S)
+    watchdog_s: Annotated[float | None, NO_EFFECT] = Field(default=None, gt=0, le=LONGEST_S)
     """How long a rank may take over one step, evaluations included, before it says where it hangs and ends
     the run (exit code 9). Set it well above the longest step, and below timeout_s; null: for ever."""
 
-    plan: PlanConfig = PlanConfig()
+    plan: Annotated[PlanConfig, NO_EFFECT] = PlanConfig()
     """What the run is planned for before it starts."""
 
-    slurm: Slurm = Slurm()
+    slurm: Annotated[Slurm, NO_EFFECT] = Slurm()
     """How the run is submitted to a SLURM cluster."""
 
     stages: Annotated[dict[StageName, StageConfig], Field(min_length=1)]
@@ -205,6 +205,18 @@ class RunConfig(Section):
                 "template": own.template or self.template,
             }
         )
+
+    def decisive(self, stage: str) -> dict[str, Any]:
+        """All that decides a stage's result but its inputs: its section, its model, plug-ins and more."""
+        own, section = self.for_stage(stage), self.stages[stage]
+        plugins = registry.plugged_in(section, own.model)
+        found = {
+            key: value
+            for key, value in deciding(own).items()
+            if key not in ("models", "stages")  # of these its own alone
+            and (key, value) != ("rollout_precision", None)  # older versions had none
+        }
+        return {"stage": deciding(section), **found, **({"plugins": plugins} if plugins else {})}
 
 
 @cache

@@ -12,18 +12,24 @@ from megatron_r1.run import lineage
 from megatron_r1.run.artifact import config_changes, digest_of
 from megatron_r1.run.begun import Begun
 from megatron_r1.run.config import HF
+from megatron_r1.stages.base import StageConfig
 from megatron_r1.types import Artifact
 
 OLDER = "an older version began it and kept no hashes of its data, so whether that has changed is not known"
 
 
 def require_finished_so(
-    directory: Path, done: Artifact, decisive: Mapping[str, Any], inputs: lineage.Inputs
+    directory: Path,
+    done: Artifact,
+    decisive: Mapping[str, Any],
+    inputs: lineage.Inputs,
+    *,
+    section: StageConfig,
 ) -> list[str]:
     """Raise unless the finished stage was made by this configuration, of these inputs; returns warnings."""
-    theirs: list[str] = []
-    if done.config_hash != digest_of(decisive):
-        theirs = config_changes(done.config, decisive, stage=directory.name) or ["its hash is another"]
+    theirs = config_changes(done.config, decisive, name=directory.name, section=section)
+    if done.config_hash != digest_of(done.config):
+        theirs = theirs or ["its hash is another"]
     others = lineage.changed(_without_same_weights(done.inputs), inputs)
     if not theirs and not others:
         return [OLDER] if lineage.is_older(done.inputs) else []
@@ -34,7 +40,9 @@ def require_finished_so(
     )
 
 
-def require_begun_so(directory: Path, begun: Begun | None, now: Begun, *, goes_on: bool) -> list[str]:
+def require_begun_so(
+    directory: Path, begun: Begun | None, now: Begun, *, goes_on: bool, section: StageConfig
+) -> list[str]:
     """Raise unless an interrupted stage can go on as it was begun; returns warnings.
 
     goes_on: from a checkpoint, or from other files that it left.
@@ -50,7 +58,7 @@ def require_begun_so(directory: Path, begun: Begun | None, now: Begun, *, goes_o
             f"stage {directory.name} was begun with other inputs: {lineage.in_words(others)}; restore "
             f"them to continue it, or use --from {directory.name} to begin it anew"
         )
-    theirs = config_changes(begun.config, now.config, stage=directory.name)
+    theirs = config_changes(begun.config, now.config, name=directory.name, section=section)
     return (
         [f"goes on with another configuration than it was begun with: {'; '.join(theirs)}"] if theirs else []
     )

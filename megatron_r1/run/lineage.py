@@ -29,6 +29,7 @@ from megatron_r1.errors import DataError
 from megatron_r1.files.regular_file import file_problem
 from megatron_r1.huggingface.config_file import CONFIG
 from megatron_r1.run.config import HF, RunConfig
+from megatron_r1.section import has_no_effect
 from megatron_r1.types import Artifact
 
 INDEX = "*.safetensors.index.json"
@@ -86,13 +87,13 @@ def require_outputs(run_dir: Path, earlier: Mapping[str, Artifact], inputs: Inpu
 
 
 def named_files(section: BaseModel) -> Iterator[Path]:
-    """The files that a section and those inside it read, however deep; not what an export writes."""
+    """The files that a section and those inside it read, however deep; not those of fields without effect."""
     if isinstance(section, ReadsFiles):
         yield from section.input_files()
     elif registry.is_plugged_in(section):
         yield from _discovered(section)
     for name, value in section:
-        if name != "export":
+        if not has_no_effect(section, name):
             yield from _named_in(value)
 
 

@@ -1,6 +1,6 @@
 """The pretrain stage: next-token prediction on documents, with the MTP loss where the model has it."""
 
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -8,7 +8,7 @@ from megatron_r1.config.spelling import MOST_ITEMS, MOST_STEPS
 from megatron_r1.data.mixture import build_mixture, replica_range
 from megatron_r1.data.packing import train_sequence, windows
 from megatron_r1.errors import ConfigError, GateError
-from megatron_r1.section import Section
+from megatron_r1.section import NO_EFFECT, Section
 from megatron_r1.stages.base import Demand, too_long
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.evaluation.accuracy import Evaluation, Sources, evaluate
@@ -49,7 +49,7 @@ class Pretrain(TrainingStage):
     """Tokens of a window, without sample_mask."""
     prompt_weight: float = Field(default=1.0, ge=0, le=1)
     """Weight of the loss on what precedes the response."""
-    checkpoint_every: int = Field(default=500, ge=1)
+    checkpoint_every: Annotated[int, NO_EFFECT] = Field(default=500, ge=1)
     """Steps between checkpoints."""
     until: Until | None = None
     """Go on beyond `steps` until a held-out metric is reached."""

@@ -1,14 +1,14 @@
 """What every stage that changes the weights has in its section: the optimizer, checkpoints, an export."""
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from megatron_r1.config.spelling import MOST_STEPS, MOST_TOKENS_PER_PACK
 from megatron_r1.data.mixture import Mixture
 from megatron_r1.errors import DataError
-from megatron_r1.section import Section
+from megatron_r1.section import NO_EFFECT, Section
 from megatron_r1.stages.base import StageConfig
 from megatron_r1.types import OptimizerOptions
 
@@ -95,11 +95,11 @@ class TrainingStage(StageConfig):
     """The optimizer."""
     tokens_per_pack: int = Field(default=8192, ge=8, le=MOST_TOKENS_PER_PACK, multiple_of=8)
     """The most tokens of one micro-batch on a rank."""
-    checkpoint_every: int = Field(default=50, ge=1)
+    checkpoint_every: Annotated[int, NO_EFFECT] = Field(default=50, ge=1)
     """Steps between checkpoints."""
-    keep_checkpoints: int = Field(default=2, ge=1)
+    keep_checkpoints: Annotated[int, NO_EFFECT] = Field(default=2, ge=1)
     """Newest checkpoints that are kept while the stage runs; a finished stage keeps its last."""
-    export: Export | None = None
+    export: Annotated[Export | None, NO_EFFECT] = None
     """Write the result as Hugging Face's files too."""
 
     @property

@@ -11,6 +11,7 @@ from megatron_r1.errors import CheckpointError, ConfigError, DataError
 from megatron_r1.run import continuing
 from megatron_r1.run.artifact import digest_of, read_artifact, write_artifact
 from megatron_r1.run.begun import Begun, note_saved, read_begun
+from megatron_r1.stages.base import StageConfig
 from megatron_r1.types import Artifact
 
 CONFIG = {"stage": {"optim": {"lr": 0.001}}, "seed": 7}
@@ -20,6 +21,7 @@ INPUTS = {"base": "1", "data/x.jsonl": FILE}
 SHORTER = {"base": "1", "data/x.jsonl": {"size": 1344, "blake3": "b"}}
 DONE = Artifact("zero", "grpo", CONFIG, digest_of(CONFIG), INPUTS, "checkpoint/step_00000002", {"a": 1.0})
 ZERO = Path("runs/x/zero")
+SECTION = StageConfig(kind="grpo")
 
 
 def test_an_artifact_comes_back_as_it_was_written(tmp_path: Path) -> None:
@@ -81,7 +83,7 @@ def test_the_note_keeps_how_far_checkpoints_came(tmp_path: Path) -> None:
 
 
 def finished(inputs: dict[str, Any], config: dict[str, Any] = CONFIG, done: Artifact = DONE) -> list[str]:
-    return continuing.require_finished_so(ZERO, done, config, inputs)
+    return continuing.require_finished_so(ZERO, done, config, inputs, section=SECTION)
 
 
 def test_a_finished_stage_counts_only_with_its_configuration_and_inputs() -> None:
@@ -105,7 +107,7 @@ def test_a_finished_stage_of_an_older_version_counts_with_a_warning() -> None:
 
 
 def begun(then: Begun | None, *, goes_on: bool = True) -> list[str]:
-    return continuing.require_begun_so(ZERO, then, Begun(CONFIG, INPUTS), goes_on=goes_on)
+    return continuing.require_begun_so(ZERO, then, Begun(CONFIG, INPUTS), goes_on=goes_on, section=SECTION)
 
 
 def test_an_interrupted_stage_goes_on_only_over_the_same_inputs() -> None:

@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field
@@ -13,7 +13,7 @@ from megatron_r1.data.sources.jsonl import Jsonl
 from megatron_r1.data.tokenizers.tokenizer import TokenizerConfig
 from megatron_r1.errors import DataError
 from megatron_r1.run import lineage
-from megatron_r1.section import Section
+from megatron_r1.section import NO_EFFECT, Section
 from megatron_r1.types import Artifact
 
 
@@ -24,7 +24,7 @@ class Stage(Section):
     data: dict[str, Jsonl] = Field(default_factory=dict)
     evaluate: Jsonl | None = None
     more: list[Jsonl] = Field(default_factory=list)
-    export: Jsonl | None = None
+    export: Annotated[Jsonl | None, NO_EFFECT] = None
 
 
 class FromFiles(Section):

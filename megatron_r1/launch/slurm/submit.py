@@ -10,8 +10,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ruamel.yaml import YAML
-
 from megatron_r1.check.findings import findings, warnings
 from megatron_r1.config import Loaded, refuse
 from megatron_r1.errors import R1Error
@@ -20,27 +18,12 @@ from megatron_r1.launch.slurm import commands, jobs, queue
 from megatron_r1.launch.slurm.jobs import Submitted
 from megatron_r1.launch.slurm.script import StageScript
 from megatron_r1.run import chain, lineage
+from megatron_r1.run.artifact import config_changes, read_artifact
 from megatron_r1.run.config import RunConfig, load_run
 from megatron_r1.runtime import run_lock
 
 SITE_VARIABLE = "MEGATRON_R1_SITE"
 SITE_FILE = Path("~/.config/megatron_r1/site.yaml")
-# what changes no result, and the stages, of which only one's own part counts
-_UNDECISIVE = {
-    "name",
-    "run_dir",
-    "layout",
-    "rollout_layout",
-    "recompute",
-    "offload",
-    "rollout_engine",
-    "rollout_cuda_graphs",
-    "rollout_rows",
-    "rollout_speculation",
-    "timeout_s",
-    "slurm",
-    "stages",
-}
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +130,7 @@ def _rendered(run: RunConfig, run_dir: Path, from_stage: str | None) -> dict[str
     local.check_from(from_stage, run)
     for text in warnings(run):
         log.warning(text)
-    stages = _stages_to_run(run, run_dir, from_stage)
+    stages = stages_to_run(run, run_dir, from_stage)
     return {name: script.render() for name, script in _scripts(run, run_dir, stages).items()}
 
 
@@ -163,7 +146,7 @@ def _own_site() -> Path | None:
     return own if own.is_file() else None
 
 
-def _stages_to_run(run: RunConfig, run_dir: Path, from_stage: str | None) -> list[str]:
+def stages_to_run(run: RunConfig, run_dir: Path, from_stage: str | None) -> list[str]:
     """All but the first ones that are done, with the same configuration, and are not to be done again.
 
     A finished stage whose configuration or files are others now gets a job: there the pipeline says what
@@ -177,17 +160,15 @@ def _stages_to_run(run: RunConfig, run_dir: Path, from_stage: str | None) -> lis
 
 
 def _is_done(run: RunConfig, directory: Path) -> bool:
-    done = chain.read_artifact(directory)
+    done = read_artifact(directory)
     if done is None:
         return False
     if not lineage.is_older(done.inputs):
         now = lineage.own_inputs(run, directory.name, directory.parent)
         if any(done.inputs.get(name) != value for name, value in now.items()):
             return False
-    kept = YAML(typ="safe").load(directory / chain.RESOLVED)
-    now = run.model_dump(mode="json")
-    same_run = all(kept.get(key) == value for key, value in now.items() if key not in _UNDECISIVE)
-    return same_run and kept["stages"].get(directory.name) == now["stages"][directory.name]
+    stage = directory.name
+    return not config_changes(done.config, run.decisive(stage), name=stage, section=run.stages[stage])
 
 
 def _scripts(run: RunConfig, run_dir: Path, stages: Sequence[str]) -> dict[str, StageScript]:
