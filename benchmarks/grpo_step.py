@@ -6,7 +6,7 @@ benchmarks/gpu/grpo_step.py does the same on a GPU, with its own Work.
 """
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ class Step:
         from megatron_r1.rl.advantage import group_advantage
         from megatron_r1.rl.aggregation import token_weights
         from megatron_r1.rl.losses import GrpoLoss
-        from megatron_r1.types import Sampling, TrainSequence
+        from megatron_r1.types import LossInputs, Sampling, TrainSequence
 
         work = self.work
         prompts = [question for question in self.questions for _ in range(work.group)]
@@ -113,13 +113,16 @@ class Step:
         for prompt, output, advantage, share in zip(prompts, outputs, advantages, shares, strict=True):
             given = torch.zeros(work.prompt)
             weights = torch.cat([given, torch.full((len(output.token_ids),), float(share))])
-            fields = {
-                "advantage": torch.full_like(weights, advantage),
-                "rollout_logprobs": torch.cat([given, torch.tensor(output.logprobs)]),
-            }
-            sequences.append(TrainSequence(torch.tensor(prompt + output.token_ids), weights, fields))
-        for sequence, values in zip(sequences, self.policy.logprobs(sequences, reference=True), strict=True):
-            sequence.fields["ref_logprobs"] = values
+            inputs = LossInputs(
+                advantages=torch.full_like(weights, advantage),
+                rollout_logprobs=torch.cat([given, torch.tensor(output.logprobs)]),
+            )
+            sequences.append(TrainSequence(torch.tensor(prompt + output.token_ids), weights, inputs))
+        reference = self.policy.logprobs(sequences, reference=True)
+        sequences = [
+            replace(s, loss_inputs=replace(s.loss_inputs, ref_logprobs=values))
+            for s, values in zip(sequences, reference, strict=True)
+        ]
         loss = GrpoLoss(kl="k3", kl_coef=KL_COEF).function()
         self.policy.train_step(sequences, loss, lr=LR, entropy=True)
 

@@ -79,7 +79,7 @@ def _ways(words: int, outputs: int, layout: Any) -> dict[str, Callable[[], float
         policy.options = replace(policy.options, prompt_logits=prompt_logits)
         found = policy.logprobs(given, reference=True)
         sequences = [
-            replace(s, fields={**s.fields, "ref_logprobs": values})
+            replace(s, loss_inputs=replace(s.loss_inputs, ref_logprobs=values))
             for s, values in zip(given, found, strict=True)
         ]
         return policy.train_step(sequences, GrpoLoss().function(), lr=0.0, entropy=True).loss

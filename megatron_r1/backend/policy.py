@@ -291,8 +291,7 @@ class MegatronPolicy:
         count = self._agree_on_max(len(packing.batches))
         if self.layout.virtual_pipeline > 1:  # the interleaved schedule runs whole rounds of stages
             count = -(-count // self.layout.pipeline) * self.layout.pipeline
-        fields = list(sequences[0].fields) if sequences else ()
-        batches = pad_packs(packing.batches, count, multiple=multiple, fields=fields)
+        batches = pad_packs(packing.batches, count, multiple=multiple)
         return Packing([_to_device(batch) for batch in batches], packing.places)
 
     def _require_positions(self, num_tokens: int, what: str) -> None:
@@ -327,7 +326,7 @@ def _to_device(batch: PackedBatch) -> PackedBatch:
         weights=batch.weights.to(where),
         positions=batch.positions.to(where),
         cu_seqlens=batch.cu_seqlens.to(where),
-        fields={name: value.to(where) for name, value in batch.fields.items()},
+        loss_inputs=batch.loss_inputs.each(lambda values: values.to(where)),
         routes=None if batch.routes is None else batch.routes.to(where),
         nucleus=None if nucleus is None else Nucleus(nucleus.ids.to(where), nucleus.offsets.to(where)),
         padding=None if batch.padding is None else batch.padding.to(where),

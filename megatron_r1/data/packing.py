@@ -8,14 +8,14 @@ other way, V3's pretraining: documents end to end, cut every seq_length tokens, 
 # S tokens of one sequence, T tokens of a pack, N sequences in a pack
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from megatron_r1.errors import DataError
-from megatron_r1.types import Nucleus, PackedBatch, TrainSequence
+from megatron_r1.types import LossInput, LossInputs, Nucleus, PackedBatch, TrainSequence
 
 PAD_TOKEN = 0  # any valid id does: its weight is 0 and nothing attends to it
 
@@ -111,7 +111,7 @@ def _join(sequences: Sequence[TrainSequence], *, multiple: int) -> PackedBatch:
         sequences = [*sequences, _blank(padding, like=sequences[0])]
         lengths.append(padding)
     first = sequences[0]
-    assert all(s.fields.keys() == first.fields.keys() for s in sequences), "sequences carry different fields"
+    assert all(s.loss_inputs.names == first.loss_inputs.names for s in sequences), "loss inputs differ"
     assert all((s.routes is None) == (first.routes is None) for s in sequences), "only some carry routes"
     assert all((s.nucleus is None) == (first.nucleus is None) for s in sequences), "only some carry nuclei"
     positions = torch.arange(max(lengths))
@@ -124,11 +124,18 @@ def _join(sequences: Sequence[TrainSequence], *, multiple: int) -> PackedBatch:
         weights=torch.cat([s.weights[1:] for s in sequences]),
         positions=torch.cat([positions[:length] for length in lengths]),
         cu_seqlens=torch.tensor([0, *lengths]).cumsum(0).to(torch.int32),
-        fields={name: torch.cat([s.fields[name][1:] for s in sequences]) for name in first.fields},
+        loss_inputs=_cat_loss_inputs(sequences),
         routes=None if first.routes is None else _cat_routes(sequences),
         nucleus=None if first.nucleus is None else _cat_nuclei(sequences),
         padding=padding,
     )
+
+
+def _cat_loss_inputs(sequences: Sequence[TrainSequence]) -> LossInputs:
+    def joined(name: LossInput) -> Tensor:
+        return torch.cat([s.loss_inputs.required(name)[1:] for s in sequences])
+
+    return LossInputs(**{name: joined(name) for name in sequences[0].loss_inputs.names})
 
 
 def _cat_padding(sequences: Sequence[TrainSequence]) -> Tensor | None:
@@ -151,7 +158,7 @@ def _cat_nuclei(sequences: Sequence[TrainSequence]) -> Nucleus:
 
 
 def _blank(num_inputs: int, *, like: TrainSequence) -> TrainSequence:
-    """Padding: weight 0, with the fields and routes that its neighbours carry."""
+    """Padding: weight 0, with the loss inputs and routes that its neighbours carry."""
     routes = None
     if like.routes is not None:
         # a router that replays routes expects top_k different experts
@@ -163,26 +170,20 @@ def _blank(num_inputs: int, *, like: TrainSequence) -> TrainSequence:
     return TrainSequence(
         token_ids=torch.full((num_inputs + 1,), PAD_TOKEN, dtype=torch.long),
         weights=torch.zeros(num_inputs + 1),
-        fields={name: value.new_zeros(num_inputs + 1) for name, value in like.fields.items()},
+        loss_inputs=like.loss_inputs.each(lambda values: values.new_zeros(num_inputs + 1)),
         routes=routes,
         nucleus=nucleus,
         padding=num_inputs,
     )
 
 
-def pad_packs(
-    packs: Sequence[PackedBatch], count: int, *, multiple: int = 8, fields: Iterable[str] = ()
-) -> list[PackedBatch]:
-    """Add packs of padding alone until there are `count`: all data-parallel ranks must run equally many.
-
-    fields: names of the fields for a rank that has no pack of its own to take them from.
-    """
+def pad_packs(packs: Sequence[PackedBatch], count: int, *, multiple: int = 8) -> list[PackedBatch]:
+    """Add packs of padding alone until there are `count`: all data-parallel ranks must run equally many."""
     assert len(packs) <= count, f"{len(packs)} packs, asked to pad to {count}"
+    example = TrainSequence(torch.zeros(0), torch.zeros(0))
     if packs:
         first = packs[0]
-        example = TrainSequence(first.tokens, first.weights, first.fields, first.routes, first.nucleus)
-    else:
-        example = TrainSequence(torch.zeros(0), torch.zeros(0), {name: torch.zeros(0) for name in fields})
+        example = TrainSequence(first.tokens, first.weights, first.loss_inputs, first.routes, first.nucleus)
     empty = _join([_blank(multiple, like=example)], multiple=multiple)
     return [*packs, *[empty] * (count - len(packs))]
 
@@ -209,7 +210,9 @@ def windows(documents: Sequence[TrainSequence], *, seq_length: int) -> list[Trai
     Neighbouring windows share one token, the last label of one being the first input of the next, so that
     every token is predicted once. The first token of a document keeps weight 0. The last window is shorter.
     """
-    assert all(not d.fields and d.routes is None for d in documents), "windows carry tokens and weights only"
+    assert all(not d.loss_inputs.names and d.routes is None for d in documents), (
+        "windows carry tokens and weights only"
+    )
     tokens, weights = _concat(documents, lambda d: d.token_ids), _concat(documents, lambda d: d.weights)
     cuts = []
     for start in range(0, len(tokens) - 1, seq_length):

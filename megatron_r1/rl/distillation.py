@@ -20,13 +20,14 @@ def reverse_kl_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """[T] before the weights: its value is the KL estimate g, its gradient g times that of logprobs.
 
-    Fields, [T] each: teacher_logprobs, rollout_logprobs. Metrics, means over response tokens, as in
+    Reads teacher_logprobs and rollout_logprobs. Metrics, means over response tokens, as in
     losses.py: kl (k3 of g), kl_k1 (g itself), entropy, drift.
     """
-    response, fields = batch.weights > 0, batch.fields
+    response, inputs = batch.weights > 0, batch.loss_inputs
     own = logprobs.detach()
-    gap = torch.where(response, own - fields["teacher_logprobs"], 0.0)
-    values = {"kl": k3(gap), "kl_k1": gap, "drift": (own - fields["rollout_logprobs"]).abs()}
+    gap = torch.where(response, own - inputs.required("teacher_logprobs"), 0.0)
+    drift = (own - inputs.required("rollout_logprobs")).abs()
+    values = {"kl": k3(gap), "kl_k1": gap, "drift": drift}
     if entropy is not None:
         values["entropy"] = entropy
     loss = gap + gap * torch.where(response, logprobs - own, 0.0)

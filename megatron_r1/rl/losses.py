@@ -6,13 +6,13 @@ r is the ratio of the policy to the policy that the batch was scored with. The f
 tokens; the mean over tokens and outputs lies in batch.weights (aggregation.py). Response tokens are those
 of weight > 0; all others get a loss of exactly 0 and stay out of every metric.
 
-Fields of the batch, [T] each, aligned with the labels:
-    advantage         of the token's output
-    old_logprobs      the trainer's, before the first update on these outputs; absent: the update is
-                      on-policy and r = exp(logprobs - detached logprobs), 1 with a gradient
-    ref_logprobs      the reference's; needed unless kl is "none"
-    rollout_logprobs  of the engine that sampled; needed by rollout_correction, else only measured
-    fresh             1 where the policy itself sampled the token, 0 where older weights did; absent: all 1
+It reads of batch.loss_inputs:
+    advantages
+    old_logprobs      None: the update is on-policy and r = exp(logprobs - detached logprobs), 1 with a
+                      gradient
+    ref_logprobs      needed unless kl is "none"
+    rollout_logprobs  needed by rollout_correction, else only measured
+    fresh             which tokens count in the drift
 
 Metrics, each a mean over response tokens:
     kl                k3 of policy to reference (>= 0), whatever `kl` is in the loss
@@ -166,11 +166,11 @@ def grpo_loss(
 
     The pack must hold whole sequences: with context parallelism, gather before, slice after.
     """
-    fields = batch.fields
+    inputs = batch.loss_inputs
     response = batch.weights > 0  # [T]
     values: dict[str, Tensor] = {}
-    advantage = fields["advantage"]
-    old = fields.get("old_logprobs", logprobs.detach())
+    advantage = inputs.required("advantages")
+    old = logprobs.detach() if inputs.old_logprobs is None else inputs.old_logprobs
     token_log_ratio = _difference(logprobs, old, response)
     log_ratio = token_log_ratio
     if options.ratio == "sequence":
@@ -181,7 +181,7 @@ def grpo_loss(
     values |= {"ratio": ratio, **clip_shares(ratio, advantage, options=options)}
     correction = None
     if options.rollout_correction != "none":
-        log_weight = _difference(old, fields["rollout_logprobs"], response)
+        log_weight = _difference(old, inputs.required("rollout_logprobs"), response)
         if options.rollout_level == "sequence":
             log_weight = sequence_sum(log_weight, response, batch.cu_seqlens)
         correction = values["correction"] = rollout_weight(log_weight, options=options)
@@ -200,19 +200,19 @@ def grpo_loss(
         loss = loss if correction is None else loss * correction
 
     sums: dict[str, Tensor] = {}
-    if "rollout_logprobs" in fields:
-        fresh = response & (fields["fresh"] > 0) if "fresh" in fields else response
-        sums["drift"] = sum_and_count((old - fields["rollout_logprobs"]).abs(), fresh)
+    if inputs.rollout_logprobs is not None:
+        fresh = response if inputs.fresh is None else response & (inputs.fresh > 0)
+        sums["drift"] = sum_and_count((old - inputs.rollout_logprobs).abs(), fresh)
     if options.off_policy_threshold is not None:
-        sampler = fields.get("rollout_logprobs", old)
+        sampler = old if inputs.rollout_logprobs is None else inputs.rollout_logprobs
         divergence = sequence_mean(
             _difference(sampler, logprobs.detach(), response), response, batch.cu_seqlens
         )
         dropped = (advantage < 0) & (divergence > options.off_policy_threshold)
         loss = torch.where(dropped, 0.0, loss)
         values["off_policy"] = dropped
-    if options.needs_reference or "ref_logprobs" in fields:
-        log_gap = _difference(logprobs, fields["ref_logprobs"], response)
+    if options.needs_reference or inputs.ref_logprobs is not None:
+        log_gap = _difference(logprobs, inputs.required("ref_logprobs"), response)
         values |= {"kl": k3(log_gap), "kl_k1": log_gap}
         if options.kl != "none":
             loss = loss + options.kl_coef * kl_estimate(log_gap, token_log_ratio, kind=options.kl)

@@ -23,12 +23,12 @@ from megatron_r1.stages.grpo.batch import idle_sequence
 from megatron_r1.stages.grpo.metrics import update_metrics
 from megatron_r1.stages.sampling import accepted_share, draft_counts, draw_key, sample
 from megatron_r1.stages.training import TrainingStage
-from megatron_r1.types import Completion, Sampling, Score, Scored, TrainSequence
+from megatron_r1.types import Completion, LossInput, LossInputs, Sampling, Score, Scored, TrainSequence
 
 if TYPE_CHECKING:
     from megatron_r1.run.config import RunConfig
 
-FIELDS = ("teacher_logprobs", "rollout_logprobs")
+LOSS_INPUTS: tuple[LossInput, ...] = ("teacher_logprobs", "rollout_logprobs")
 
 
 class OnPolicyDistillation(TrainingStage):
@@ -148,7 +148,7 @@ class _Distilling:
         lr = stage.optim.lr_at(step, stage.steps)
         stats = self.policy.train_step(
             [_sequence(c, t, num_tokens=total["tokens"]) for c, t in zip(completions, teacher, strict=True)]
-            or [idle_sequence(self.context.tokenizer.eos_id, fields=FIELDS)],
+            or [idle_sequence(self.context.tokenizer.eos_id, loss_inputs=LOSS_INPUTS)],
             reverse_kl_loss,
             lr=lr,
             temperature=stage.temperature,
@@ -216,7 +216,9 @@ def _sequence(completion: Completion, teacher: torch.Tensor, *, num_tokens: floa
     return TrainSequence(
         token_ids=torch.tensor([*completion.prompt_ids, *tokens]),
         weights=torch.cat([given, torch.full((len(tokens),), 1 / num_tokens)]),
-        fields=dict(zip(FIELDS, (torch.cat([given, teacher]), torch.cat([given, own])), strict=True)),
+        loss_inputs=LossInputs(
+            teacher_logprobs=torch.cat([given, teacher]), rollout_logprobs=torch.cat([given, own])
+        ),
     )
 
 

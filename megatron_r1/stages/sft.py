@@ -161,7 +161,7 @@ class _FineTuning:
         sequences = [sequence for chat in short for sequence in chat]
         metrics = supervised_update(
             self.context,
-            sequences or [idle_sequence(self.context.tokenizer.eos_id, fields=())],
+            sequences or [idle_sequence(self.context.tokenizer.eos_id, loss_inputs=())],
             lr=stage.optim.lr_at(step, self.steps),
             mtp=stage.mtp,
         )

@@ -20,6 +20,8 @@ from megatron_r1.types.rollout import (
 from megatron_r1.types.training import (
     Artifact,
     LossFunction,
+    LossInput,
+    LossInputs,
     OptimizerOptions,
     PackedBatch,
     ScoreLoss,
@@ -33,6 +35,8 @@ __all__ = [
     "Completion",
     "Document",
     "LossFunction",
+    "LossInput",
+    "LossInputs",
     "Message",
     "Nucleus",
     "OnEnd",

@@ -7,7 +7,7 @@ import torch
 
 from megatron_r1.data.packing import balance, pack, pad_packs, train_sequence, windows
 from megatron_r1.errors import DataError
-from megatron_r1.types import Nucleus, TrainSequence
+from megatron_r1.types import LossInputs, Nucleus, TrainSequence
 
 
 def sequence(first, length, *, routes=False):
@@ -17,7 +17,7 @@ def sequence(first, length, *, routes=False):
     return TrainSequence(
         ids,
         weights,
-        {"advantage": ids * 0.5},
+        LossInputs(advantages=ids * 0.5),
         ids[:-1, None, None].expand(-1, 2, 3) if routes else None,
     )
 
@@ -31,7 +31,7 @@ def test_two_sequences_lie_as_worked_by_hand():
     assert batch.positions.tolist() == [0, 1, 2, 0, 1, 0, 1, 2]
     assert batch.cu_seqlens.tolist() == [0, 3, 5, 8]
     assert batch.cu_seqlens.dtype == torch.int32
-    assert batch.fields["advantage"].tolist() == [5.5, 6, 6.5, 10.5, 11, 0, 0, 0]
+    assert batch.loss_inputs.required("advantages").tolist() == [5.5, 6, 6.5, 10.5, 11, 0, 0, 0]
 
 
 def test_best_fit_fills_two_packs_where_first_fit_in_order_needs_three():
@@ -64,7 +64,9 @@ def test_every_token_appears_once_with_its_own_successor(seed):
             tokens = batch.tokens[start:end].tolist()
             assert tokens == list(range(tokens[0], tokens[0] + len(tokens)))  # one sequence, not two
             assert batch.labels[start:end].tolist() == [t + 1 for t in tokens]
-            assert batch.fields["advantage"][start:end].tolist() == [(t + 1) / 2 for t in tokens]
+            assert batch.loss_inputs.required("advantages")[start:end].tolist() == [
+                (t + 1) / 2 for t in tokens
+            ]
             if batch.routes is not None:
                 assert batch.routes[start:end, 1, 2].tolist() == tokens
             seen += tokens
@@ -89,7 +91,7 @@ def test_padding_routes_name_different_experts():
 
 def test_padding_is_marked_and_reads_no_label():
     cut = replace(sequence(10, 4), token_ids=torch.tensor([10, 11, 12, 13, 0, 0]), weights=torch.zeros(6),
-                  fields={"advantage": torch.zeros(6)}, padding=2)  # fmt: skip
+                  loss_inputs=LossInputs(advantages=torch.zeros(6)), padding=2)  # fmt: skip
     (batch,) = pack([cut], max_tokens=8).batches
     assert batch.tokens.tolist() == [10, 11, 12, 0, 0, 0, 0, 0]  # 13 is a label only
     assert batch.labels[:3].tolist() == [11, 12, 13]
@@ -107,7 +109,7 @@ def test_too_long_a_sequence_and_an_odd_limit_are_refused_with_numbers():
         pack([sequence(0, 3)], max_tokens=20)
 
 
-def test_empty_packs_weigh_nothing_and_carry_the_same_fields():
+def test_empty_packs_weigh_nothing_and_carry_the_same_loss_inputs():
     packs = pack([sequence(10, 4, routes=True)], max_tokens=8).batches
     padded = pad_packs(packs, 3)
     assert len(padded) == 3
@@ -115,10 +117,10 @@ def test_empty_packs_weigh_nothing_and_carry_the_same_fields():
     empty = padded[2]
     assert empty.weights.tolist() == [0.0] * 8
     assert empty.cu_seqlens.tolist() == [0, 8]
-    assert empty.fields.keys() == packs[0].fields.keys()
+    assert empty.loss_inputs.names == packs[0].loss_inputs.names == ["advantages"]
     assert empty.routes.shape == (8, 2, 3)
-    (alone,) = pad_packs([], 1, fields=["advantage"])
-    assert alone.fields["advantage"].tolist() == [0.0] * 8
+    (alone,) = pad_packs([], 1)
+    assert (alone.tokens.tolist(), alone.loss_inputs.names) == ([0] * 8, [])
     assert pack([], max_tokens=8).batches == []
 
 

@@ -1,5 +1,6 @@
 """The GRPO loss by hand and by its properties; TRL's numbers are in test_trl_parity.py."""
 
+from dataclasses import replace
 from math import log
 
 import pytest
@@ -9,18 +10,18 @@ from torch import Tensor
 
 from megatron_r1.rl.losses import GrpoLoss
 from megatron_r1.rl.sequences import sequence_mean
-from megatron_r1.types import PackedBatch
+from megatron_r1.types import LossInput, LossInputs, PackedBatch
 
 NO_KL = {"kl": "none"}
 
 
 def make_batch(
-    *, weights: list[float], lengths: list[int], **fields: list[float] | Tensor | None
+    *, weights: list[float], lengths: list[int], **inputs: list[float] | Tensor | None
 ) -> PackedBatch:
     unused = torch.zeros(len(weights), dtype=torch.long)
     offsets = torch.tensor([0, *lengths]).cumsum(0).int()
-    tensors = {name: torch.as_tensor(value) for name, value in fields.items() if value is not None}
-    return PackedBatch(unused, unused, torch.tensor(weights), unused, offsets, tensors)
+    tensors = {name: torch.as_tensor(value) for name, value in inputs.items() if value is not None}
+    return PackedBatch(unused, unused, torch.tensor(weights), unused, offsets, LossInputs(**tensors))
 
 
 def run(
@@ -33,7 +34,7 @@ def run(
     batch = make_batch(
         weights=[1.0] * len(ratios),
         lengths=lengths or [len(ratios)],
-        advantage=advantage,
+        advantages=advantage,
         old_logprobs=old,
         **fields,
     )
@@ -54,15 +55,16 @@ def random_batch(*, seed: int = 0, order: list[int] | None = None) -> tuple[Tens
         rows.append(torch.cat([logprobs, advantage, weight]))
     rows = [rows[index] for index in order or range(4)]
     policy, old, reference, rollout, entropy, _, advantage, weight = torch.cat(rows, dim=1)
-    fields = {
-        "advantage": advantage,
-        "old_logprobs": old,
-        "ref_logprobs": reference,
-        "rollout_logprobs": rollout,
-    }
+    inputs = LossInputs(
+        advantages=advantage, old_logprobs=old, ref_logprobs=reference, rollout_logprobs=rollout
+    )
     lengths = torch.tensor([0, *(row.shape[1] for row in rows)])
     unused = torch.zeros(len(policy), dtype=torch.long)
-    return policy, entropy, PackedBatch(unused, unused, weight, unused, lengths.cumsum(0).int(), fields)
+    return policy, entropy, PackedBatch(unused, unused, weight, unused, lengths.cumsum(0).int(), inputs)
+
+
+def changed(batch: PackedBatch, **inputs: Tensor | None) -> PackedBatch:
+    return replace(batch, loss_inputs=replace(batch.loss_inputs, **inputs))
 
 
 EVERYTHING = [
@@ -180,7 +182,7 @@ def test_a_sequence_ratio_is_clipped_as_a_whole():
 
 def test_the_prompt_has_no_part_in_a_sequence_ratio():
     logprobs = torch.tensor([-9.0, -1.0, -1.0])
-    fields = {"advantage": [1.0] * 3, "old_logprobs": [0.0, -1.0 - log(4), -1.0]}
+    fields = {"advantages": [1.0] * 3, "old_logprobs": [0.0, -1.0 - log(4), -1.0]}
     batch = make_batch(weights=[0, 0.5, 0.5], lengths=[3], **fields)
     loss, _ = GrpoLoss(ratio="sequence", clip_high=10.0, **NO_KL).function()(logprobs, None, batch)
     assert loss.tolist() == pytest.approx([0, -2, -2])
@@ -216,7 +218,7 @@ def test_the_kl_gradient_is_exact_when_all_tokens_are_weighed_by_their_probabili
     backward = (logprobs.exp() * (logprobs - reference)).sum()
     (expected,) = torch.autograd.grad(forward if kl == "k3" else backward, logits, retain_graph=True)
 
-    batch = make_batch(weights=[1.0] * 6, lengths=[6], advantage=[0.0] * 6, ref_logprobs=reference)
+    batch = make_batch(weights=[1.0] * 6, lengths=[6], advantages=[0.0] * 6, ref_logprobs=reference)
     loss, _ = GrpoLoss(kl=kl, kl_coef=1.0).function()(logprobs, None, batch)
     (gradient,) = torch.autograd.grad((logprobs.detach().exp() * loss).sum(), logits)
     torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-12)
@@ -250,7 +252,7 @@ def test_masking_drops_tokens_outside_the_interval():
 def test_drift_is_the_mean_distance_of_trainer_and_sampler_on_response_tokens():
     old, rollout = [-1.0, -1.0, -2.0], [-7.0, -1.5, -1.0]
     batch = make_batch(
-        weights=[0, 1, 1], lengths=[3], advantage=[0.0] * 3, old_logprobs=old, rollout_logprobs=rollout
+        weights=[0, 1, 1], lengths=[3], advantages=[0.0] * 3, old_logprobs=old, rollout_logprobs=rollout
     )
     _, sums = GrpoLoss(**NO_KL).function()(torch.zeros(3), None, batch)
     assert sums["drift"].tolist() == [1.5, 2]  # 0.5 + 1.0 over two tokens
@@ -282,10 +284,12 @@ def test_the_mean_over_the_output_decides_what_is_dropped():
 
 def test_without_old_logprobs_the_ratio_is_exactly_one_and_the_loss_minus_the_mean_advantage():
     logprobs, _, batch = random_batch()
-    del batch.fields["old_logprobs"]
+    batch = changed(batch, old_logprobs=None)
     loss, sums = GrpoLoss(**NO_KL).function()(logprobs, None, batch)
     response = batch.weights > 0
-    torch.testing.assert_close(loss[response].mean(), -batch.fields["advantage"][response].mean())
+    torch.testing.assert_close(
+        loss[response].mean(), -batch.loss_inputs.required("advantages")[response].mean()
+    )
     assert sums["ratio"][0] == sums["ratio"][1] == response.sum()
     assert sums["clip_low"][0] == sums["clip_high"][0] == 0
 
@@ -293,19 +297,18 @@ def test_without_old_logprobs_the_ratio_is_exactly_one_and_the_loss_minus_the_me
 @pytest.mark.parametrize("ratio", ["token", "sequence"])
 def test_the_on_policy_gradient_is_that_of_reinforce(ratio):
     logprobs, _, batch = random_batch()
-    del batch.fields["old_logprobs"]
+    batch = changed(batch, old_logprobs=None)
     logprobs.requires_grad_()
     loss, _ = GrpoLoss(ratio=ratio, **NO_KL).function()(logprobs, None, batch)
     (gradient,) = torch.autograd.grad((loss * batch.weights).sum(), logprobs)
-    torch.testing.assert_close(gradient, -batch.fields["advantage"] * batch.weights)
+    torch.testing.assert_close(gradient, -batch.loss_inputs.required("advantages") * batch.weights)
 
 
 @pytest.mark.parametrize("kl", ["k2", "k3", "k3_weighted"])
 def test_while_the_policy_is_the_reference_the_kl_is_exactly_zero_with_no_gradient(kl):
     logprobs, _, batch = random_batch()
     logprobs.requires_grad_()
-    batch.fields["ref_logprobs"] = logprobs.detach()
-    batch.fields["advantage"] = torch.zeros_like(batch.weights)
+    batch = changed(batch, ref_logprobs=logprobs.detach(), advantages=torch.zeros_like(batch.weights))
     loss, sums = GrpoLoss(kl=kl, kl_coef=1.0).function()(logprobs, None, batch)
     (gradient,) = torch.autograd.grad(loss.sum(), logprobs)
     assert sums["kl"][0] == sums["kl_k1"][0] == loss.abs().max() == gradient.abs().max() == 0
@@ -315,7 +318,7 @@ def test_while_the_policy_is_the_reference_the_kl_is_exactly_zero_with_no_gradie
 def test_an_advantage_of_zero_gives_no_policy_gradient(options):
     logprobs, _, batch = random_batch()
     logprobs.requires_grad_()
-    batch.fields["advantage"] = torch.zeros_like(batch.weights)
+    batch = changed(batch, advantages=torch.zeros_like(batch.weights))
     loss, _ = GrpoLoss(**options | {"kl_coef": 0.0}).function()(logprobs, None, batch)
     (gradient,) = torch.autograd.grad(loss.sum(), logprobs)
     assert gradient.abs().max() == 0
@@ -345,8 +348,9 @@ def test_tokens_outside_the_response_can_hold_anything(options):
     logprobs, entropy, batch = random_batch()
     expected, sums = GrpoLoss(**options).function()(logprobs, entropy, batch)
     outside = batch.weights == 0
-    for name in ("old_logprobs", "ref_logprobs", "rollout_logprobs"):
-        batch.fields[name][outside] = -1e4  # exp of the difference overflows
+    names: tuple[LossInput, ...] = ("old_logprobs", "ref_logprobs", "rollout_logprobs")
+    for name in names:
+        batch.loss_inputs.required(name)[outside] = -1e4  # exp of the difference overflows
     entropy[outside] = torch.nan
     logprobs.requires_grad_()
     loss, sums_again = GrpoLoss(**options).function()(logprobs, entropy, batch)
@@ -385,9 +389,9 @@ def test_sequence_mean_by_hand():
 
 
 def test_a_missing_reference_is_an_error():
-    batch = make_batch(weights=[1.0], lengths=[1], advantage=[1.0])
+    batch = make_batch(weights=[1.0], lengths=[1], advantages=[1.0])
     assert GrpoLoss().needs_reference
-    with pytest.raises(KeyError, match="ref_logprobs"):
+    with pytest.raises(LookupError, match="needs ref_logprobs of each token, and the batch has advantages"):
         GrpoLoss().function()(torch.zeros(1), None, batch)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from megatron_r1.rl.advantage import advantage_of_parts, group_advantage
 from megatron_r1.rl.aggregation import token_weights
 from megatron_r1.rl.losses import GrpoLoss
-from megatron_r1.types import PackedBatch
+from megatron_r1.types import LossInputs, PackedBatch
 
 GROUP_SIZE = 4
 MAX_LENGTH = 9
@@ -174,17 +174,17 @@ def pack(
 
     per_output = {"advantage": advantage.double(), "weights": torch.tensor(weights, dtype=torch.float64)}
     per_token = {name: values[:, None].expand(-1, MAX_LENGTH) for name, values in per_output.items()}
-    fields = {
-        "advantage": row(per_token["advantage"]),
-        "old_logprobs": row(rollout.old),
-        "ref_logprobs": row(rollout.reference),
-        "rollout_logprobs": row(rollout.sampler),
-    }
+    inputs = LossInputs(
+        advantages=row(per_token["advantage"]),
+        old_logprobs=row(rollout.old),
+        ref_logprobs=row(rollout.reference),
+        rollout_logprobs=row(rollout.sampler),
+    )
     packed_weights = row(per_token["weights"], noise=0.0)
     sizes = [prompt + length for prompt, length in zip(PROMPTS, LENGTHS, strict=True)] + [4]
     offsets = torch.tensor([0, *sizes]).cumsum(0).int()
     unused = torch.zeros(sum(sizes), dtype=torch.long)
-    return row(policy), PackedBatch(unused, unused, packed_weights, unused, offsets, fields)
+    return row(policy), PackedBatch(unused, unused, packed_weights, unused, offsets, inputs)
 
 
 def run_ours(
@@ -205,8 +205,8 @@ def run_ours(
     )
     policy = rollout.policy.clone().requires_grad_()
     logprobs, batch = pack(rollout, policy, advantage, weights)
-    for name in absent:
-        del batch.fields[name]
+    without = replace(batch.loss_inputs, **dict.fromkeys(absent))
+    batch = replace(batch, loss_inputs=without)
     loss_per_token, sums = GrpoLoss(**{"kl": "none"} | options).function()(logprobs, None, batch)
     loss = (loss_per_token * batch.weights).sum()
     (gradient,) = torch.autograd.grad(loss, policy)
@@ -532,11 +532,10 @@ def test_on_policy_distillation_has_trl_s_reverse_kl_and_its_gradient():
     logprobs = (student / temperature).log_softmax(-1).flatten()  # every token at every position
     drawn = logprobs.detach().exp() / positions  # how often, and the mean over positions
     unused = torch.zeros(positions * vocabulary, dtype=torch.long)
-    fields = {
-        "teacher_logprobs": (teacher / temperature).log_softmax(-1).flatten(),
-        "rollout_logprobs": logprobs.detach(),
-    }
-    batch = PackedBatch(unused, unused, drawn, unused, torch.tensor([0, len(unused)]).int(), fields)
+    inputs = LossInputs(
+        teacher_logprobs=(teacher / temperature).log_softmax(-1).flatten(), rollout_logprobs=logprobs.detach()
+    )
+    batch = PackedBatch(unused, unused, drawn, unused, torch.tensor([0, len(unused)]).int(), inputs)
     loss, sums = reverse_kl_loss(logprobs, None, batch)
     ours = (loss * drawn).sum()
     (gradient,) = torch.autograd.grad(ours, student)

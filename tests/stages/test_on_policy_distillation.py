@@ -50,8 +50,8 @@ def test_the_loss_is_the_mean_gap_to_the_teacher_over_the_samples_tokens(run, id
     assert [int((s.weights > 0).sum()) for s in (first, second)] == lengths
     assert float(first.weights.sum() + second.weights.sum()) == pytest.approx(1)
     given = len(policy.asked[0])
-    assert not first.fields["teacher_logprobs"][:given].any()
-    assert first.fields["teacher_logprobs"][given:].tolist() == [-1.25] * lengths[0]
+    assert not first.loss_inputs.required("teacher_logprobs")[:given].any()
+    assert first.loss_inputs.required("teacher_logprobs")[given:].tolist() == [-1.25] * lengths[0]
     samples = journal.sampled[0][1]
     assert [scored.reward for scored in samples] == [-1.25, -1.25]
 
@@ -71,7 +71,9 @@ def test_the_teacher_is_asked_by_its_own_template(run):
     for seen, learnt in zip(teacher.asked, policy.trained[0], strict=True):
         assert seen == [5, 6, 7, *learnt.token_ids.tolist()]
         sampled = learnt.weights > 0
-        assert learnt.fields["teacher_logprobs"].tolist() == [-1.25 * float(one) for one in sampled]
+        assert learnt.loss_inputs.required("teacher_logprobs").tolist() == [
+            -1.25 * float(one) for one in sampled
+        ]
 
 
 def test_replicas_share_a_step_and_one_without_a_question_takes_part(run, ids):

@@ -19,7 +19,7 @@ def pad_for_context(sequence: TrainSequence, context: int) -> TrainSequence:
     return TrainSequence(
         token_ids=F.pad(sequence.token_ids, (0, padding)),
         weights=F.pad(sequence.weights, (0, padding)),
-        fields={name: F.pad(value, (0, padding)) for name, value in sequence.fields.items()},
+        loss_inputs=sequence.loss_inputs.each(lambda values: F.pad(values, (0, padding))),
         routes=routes,
         nucleus=nucleus,
         padding=sequence.padding + padding,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from megatron_r1.rl.advantage import Normalise, advantage_of_parts, group_advantage
-from megatron_r1.types import Completion, Nucleus, Replicas, Scored, TrainSequence
+from megatron_r1.types import Completion, LossInput, LossInputs, Nucleus, Replicas, Scored, TrainSequence
 
 
 def graded_sequences(
@@ -14,9 +14,9 @@ def graded_sequences(
 ) -> list[TrainSequence]:
     """One for each output that could be graded; the others are left out of the update.
 
-    Weight 1 marks the tokens of the output until the update's weights are known; the fields are its advantage
-    and the rollout's log-probs, and where a rollout is ahead of training, which tokens the policy drew as it
-    is. version: the policy's.
+    Weight 1 marks the tokens of the output until the update's weights are known; the loss inputs are its
+    advantage and the rollout's log-probs, and where a rollout is ahead of training, which tokens the policy
+    drew as it is. version: the policy's.
     """
     return [
         _sequence(output.completion, advantage, version)
@@ -60,7 +60,7 @@ def _judged(output: Scored, name: str) -> float:
     return math.nan if value is None else value
 
 
-def idle_sequence(eos_id: int, *, fields: Sequence[str]) -> TrainSequence:
+def idle_sequence(eos_id: int, *, loss_inputs: Sequence[LossInput]) -> TrainSequence:
     """What a replica runs while only the others have outputs: it takes part and adds nothing.
 
     Its one input is padding: no router counts it, and neither do losses and metrics.
@@ -68,7 +68,7 @@ def idle_sequence(eos_id: int, *, fields: Sequence[str]) -> TrainSequence:
     return TrainSequence(
         token_ids=torch.full((2,), eos_id),
         weights=torch.zeros(2),
-        fields={name: torch.zeros(2) for name in fields},
+        loss_inputs=LossInputs.zeros(loss_inputs, 2),
         padding=1,
     )
 
@@ -79,17 +79,18 @@ def _sequence(completion: Completion, advantage: float, version: int) -> TrainSe
     nucleus = completion.nucleus
     if nucleus is not None:  # the prompt was not drawn
         nucleus = Nucleus(nucleus.ids, torch.cat([nucleus.offsets.new_zeros(given), nucleus.offsets]))
-    fields = {
-        "advantage": weights * advantage,
-        "rollout_logprobs": torch.cat([torch.zeros(given), torch.tensor(completion.rollout_logprobs)]),
-    }
+    fresh = None
     if completion.versions is not None:
-        fresh = torch.tensor([float(one == version) for one in completion.versions])
-        fields["fresh"] = torch.cat([torch.zeros(given), fresh])
+        drawn_now = torch.tensor([float(one == version) for one in completion.versions])
+        fresh = torch.cat([torch.zeros(given), drawn_now])
     return TrainSequence(
         token_ids=torch.tensor(completion.prompt_ids + tokens),
         weights=weights,
-        fields=fields,
+        loss_inputs=LossInputs(
+            advantages=weights * advantage,
+            rollout_logprobs=torch.cat([torch.zeros(given), torch.tensor(completion.rollout_logprobs)]),
+            fresh=fresh,
+        ),
         routes=completion.routes,
         nucleus=nucleus,
     )

@@ -16,7 +16,7 @@ from megatron_r1.errors import GateError
 from megatron_r1.rl.losses import k3
 from megatron_r1.section import Section
 from megatron_r1.stages.grpo.metrics import drift_of
-from megatron_r1.types import Replicas, StepStats, TrainSequence
+from megatron_r1.types import LossInput, Replicas, StepStats, TrainSequence
 
 
 class Gates(Section):
@@ -81,14 +81,14 @@ def _mean_gap(
     replicas: Replicas,
     sequences: Sequence[TrainSequence],
     start: Sequence[Tensor],
-    field: str,
+    field: LossInput,
     measure: Callable[[Tensor], Tensor],
 ) -> float:
     """Over all response tokens: the measure of start's log-probs minus the field's."""
     gap = {"sum": 0.0, "count": 0.0}
     for sequence, logprobs in zip(sequences, start, strict=True):
         response = sequence.weights > 0
-        gap["sum"] += float(measure((logprobs - sequence.fields[field])[response]).sum())
+        gap["sum"] += float(measure((logprobs - sequence.loss_inputs.required(field))[response]).sum())
         gap["count"] += float(response.sum())
     total = replicas.sum(gap)
     return total["sum"] / max(1.0, total["count"])

@@ -38,7 +38,7 @@ from megatron_r1.stages.grpo.reward_hacking import Watch, look
 from megatron_r1.stages.grpo.rollout import Asker
 from megatron_r1.stages.grpo.sanity_checks import Gates
 from megatron_r1.stages.training import TrainingStage
-from megatron_r1.types import StepStats, TrainSequence
+from megatron_r1.types import LossInput, StepStats, TrainSequence
 
 
 class Grpo(TrainingStage):
@@ -390,21 +390,18 @@ class _Training:
 
     def _with_logprobs(self, sequences: list[TrainSequence]) -> list[TrainSequence]:
         """Add the log-probs of the policy before the update and of the reference, where they are needed."""
-        extra = {
-            name: self.policy.logprobs(
+        for name in self._scored_inputs():
+            found = self.policy.logprobs(
                 sequences, reference=name == "ref_logprobs", temperature=self.stage.temperature
             )
-            for name in self._scored_fields()
-        }
-        return [
-            replace(
-                sequence, fields={**sequence.fields, **{name: values[i] for name, values in extra.items()}}
-            )
-            for i, sequence in enumerate(sequences)
-        ]
+            sequences = [
+                replace(sequence, loss_inputs=replace(sequence.loss_inputs, **{name: values}))
+                for sequence, values in zip(sequences, found, strict=True)
+            ]
+        return sequences
 
-    def _scored_fields(self) -> list[str]:
-        names = []
+    def _scored_inputs(self) -> list[LossInput]:
+        names: list[LossInput] = []
         if self.stage.updates * self.stage.inner_epochs > 1:
             # with one update the policy is the one that sampled: its own log-probs serve
             names.append("old_logprobs")
@@ -452,9 +449,10 @@ class _Training:
         lengths = [int((s.weights > 0).sum()) for s in mine]
         total = self.policy.replicas.sum({"outputs": float(len(mine)), "tokens": float(sum(lengths))})
         if not mine:
-            kept = ["fresh"] if self.stage.steps_ahead else []
-            fields = ["advantage", "rollout_logprobs", *self._scored_fields(), *kept]
-            return [idle_sequence(self.context.tokenizer.eos_id, fields=fields)]
+            names: list[LossInput] = ["advantages", "rollout_logprobs", *self._scored_inputs()]
+            if self.stage.steps_ahead:
+                names.append("fresh")
+            return [idle_sequence(self.context.tokenizer.eos_id, loss_inputs=names)]
         shares = token_weights(
             lengths,
             aggregation=self.stage.aggregation,

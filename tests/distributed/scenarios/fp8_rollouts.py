@@ -18,7 +18,7 @@ from megatron_r1.errors import ConfigError
 from megatron_r1.models.deepseek_v3 import DeepseekV3
 from megatron_r1.models.shape import FamilyConfig
 from megatron_r1.rl.losses import GrpoLoss
-from megatron_r1.types import Sampled, Sampling, TrainSequence
+from megatron_r1.types import LossInputs, Sampled, Sampling, TrainSequence
 from tests.distributed.scenarios import models
 from tests.distributed.scenarios.train import cross_entropy
 
@@ -171,11 +171,15 @@ def _to_train(row: dict[str, Any]) -> TrainSequence:
     count = len(row["tokens"])
     given = torch.tensor(row["prompt"])
     zeros = torch.zeros(len(given))
-    fields = {"advantage": [1.0] * count, "old_logprobs": row["training"], "rollout_logprobs": row["rollout"]}
+    inputs = {
+        "advantages": [1.0] * count,
+        "old_logprobs": row["training"],
+        "rollout_logprobs": row["rollout"],
+    }
     return TrainSequence(
         torch.cat([given, torch.tensor(row["tokens"])]),
         torch.cat([zeros, torch.ones(count)]),
-        fields={name: torch.cat([zeros, torch.tensor(values)]) for name, values in fields.items()},
+        LossInputs(**{name: torch.cat([zeros, torch.tensor(values)]) for name, values in inputs.items()}),
     )
 
 

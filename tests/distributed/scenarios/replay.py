@@ -17,7 +17,7 @@ from megatron_r1.backend.rollout import engine as rollout
 from megatron_r1.backend.rollout.decoder.module_decoder import ModuleDecoder
 from megatron_r1.config.layout import Layout
 from megatron_r1.stages.grpo.balance import deal
-from megatron_r1.types import Nucleus, PackedBatch, Sampled, Sampling, TrainSequence
+from megatron_r1.types import LossInputs, Nucleus, PackedBatch, Sampled, Sampling, TrainSequence
 from tests.distributed.scenarios import models
 from tests.distributed.scenarios.train import LEARNING_RATE, cross_entropy
 
@@ -204,15 +204,15 @@ def on_policy_ratio(layout: Layout, shared: Path) -> dict[str, float]:
     old = policy.logprobs(sequences, temperature=0.9)
     reference = policy.logprobs(sequences, reference=True, temperature=0.9)
     batch = [
-        replace(s, fields={"old_logprobs": a, "ref_logprobs": b})
+        replace(s, loss_inputs=LossInputs(old_logprobs=a, ref_logprobs=b))
         for s, a, b in zip(sequences, old, reference, strict=True)
     ]
 
     def loss(logprobs: Tensor, entropy: Tensor | None, packed: PackedBatch) -> Any:
         weighed = packed.weights > 0
         gaps = {
-            name: (logprobs - packed.fields[name])[weighed].abs().sum()
-            for name in ("old_logprobs", "ref_logprobs")
+            name: (logprobs - packed.loss_inputs.required(name))[weighed].abs().sum()
+            for name in packed.loss_inputs.names
         }
         count = weighed.sum()
         report = {name: torch.stack([gap.detach(), count]) for name, gap in gaps.items()}

@@ -126,7 +126,7 @@ def uneven(
     sequences = [replace(sequence, weights=sequence.weights / total) for sequence in whole]
     mine = sequences[policy.replicas.index :: policy.replicas.count]
     if idle:
-        mine = sequences if policy.replicas.index == 0 else [idle_sequence(models.EOS, fields=())]
+        mine = sequences if policy.replicas.index == 0 else [idle_sequence(models.EOS, loss_inputs=())]
     for _ in range(3):
         stats = policy.train_step(mine, cross_entropy, lr=LEARNING_RATE, mtp=True)
         found["loss"].append(stats.loss)

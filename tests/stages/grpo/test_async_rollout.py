@@ -138,6 +138,8 @@ def test_a_replica_without_outputs_takes_part(stage, context, texts):
         return policy
 
     policies = together(2, run)
-    assert all("fresh" in s.fields for policy in policies for update in policy.trained for s in update)
+    assert all(
+        "fresh" in s.loss_inputs.names for policy in policies for update in policy.trained for s in update
+    )
     idle = [all(torch.all(s.weights == 0) for s in policy.trained[0]) for policy in policies]
     assert idle == [False, True], "the second question's answer, 2, is in none of its outputs"

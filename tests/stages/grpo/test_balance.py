@@ -9,7 +9,7 @@ import torch
 from megatron_r1.data.packing import _best_fit
 from megatron_r1.rl.schedules import split_updates
 from megatron_r1.stages.grpo.balance import Dealt, deal, owners_of
-from megatron_r1.types import Nucleus, TrainSequence
+from megatron_r1.types import LossInputs, Nucleus, TrainSequence
 from tests.stages.fake_policy import FakeReplicas, together
 
 SEEDS = range(5)
@@ -62,7 +62,7 @@ def sequence(number: int, length: int) -> TrainSequence:
     return TrainSequence(
         token_ids=torch.full((length,), number),
         weights=torch.ones(length),
-        fields={"advantage": torch.full((length,), float(number))},
+        loss_inputs=LossInputs(advantages=torch.full((length,), float(number))),
         routes=torch.full((length - 1, 1, 1), number),
         nucleus=Nucleus(torch.tensor([number]), torch.tensor([0, *[0] * (length - 1), 1])),
     )
@@ -115,7 +115,7 @@ def test_what_moves_arrives_whole_and_in_order():
             assert s.nucleus.offsets.tolist() == own.nucleus.offsets.tolist()
             assert s.routes is not None
             assert s.routes.unique().tolist() == [number]
-            assert torch.equal(s.fields["advantage"], own.fields["advantage"])
+            assert torch.equal(s.loss_inputs.required("advantages"), own.loss_inputs.required("advantages"))
 
 
 def test_without_balance_each_replica_keeps_what_it_sampled():

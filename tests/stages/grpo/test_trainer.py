@@ -60,7 +60,7 @@ def test_one_update_a_step_needs_no_old_logprobs(stage, context, ids):
     policy = FakePolicy(map(ids, numbered(8)))
     stage(steps=2).run(context(policy))
     assert policy.calls[-3:] == ["generate", "reference logprobs", "train"]
-    assert "old_logprobs" not in policy.trained[0][0].fields
+    assert policy.trained[0][0].loss_inputs.old_logprobs is None
 
 
 def test_without_kl_there_is_no_reference(stage, context, ids):
@@ -97,7 +97,7 @@ def test_advantages_are_relative_to_the_group(stage, context, ids):
     policy = FakePolicy(map(ids, [worked(1), worked(9), worked(9), worked(9)]))
     stage().run(context(policy))
     given = len(policy.asked[0])
-    advantages = [float(s.fields["advantage"][-1]) for s in policy.trained[0]]
+    advantages = [float(s.loss_inputs.required("advantages")[-1]) for s in policy.trained[0]]
     by_output = dict(zip(trained_ids(policy)[0], advantages, strict=True))
     first, second = ((*policy.asked[0], *ids(worked(answer))) for answer in (1, 9))
     assert by_output[first] == pytest.approx(1, abs=1e-5)  # (1 - 0.5) / 0.5
@@ -139,7 +139,9 @@ def test_statistics_of_the_batch_are_those_of_all_replicas(stage, context, ids, 
 
     def advantages(policies):
         trained = [s for policy in policies for update in policy.trained for s in update]
-        found = {tuple(s.token_ids.tolist()): float(s.fields["advantage"][-1]) for s in trained}
+        found = {
+            tuple(s.token_ids.tolist()): float(s.loss_inputs.required("advantages")[-1]) for s in trained
+        }
         return dict(sorted(found.items()))
 
     def run(replicas):
@@ -201,7 +203,7 @@ def test_a_replica_without_outputs_for_an_update_takes_part_with_weight_zero(sta
         assert sorted(weight_of(part) for part in parts) == [0, pytest.approx(1)]
         idle = next(part[0] for part in parts if not weight_of(part))
         busy = next(part[0] for part in parts if weight_of(part))
-        assert idle.fields.keys() == busy.fields.keys()
+        assert idle.loss_inputs.names == busy.loss_inputs.names
         assert idle.padding == len(idle.token_ids) - 1, "no router counts it"
 
 
@@ -422,5 +424,5 @@ def test_only_the_response_carries_rollout_logprobs(stage, context, ids):
     stage().run(context(policy))
     for sequence in policy.trained[0]:
         response = sequence.weights > 0
-        given = sequence.fields["rollout_logprobs"]
+        given = sequence.loss_inputs.required("rollout_logprobs")
         torch.testing.assert_close(given, torch.where(response, -0.99, 0.0))
