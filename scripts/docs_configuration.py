@@ -44,8 +44,14 @@ def table(entry: dict[str, Any]) -> str:
 
 
 def row(key: str, value: dict[str, Any], required: bool) -> str:
-    default = "required" if required else code(value["default"]) if "default" in value else ""
+    default = "required" if required else default_of(value)
     return f"| `{key}` | {cell(type_of(value))} | {cell(default)} | {cell(value.get('description', ''))} |"
+
+
+def default_of(value: dict[str, Any]) -> str:
+    if isinstance(value.get("default"), dict):
+        return "its own defaults"  # a section, whose table has them
+    return code(value["default"]) if "default" in value else ""
 
 
 def type_of(value: dict[str, Any]) -> str:
