@@ -1,4 +1,4 @@
-"""Finds what can be added by one file: stage kinds, rewards, model families, data sources.
+"""Finds what can be added by one file: stage kinds, rewards, families, sources, trackers, metrics, templates.
 
 A module of the folder that defines the folder's constant (STAGE = MyConfigClass) is an entry; without it, it
 is a plain helper. No list to edit. Folders are scanned, and their modules imported, when first asked for.
@@ -26,7 +26,7 @@ from pydantic import BaseModel, Field, create_model
 from megatron_r1.errors import ConfigError
 from megatron_r1.section import Section
 
-CONSTANTS = ("STAGE", "REWARD", "FAMILY", "SOURCE")
+CONSTANTS = ("STAGE", "REWARD", "FAMILY", "SOURCE", "TRACKER", "METRIC", "TEMPLATE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +59,11 @@ def plug_in(path: Path) -> None:
         if (known.path, known.digest) != (path.resolve(), digest):
             raise ConfigError(f"{path}: another plug-in of this name is in use, {known.path}; rename one")
         return
-    if any(entries.cache_info().currsize for entries in (stages, rewards, families, sources)):
+    settled = (stages, rewards, families, sources, trackers, metrics, templates)
+    if any(entries.cache_info().currsize for entries in settled):
         raise ConfigError(
             f"{path}: comes too late, what can be configured is settled; in `plugins`, name files with stages"
-            " after those with rewards, sources and families, and in your own program call plug_in first"
+            " after those with anything else, and in your own program call plug_in first"
         )
     before = {*sys.modules, name}
     module = sys.modules.get(name) or _run(path, name)  # another plug-in may have imported it
@@ -123,9 +124,13 @@ def imported_by_plug_ins(*values: Any) -> list[Path]:
     return paths if plugged_in(*values) else []
 
 
-def plugged_in(*values: Any) -> dict[str, str]:
-    """The plug-ins that sections, and all in them, are made by: file name -> SHA-256 of its text."""
+def plugged_in(*values: Any, modules: Iterable[ModuleType] = ()) -> dict[str, str]:
+    """The plug-ins that sections, and all in them, are made by: file name -> SHA-256 of its text.
+
+    modules: others that count, where they are plug-ins.
+    """
     names = {type(section).__module__ for value in values for section in _sections(value)}
+    names |= {module.__name__ for module in modules}
     found = [_plug_ins[name] for name in sorted(names) if name in _plug_ins]
     return {one.path.name: one.digest for one in found}
 
@@ -178,6 +183,29 @@ def sources() -> Mapping[str, Entry]:
     return scan("megatron_r1.data.sources", constant="SOURCE", discriminator="source")
 
 
+@cache
+def trackers() -> Mapping[str, Entry]:
+    """What metrics are written to besides metrics.jsonl, by the name of their file."""
+    return scan("megatron_r1.tracking", constant="TRACKER", discriminator=None)
+
+
+@cache
+def metrics() -> Mapping[str, Entry]:
+    """Metrics of completions, by the name of their file."""
+    return scan("megatron_r1.stages.metrics", constant="METRIC", discriminator=None)
+
+
+@cache
+def templates() -> Mapping[str, ModuleType]:
+    """The modules that define a chat template, by the name of their file."""
+    found: dict[str, ModuleType] = {}
+    for name, module in _defining("megatron_r1.data.templates", "TEMPLATE"):
+        if name in found:
+            raise ConfigError(f"{module.__file__}: {name!r} is also in {found[name].__file__}; rename one")
+        found[name] = module
+    return found
+
+
 def scan(package: str, *, constant: str, discriminator: str | None) -> dict[str, Entry]:
     """Entries of a package's modules, in the order of the file names, and of plug-ins, by name.
 
@@ -185,13 +213,8 @@ def scan(package: str, *, constant: str, discriminator: str | None) -> dict[str,
     ConfigError: a module breaks these rules.
     """
     found: dict[str, Entry] = {}
-    names = [info.name for info in pkgutil.iter_modules(import_module(package).__path__)]
-    modules = {name: import_module(f"{package}.{name}") for name in names}
-    own = [(one.path.stem, one.module) for one in _plug_ins.values()]
-    for file_name, module in [*modules.items(), *own]:
-        config = vars(module).get(constant)
-        if config is None:
-            continue
+    for file_name, module in _defining(package, constant):
+        config = vars(module)[constant]
         where = module.__file__
         if not isinstance(config, type) or not issubclass(config, Section):
             raise ConfigError(f"{where}: {constant} must be a class, derived from Section")
@@ -200,6 +223,14 @@ def scan(package: str, *, constant: str, discriminator: str | None) -> dict[str,
             raise ConfigError(f"{where}: {name!r} is also in {found[name].module.__file__}; rename one")
         found[name] = Entry(name, config, module)
     return found
+
+
+def _defining(package: str, constant: str) -> Iterator[tuple[str, ModuleType]]:
+    """The modules of a package, in the order of their names, and plug-ins that define the constant."""
+    names = [info.name for info in pkgutil.iter_modules(import_module(package).__path__)]
+    modules = [(name, import_module(f"{package}.{name}")) for name in names]
+    own = [(one.path.stem, one.module) for one in _plug_ins.values()]
+    return ((name, module) for name, module in (*modules, *own) if constant in vars(module))
 
 
 def _tag(config: type[Section], discriminator: str, *, where: str | None) -> str:

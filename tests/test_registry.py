@@ -102,7 +102,7 @@ def test_the_package_s_own_folders_are_found():
 def nothing_is_settled(monkeypatch):
     """As in a process that has read no configuration yet."""
     monkeypatch.setattr(registry, "_plug_ins", {})
-    for name in ("stages", "rewards", "families", "sources"):
+    for name in ("stages", "rewards", "families", "sources", "trackers", "metrics", "templates"):
         monkeypatch.setattr(registry, name, cache(lambda: {}))
 
 
@@ -143,7 +143,11 @@ def test_a_plug_in_is_an_entry_and_its_text_is_hashed(nothing_is_settled, packag
     [
         ("1 / 0", "own.py", r"own\.py: can't be run: ZeroDivisionError: division by zero"),
         ("import sys; sys.exit(0)", "own.py", r"own\.py: can't be run: SystemExit: 0"),
-        ("REWRAD = 1", "own.py", "defines none of STAGE, REWARD, FAMILY, SOURCE, so it adds nothing"),
+        (
+            "REWRAD = 1",
+            "own.py",
+            "defines none of STAGE, REWARD, .*, so it adds nothing",
+        ),
         ("", "my-own.py", r"a plug-in is called NAME\.py"),
     ],
 )

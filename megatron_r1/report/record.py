@@ -12,7 +12,7 @@ from ruamel.yaml.error import YAMLError
 
 from megatron_r1.errors import DataError
 from megatron_r1.files.json_reader import read_json_object
-from megatron_r1.tracking.metrics import read_metrics
+from megatron_r1.tracking.jsonl import read_metrics
 from megatron_r1.tracking.samples import Sample, read_samples
 
 

@@ -141,7 +141,7 @@ class Chain:
         memory.reset_peak()
         weights = self._weights(stage.init) if stage.init is not None else None
         policy, state = self._policy(name, run, tokenizer, weights, resumed)
-        journal = StageJournal(name, directory, policy, stage=stage, state=state)
+        journal = StageJournal(name, directory, policy, stage=stage, state=state, run=self.run)
         context = StageContext(
             name=name,
             seed=run.seed,

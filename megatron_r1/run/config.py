@@ -27,9 +27,11 @@ from megatron_r1.errors import ConfigError
 from megatron_r1.models.shape import FamilyConfig
 from megatron_r1.section import NO_EFFECT, Section, deciding
 from megatron_r1.stages.base import StageConfig
+from megatron_r1.tracking.tracker import TrackerConfig
 
 HF = "hf:"  # marks the path of a Hugging Face checkpoint
 RESERVED = {"logs", "slurm", "tokenizers"}  # directories of a run that are no stage's
+DEFAULT_TRACKERS: dict[str, dict[str, Any]] = {"tensorboard": {}}
 MAX_NAME = 80  # a job and a directory are called after it, with a suffix
 
 
@@ -76,9 +78,9 @@ class RunConfig(Section):
     """Where run directories are made."""
 
     plugins: Annotated[list[str], NO_EFFECT] = Field(default_factory=list)
-    """Python files of your own with a REWARD, SOURCE, FAMILY or STAGE: paths from the folder of the file that
-    names them, else from where the command runs. `check`, `plan` and all ranks run them: name only files that
-    you trust. The text of those that a stage uses decides its result."""
+    """Python files of your own with a REWARD, SOURCE, FAMILY, STAGE, TRACKER, METRIC or TEMPLATE: paths from
+    the folder of the file that names them, else from where the command runs. `check`, `plan` and all ranks
+    run them: name only files that you trust. The text of those that a stage uses decides its result."""
 
     seed: int = Field(default=0, ge=0)
     """Decides weights, data order and samples; the same in every layout."""
@@ -165,6 +167,11 @@ class RunConfig(Section):
     """How long a rank may take over one step, evaluations included, before it says where it hangs and ends
     the run (exit code 9). Set it well above the longest step, and below timeout_s; null: for ever."""
 
+    trackers: Annotated[Section, NO_EFFECT] = Section()
+    """What gets the metrics and samples of every step, besides metrics.jsonl and samples.jsonl, which are
+    always written; where the key is left out, TensorBoard alone. One that fails is left out with a warning
+    and stops no run. {}: none."""
+
     plan: Annotated[PlanConfig, NO_EFFECT] = PlanConfig()
     """What the run is planned for before it starts."""
 
@@ -184,6 +191,10 @@ class RunConfig(Section):
     def samples_by_own_loop(self) -> bool:
         """Or by an engine of Megatron's, which keeps no routes and begins every output anew."""
         return self.rollout_engine not in ENGINES_OF_MEGATRON
+
+    def chosen_trackers(self) -> dict[str, TrackerConfig]:
+        """The trackers that are set, by name."""
+        return {name: config for name, config in self.trackers if config is not None}
 
     def model_name(self, stage: str) -> str | None:
         """Which of `models` a stage has: its own, or that of the stage it starts from; None: `model`."""
@@ -228,6 +239,8 @@ def run_config_class() -> type[RunConfig]:
 
     stages: Any = dict[StageName, registry.union(registry.stages(), "kind")]
     family: Any = registry.union(registry.families(), "family")
+    trackers: Any = registry.by_name(registry.trackers(), "Trackers")
+    narrowed_trackers: Any = Annotated[trackers, NO_EFFECT]
     description = NamedModel.model_fields["model"].description
     named: Any = create_model(
         "NamedModel",
@@ -242,6 +255,10 @@ def run_config_class() -> type[RunConfig]:
         __doc__=RunConfig.__doc__,
         model=narrowed("model", family),
         models=(named_models, Field(default_factory=dict, description=_description("models"))),
+        trackers=(
+            narrowed_trackers,
+            Field(default=trackers.model_validate(DEFAULT_TRACKERS), description=_description("trackers")),
+        ),
         stages=narrowed("stages", Annotated[stages, Field(min_length=1)]),
     )
 

@@ -4,19 +4,23 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from megatron_r1.backend.checkpoint.files import numbered, prune
 from megatron_r1.backend.parallel.process_groups import device
 from megatron_r1.errors import DataError, Interrupted
 from megatron_r1.run.begun import note_saved
+from megatron_r1.run.config import RunConfig
 from megatron_r1.runtime import env_vars, heartbeat, signals
 from megatron_r1.runtime.step_profile import StepProfile
 from megatron_r1.stages.base import StageConfig
 from megatron_r1.stages.training import TrainingStage
-from megatron_r1.tracking.metrics import MetricsWriter
+from megatron_r1.tracking.jsonl import JsonLines
+from megatron_r1.tracking.metrics import require_valid
 from megatron_r1.tracking.progress import Progress
 from megatron_r1.tracking.samples import Sample, SamplesWriter
+from megatron_r1.tracking.tracker import Outcome, StageInfo, Trackers
 from megatron_r1.types import Policy, Scored
 
 CHECKPOINTS = "checkpoint"
@@ -26,13 +30,23 @@ class StageJournal:
     """stages.context.Journal in the stage's directory."""
 
     def __init__(
-        self, name: str, directory: Path, policy: Policy, *, stage: StageConfig, state: Mapping[str, Any]
+        self,
+        name: str,
+        directory: Path,
+        policy: Policy,
+        *,
+        stage: StageConfig,
+        state: Mapping[str, Any],
+        run: RunConfig | None = None,
     ) -> None:
-        """state: of the checkpoint that the stage goes on from; empty at its first start."""
+        """state: of the checkpoint that the stage goes on from; empty at its first start.
+
+        run: names the trackers; None: metrics.jsonl alone.
+        """
         self.name, self.directory, self.policy = name, directory, policy
         self.start = self.last_step = int(state.get("step", 0))
-        main = policy.replicas.is_main
-        self.metrics = MetricsWriter(directory, is_main=main)
+        self._is_main = main = policy.replicas.is_main
+        self.metrics = JsonLines(directory)
         self.sample_log = SamplesWriter(directory, is_main=main)
         training = isinstance(stage, TrainingStage)
         self._keep = stage.keep_checkpoints if training else 1
@@ -47,15 +61,28 @@ class StageJournal:
         self._profile = StepProfile(directory / "profile", device()) if profiled else None
         # a first start finds nothing to keep: step 0 (the base before RL) is written anew as well
         kept = self.start if state else -1
-        self.metrics.truncate_after(kept)
+        self._info = StageInfo(
+            run="" if run is None else run.name,
+            stage=name,
+            directory=directory,
+            config={} if run is None else run.model_dump(mode="json"),
+            kept_step=kept,
+        )
+        self.trackers = Trackers(run.chosen_trackers() if main and run is not None else {})
+        if main:
+            self.metrics.start(self._info)
         self.sample_log.truncate_after(kept)
 
     def __enter__(self) -> "StageJournal":
         self.progress.__enter__()
+        self.trackers.start(self._info)
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        self.progress.__exit__(*error)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.__exit__(kind, error, trace)
+        self.trackers.finish(_outcome(error))
 
     def expect(self, steps: int) -> None:
         self.progress.expect(steps)
@@ -64,14 +91,20 @@ class StageJournal:
         self._require_own_directory()
         self.last_step, self.last_metrics = step, dict(metrics)
         heartbeat.beat(self.name, step)
-        self.metrics.write(step, metrics)
+        require_valid(metrics, step=step, where=str(self.metrics.path))
+        if self._is_main:
+            numbers = {metric: float(value) for metric, value in metrics.items()}
+            self.metrics.log(step, numbers)
+            self.trackers.log(step, numbers)
         self.progress.update(step, _headline(metrics))
         if self._profile is not None:
             self._profile.step(step)
 
     def samples(self, step: int, scored: Sequence[Scored]) -> None:
         mine = [Sample.of(one, step=step) for one in scored]
-        self.sample_log.write(self.policy.replicas.gather(mine))
+        samples = self.policy.replicas.gather(mine)
+        self.sample_log.write(samples)
+        self.trackers.samples(step, samples)
 
     def checkpoint(self, step: int, state: Mapping[str, Any]) -> None:
         self._save(step, state)
@@ -106,13 +139,20 @@ class StageJournal:
         self._require_own_directory()
         path = numbered(self._checkpoints, step)
         own = {"step": step, "seconds": self.seconds(), "metrics": self.last_metrics}
-        self.metrics.sync()  # what a checkpoint goes on from must not be lost with the machine
+        if self._is_main:
+            self.metrics.sync()  # what a checkpoint goes on from must not be lost with the machine
         self.sample_log.sync()
         self.policy.save(path, {**state, **own})
         if self.policy.replicas.is_main:
             note_saved(self.directory, step)
             prune(self._checkpoints, keep=self._keep)
         return path
+
+
+def _outcome(error: BaseException | None) -> Outcome:
+    if error is None:
+        return "finished"
+    return "interrupted" if isinstance(error, Interrupted) else "failed"
 
 
 def _headline(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -1,24 +1,17 @@
-"""Metrics under stable names: the table that defines them and the writer that holds runs to it.
+"""Metrics under stable names: the table that defines them, and the check that holds runs to it.
 
 Names are `phase/quantity`. `<...>` in a name stands for one word: the table has one row for all
 rewards. A name that the table lacks can't be written, so that plots and dashboards stay valid.
 """
 
-import logging
 import math
 import re
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Literal
 
 from megatron_r1.errors import GateError
-from megatron_r1.tracking import step_log
-from megatron_r1.tracking.tensorboard import EventFile
-
-log = logging.getLogger(__name__)
 
 Direction = Literal["up", "down", ""]
 
@@ -157,57 +150,15 @@ def _covers(pattern: str, name: str) -> bool:
     return re.fullmatch(re.sub(r"<\w+>", "[a-z0-9_]+", pattern), name) is not None
 
 
-class MetricsWriter:
-    """Writes metrics.jsonl, one line a step, and the same as TensorBoard events; only on the main rank."""
-
-    def __init__(self, directory: Path, *, is_main: bool) -> None:
-        self.path = directory / "metrics.jsonl"
-        self._is_main = is_main
-        self._events: EventFile | None = EventFile(directory / "tensorboard") if is_main else None
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Append a step's values. Raises GateError for a number that is not finite, on every rank."""
-        for name, value in values.items():
-            assert describe(name) is not None, f"metric {name!r} is not in tracking/metrics.py"
-            if not math.isfinite(value):
-                raise GateError(
-                    f"{self.path}: {name} is {value} at step {step}; the run has diverged: "
-                    "lower the learning rate and continue from the last checkpoint"
-                )
-        if not self._is_main:
-            return
-        numbers = {name: float(value) for name, value in values.items()}
-        step_log.append(self.path, [{"step": step, **numbers}])
-        if self._events is not None:
-            try:
-                self._events.write(step, numbers)
-            except OSError as error:
-                self._events = None
-                warnings.warn(f"TensorBoard events stop at step {step}: {error}", stacklevel=2)
-
-    def truncate_after(self, step: int) -> None:
-        """Forget what came after `step`: call it on resuming from that step's checkpoint."""
-        if self._is_main:
-            last = step_log.truncate_after(self.path, step)
-            if 0 <= last < step or (last < 0 < step):
-                log.warning(
-                    "%s: it ends at step %d, and the stage goes on from step %d: the lines between are lost",
-                    self.path,
-                    max(last, 0),
-                    step,
-                )
-        if self._events is not None:
-            self._events.purge_after(step)
-
-    def sync(self) -> None:
-        """All that was written is on the disk when this returns."""
-        if self._is_main:
-            step_log.sync(self.path)
-
-
-def read_metrics(path: Path) -> Iterator[dict[str, float]]:
-    """The lines of a metrics.jsonl, each with its "step"."""
-    return step_log.read(path)
+def require_valid(metrics: Mapping[str, float], *, step: int, where: str) -> None:
+    """Raise GateError for a number that is not finite: call it on every rank. Each name needs a row."""
+    for name, value in metrics.items():
+        assert describe(name) is not None, f"metric {name!r} has no row; see tracking/metrics.py"
+        if not math.isfinite(value):
+            raise GateError(
+                f"{where}: {name} is {value} at step {step}; the run has diverged: "
+                "lower the learning rate and continue from the last checkpoint"
+            )
 
 
 def metrics_page() -> str:

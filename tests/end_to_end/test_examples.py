@@ -1,5 +1,6 @@
 """What examples/ shows, run as it stands."""
 
+import csv
 import hashlib
 import json
 import re
@@ -64,6 +65,18 @@ def test_a_family_of_one_s_own_is_trained_and_sampled_from(runs):
     assert config["model"]["family"] == "own_family"
     assert list(config["plugins"]) == ["own_family.py"]
     assert "eval/length" in artifact(runs / "own_family" / "measure")["metrics"]
+
+
+def test_a_tracker_of_one_s_own_gets_what_metrics_jsonl_has(runs):
+    stage = runs / "own_tracker" / "base"
+    assert not (stage / "tensorboard").exists()
+    head, *rows = list(csv.reader((stage / "steps.csv").open(newline="")))
+    assert head == ["step", "metric", "value"]
+    written = {(line["step"], name): value for line in lines(stage / "metrics.jsonl")
+               for name, value in line.items() if name != "step"}  # fmt: skip
+    assert {(int(step), name): float(value) for step, name, value in rows} == written
+    assert {step for step, _ in written} == {1, 2, 3}
+    assert "plugins" not in artifact(stage)["config"]  # it decides nothing
 
 
 def test_one_s_own_chains_take_the_place_of_the_cold_start_and_one_s_own_questions_are_asked(runs):

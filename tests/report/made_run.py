@@ -4,7 +4,7 @@ import json
 import math
 import random
 
-from megatron_r1.tracking.metrics import MetricsWriter
+from megatron_r1.tracking.jsonl import JsonLines
 from megatron_r1.tracking.samples import Sample, SamplesWriter
 
 NUM_STEPS = 150
@@ -82,7 +82,7 @@ def finish(directory, kind, init, metrics):
 
 
 def _pretrain(directory, draw, *, steps, start, floor, init):
-    writer = MetricsWriter(directory, is_main=True)
+    writer = JsonLines(directory)
     for step in range(1, steps + 1):
         loss = floor + (start - floor) * math.exp(-step / (steps / 7)) + draw.gauss(0, 0.03)
         values = {
@@ -91,18 +91,18 @@ def _pretrain(directory, draw, *, steps, start, floor, init):
             "time/step_s": 0.055,
             "train/expert_load": 1.15 + 2 * math.exp(-step / 80) + abs(draw.gauss(0, 0.08)),
         }
-        writer.write(step, values)
+        writer.log(step, values)
     finish(directory, "pretrain", init, {"train/loss": floor, "time/stage_s": steps * 0.055 + 4})
 
 
 def _grpo(directory, draw):
-    writer, samples = MetricsWriter(directory, is_main=True), SamplesWriter(directory, is_main=True)
+    writer, samples = JsonLines(directory), SamplesWriter(directory, is_main=True)
     for step in range(1, NUM_STEPS + 1):
         skill = 1 / (1 + math.exp(-(step - 45) / 14))
         values = _rl_values(draw, skill, step)
         if step % 15 == 0 or step == 1:
             values |= _held_out(skill, draw)
-        writer.write(step, values)
+        writer.log(step, values)
         samples.write([_sample(draw, i, step, 0.1 + 0.8 * skill, hostile=False) for i in range(8)])
     finish(directory, "grpo", "base", {"time/stage_s": NUM_STEPS * 0.32 + 11})
 

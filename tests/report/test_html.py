@@ -7,7 +7,7 @@ import pytest
 
 from megatron_r1.curation.card import Card
 from megatron_r1.report.html import pieces, write_report
-from megatron_r1.tracking.metrics import MetricsWriter
+from megatron_r1.tracking.jsonl import JsonLines
 from tests.report.made_run import finish, make_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -72,7 +72,7 @@ def test_what_models_and_users_wrote_is_escaped(tmp_path):
 
 
 def test_a_run_with_hardly_anything_says_what_was_not_measured(tmp_path):
-    MetricsWriter(tmp_path / "zero", is_main=True).write(1, {"train/reward": 0.1})
+    JsonLines(tmp_path / "zero").log(1, {"train/reward": 0.1})
     (tmp_path / "zero" / "resolved.yaml").write_text("stage: {kind: grpo}")
     page = write_report(tmp_path).read_text(encoding="utf-8")
     assert "unfinished" in page
@@ -150,7 +150,7 @@ def test_pairs_have_a_data_card_and_reward_models_a_table(tmp_path):
     metrics = {f"eval/preference_{name}": value for name, value in measured.items()}
     finish(tmp_path / "helpful", "reward_model", "dev3", metrics)
     finish(tmp_path / "r1", "grpo", "dev3", {})
-    MetricsWriter(tmp_path / "r1", is_main=True).write(0, {"watch/judged": 0.5, "watch/score_helpful": -1.5})
+    JsonLines(tmp_path / "r1").log(0, {"watch/judged": 0.5, "watch/score_helpful": -1.5})
     page = write_report(tmp_path).read_text(encoding="utf-8")
     assert re.search(r"<td>4</td><td>2</td><td>1</td><td>1</td>", page)
     assert "<td>helpful</td><td>88.5 % ± 3.3 %</td><td>0.25</td><td>6.0 %</td><td>0.19</td>" in page

@@ -6,7 +6,7 @@ import pytest
 from megatron_r1.errors import DataError
 from megatron_r1.report.html import write_report
 from megatron_r1.report.record import read_run
-from megatron_r1.tracking.metrics import MetricsWriter
+from megatron_r1.tracking.jsonl import JsonLines
 
 
 def stage(run_dir, name, *, begun_s, resolved, artifact=None):
@@ -46,9 +46,9 @@ def test_a_result_is_the_artifacts_or_else_the_last_one_measured(tmp_path):
         "metrics": {"eval/cons": 0.9},
     }
     stage(tmp_path, "zero", begun_s=1, resolved="", artifact=artifact)
-    writer = MetricsWriter(tmp_path / "zero", is_main=True)
-    writer.write(1, {"eval/accuracy": 0.2, "eval/cons": 0.3, "time/step_s": 1.5})
-    writer.write(2, {"eval/accuracy": 0.4, "time/step_s": 2.5})
+    writer = JsonLines(tmp_path / "zero")
+    writer.log(1, {"eval/accuracy": 0.2, "eval/cons": 0.3, "time/step_s": 1.5})
+    writer.log(2, {"eval/accuracy": 0.4, "time/step_s": 2.5})
     (record,) = read_run(tmp_path)
     assert [record.result(f"eval/{name}") for name in ("cons", "accuracy", "greedy")] == [0.9, 0.4, None]
     assert (record.seconds, record.num_steps, record.finished) == (4.0, 2, True)

@@ -7,7 +7,7 @@ import pytest
 
 from megatron_r1.errors import DataError
 from megatron_r1.run.stage_runner import StageJournal
-from megatron_r1.tracking.metrics import MetricsWriter
+from megatron_r1.tracking.jsonl import JsonLines
 from megatron_r1.tracking.step_log import read
 from tests.run.toy_run import Learn
 from tests.stages.fake_policy import FakePolicy
@@ -31,9 +31,9 @@ def test_a_stage_whose_directory_is_removed_ends_in_words_and_writes_nothing(tmp
 
 
 def test_lost_lines_of_metrics_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    writer = MetricsWriter(tmp_path, is_main=True)
+    writer = JsonLines(tmp_path)
     for step in range(1, 5):
-        writer.write(step, {"train/loss": 1.0})
+        writer.log(step, {"train/loss": 1.0})
     writer.sync()
     journal(tmp_path, step=4)
     assert not caplog.text

@@ -1,15 +1,23 @@
 import json
 import math
 import re
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from megatron_r1.errors import DataError, GateError
-from megatron_r1.tracking.metrics import METRICS, MetricsWriter, describe, metrics_page, read_metrics
+from megatron_r1.run.stage_runner import StageJournal
+from megatron_r1.tracking.jsonl import JsonLines, read_metrics
+from megatron_r1.tracking.metrics import METRICS, describe, metrics_page, require_valid
+from megatron_r1.tracking.tracker import StageInfo
+from tests.run.toy_run import Learn
+from tests.stages.fake_policy import FakePolicy, FakeReplicas
+
+
+def other_rank() -> FakePolicy:
+    return FakePolicy(replicas=FakeReplicas(index=1, count=1))
+
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 
@@ -18,31 +26,24 @@ def steps(path):
     return [record["step"] for record in read_metrics(path)]
 
 
-def test_a_step_is_one_line_of_flat_keys(tmp_path):
-    MetricsWriter(tmp_path, is_main=True).write(3, {"train/kl": np.float32(0.5), "rollout/length": 12})
-    assert (
-        tmp_path / "metrics.jsonl"
-    ).read_text() == '{"step": 3, "train/kl": 0.5, "rollout/length": 12.0}\n'
-
-
 def test_only_the_main_rank_writes_files(tmp_path):
-    writer = MetricsWriter(tmp_path, is_main=False)
-    writer.write(1, {"train/kl": 0.5})
-    writer.truncate_after(0)
+    stage = StageJournal("zero", tmp_path, other_rank(), stage=Learn(kind="learn"), state={})
+    stage.step(1, {"train/kl": 0.5})
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("is_main", [True, False])
-def test_a_number_that_is_not_finite_is_refused_by_name_on_every_rank(tmp_path, value, is_main):
+@pytest.mark.parametrize("policy", [FakePolicy, other_rank])
+def test_a_number_that_is_not_finite_is_refused_by_name_on_every_rank(tmp_path, value, policy):
+    stage = StageJournal("zero", tmp_path, policy(), stage=Learn(kind="learn"), state={})
     with pytest.raises(GateError, match=rf"train/grad_norm is {value} at step 7"):
-        MetricsWriter(tmp_path, is_main=is_main).write(7, {"train/lr": 1e-3, "train/grad_norm": value})
+        stage.step(7, {"train/lr": 1e-3, "train/grad_norm": np.float32(value)})
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
 def test_a_name_that_the_table_lacks_is_our_mistake(tmp_path):
     with pytest.raises(AssertionError, match="train/rewards"):
-        MetricsWriter(tmp_path, is_main=True).write(1, {"train/rewards": 1.0})
+        require_valid({"train/rewards": 1.0}, step=1, where="metrics.jsonl")
 
 
 def test_a_placeholder_stands_for_one_word_and_an_exact_name_wins():
@@ -55,12 +56,14 @@ def test_a_placeholder_stands_for_one_word_and_an_exact_name_wins():
 
 
 def test_a_resumed_run_has_each_step_once(tmp_path):
-    first = MetricsWriter(tmp_path, is_main=True)
+    first = JsonLines(tmp_path)
     for step in (1, 2, 3, 4):
-        first.write(step, {"train/loss": float(step)})
-    resumed = MetricsWriter(tmp_path, is_main=True)
-    resumed.truncate_after(2)  # the checkpoint was of step 2
-    resumed.write(3, {"train/loss": 30.0})
+        first.log(step, {"train/loss": float(step)})
+    resumed = JsonLines(tmp_path)
+    resumed.start(
+        StageInfo(run="r", stage="zero", directory=tmp_path, config={}, kept_step=2)
+    )  # the checkpoint was of step 2
+    resumed.log(3, {"train/loss": 30.0})
     assert [(r["step"], r["train/loss"]) for r in read_metrics(tmp_path / "metrics.jsonl")] == [
         (1, 1.0),
         (2, 2.0),
@@ -68,24 +71,13 @@ def test_a_resumed_run_has_each_step_once(tmp_path):
     ]
 
 
-def test_tensorboard_reads_each_step_of_a_resumed_run_once(tmp_path):
-    first = MetricsWriter(tmp_path, is_main=True)
-    for step in (1, 2, 3, 4):
-        first.write(step, {"train/loss": float(step)})
-    resumed = MetricsWriter(tmp_path, is_main=True)
-    resumed.truncate_after(2)
-    resumed.write(3, {"train/loss": 30.0})
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(1, 1.0), (2, 2.0), (3, 30.0)]
-
-
 def test_a_line_cut_by_a_kill_is_skipped_and_then_removed(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "train/kl": 0.1}\n{"step": 2, "train/k')
     assert steps(path) == [1]
-    writer = MetricsWriter(tmp_path, is_main=True)
-    writer.truncate_after(1)
-    writer.write(2, {"train/kl": 0.2})
+    writer = JsonLines(tmp_path)
+    writer.start(StageInfo(run="r", stage="zero", directory=tmp_path, config={}, kept_step=1))
+    writer.log(2, {"train/kl": 0.2})
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
 
 
@@ -94,17 +86,6 @@ def test_a_damaged_line_is_named(tmp_path):
     path.write_text('{"step": 1}\nnonsense\n{"step": 3}\n')
     with pytest.raises(DataError, match=re.escape(f"{path}:2: not JSON")):
         steps(path)
-
-
-def test_a_dead_tensorboard_writer_warns_once_and_the_run_goes_on(tmp_path):
-    (tmp_path / "tensorboard").write_text("a file where the folder should be")
-    writer = MetricsWriter(tmp_path, is_main=True)
-    with pytest.warns(UserWarning, match="TensorBoard events stop at step 1"):
-        writer.write(1, {"train/kl": 0.1})
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        writer.write(2, {"train/kl": 0.2})
-    assert steps(writer.path) == [1, 2]
 
 
 def test_the_page_on_metrics_is_current():

@@ -15,7 +15,7 @@ from megatron_r1.errors import R1Error
 from megatron_r1.launch.slurm import commands, jobs, queue, restarts
 from megatron_r1.launch.slurm.commands import Job
 from megatron_r1.runtime import heartbeat, position, run_lock
-from megatron_r1.tracking.metrics import read_metrics
+from megatron_r1.tracking.jsonl import read_metrics
 
 RESOLVED, ARTIFACT = "resolved.yaml", "artifact.json"
 STEPS_FOR_ETA = 10
