@@ -22,7 +22,7 @@ from megatron_r1.backend.parallel.process_groups import MegatronReplicas, device
 from megatron_r1.backend.rollout import engine as rollout
 from megatron_r1.backend.rollout.decoder import expert_weights
 from megatron_r1.backend.rollout.engine import RolloutOptions
-from megatron_r1.backend.rollout.resharded_model import RolloutModel
+from megatron_r1.backend.rollout.resharded_model import ReshardedModel
 from megatron_r1.backend.train.context_padding import pad_for_context
 from megatron_r1.backend.train.cpu_offload import HostCopy, OffloadedOptimizer
 from megatron_r1.backend.train.expert_load import ExpertLoad
@@ -89,7 +89,7 @@ class MegatronPolicy:
         self.rollout_layout = layout if rollout_layout is None else rollout_layout
         self.rollout_options = rollout_options or RolloutOptions()
         self.version = 0
-        self.sampler: RolloutModel | None = None  # once something is sampled in another layout
+        self.sampler: ReshardedModel | None = None  # once something is sampled in another layout
         self.fresh = False  # whether it has the weights as they are
         self.refits = Refits()
         self.replicas = MegatronReplicas()
@@ -136,10 +136,10 @@ class MegatronPolicy:
         with phase("rollout"):
             return sampler.generate(prompts, sampling, keys=keys, of=self.replicas, **how)
 
-    def _fresh_sampler(self) -> RolloutModel:
+    def _fresh_sampler(self) -> ReshardedModel:
         """The model in the rollout's layout, with the weights as they are."""
         if self.sampler is None:
-            self.sampler = RolloutModel(self.family, self.rollout_layout, self.options, trained=self.chunks)
+            self.sampler = ReshardedModel(self.family, self.rollout_layout, self.options, trained=self.chunks)
         if not self.fresh:
             self.refits += self.sampler.refitter.refit()
             self.fresh = True

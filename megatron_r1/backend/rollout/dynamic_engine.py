@@ -1,14 +1,13 @@
-"""Rollouts by Megatron's DynamicInferenceEngine: a paged cache, and new prompts as soon as others have ended.
+"""Rollouts by Megatron's DynamicInferenceEngine: continuous batching with a paged KV cache.
 
-The engine schedules and runs the live model; the tokens are drawn by our sampler in its place, so that they
-are those of every other way of sampling, whatever shares a step. One engine a call: nothing of it outlives
-the weights that it ran on.
+The engine schedules and runs the live model; our keyed sampler replaces its own, so the tokens are those of
+the built-in engine. An engine lives for one call, so it can't serve stale weights.
 
-megatron-core 0.19.2's engine takes grouped-query attention only: with MLA it needs other layers than those
-that train. Its attention is flash-attn's; where that is not installed, torch's SDPA over the same pages.
+megatron-core 0.19.2's engine supports GQA only: for MLA it needs other layers than those that train. Its
+attention is flash-attn's; where that is not installed, it is replaced by torch's SDPA over the same pages.
 """
 
-# R requests that are running, V vocabulary, n query heads, g key heads, d width of a head, P tokens a page
+# R running requests, V vocabulary, n query heads, g key heads, d width of a head, P tokens a page
 
 import itertools
 import types
@@ -55,7 +54,7 @@ def generate(
     eos_ids: Sequence[int],
     rows: int | None,
 ) -> list[Sampled]:
-    """rollout.generate by the engine; the caller has put the model into inference mode."""
+    """engine.generate by Megatron's engine; the caller has put the model into inference mode."""
     (model,) = chunks
     assert not sampling.keep_routes, "the engine keeps no routes"
     drawn = KeyedSampling(keys, sampling, eos_ids)
@@ -70,7 +69,7 @@ def generate(
         while _any_rank_waits(engine):
             if engine.has_unfinished_requests():
                 engine.step_modern()
-            else:  # ranks that share this rank's experts still need it
+            else:  # other ranks of the expert-parallel group still run: take part in their collectives
                 engine.controller.dummy_forward()
     assert not engine.failed_request_ids, f"the engine refused requests {engine.failed_request_ids}"
     return drawn.results()
@@ -120,7 +119,7 @@ def places(model: GPTModel, prompts: Sequence[Sequence[int]], rows: int) -> int:
 
 
 def cache_gib(model: GPTModel, *, rows: int, length: int, page: int) -> float:
-    """What all rows need at their full length; on a GPU no more than a share of what is free."""
+    """The cache of all requests at their full length; on a GPU at most FREE_SHARE of the free memory."""
     config = model.config
     heads = max(1, config.num_query_groups // config.tensor_model_parallel_size)
     layers = len(model.decoder.layers)
@@ -134,16 +133,16 @@ def cache_gib(model: GPTModel, *, rows: int, length: int, page: int) -> float:
 
 
 class NoTokenizer:
-    """Prompts come as token ids, and so do the answers."""
+    """Stands in for the engine's tokenizer: prompts and completions are token ids."""
 
     def detokenize(self, tokens: Sequence[int], **options: Any) -> str:
         return ""
 
 
 class KeyedSampling(EngineSampling):
-    """Our draws in the place of the engine's, noted down as they are made.
+    """Keyed sampling in the place of the engine's sampler; records tokens and log-probs.
 
-    The engine knows one id that ends an output, termination_id: it is given that one for each of eos_ids.
+    The engine knows one id that ends a request, termination_id: it gets that one for each of eos_ids.
     """
 
     def __init__(self, keys: Sequence[int], sampling: Sampling, eos_ids: Sequence[int]) -> None:
@@ -164,7 +163,7 @@ class KeyedSampling(EngineSampling):
         output: Tensor | None = None,
         **options: Any,
     ) -> Tensor:
-        """logits: [>= n, V]. Returns [n] tokens, of the requests in the engine's order."""
+        """logits: [>= n, V]. Returns [n] tokens, in the engine's order of requests."""
         rows = logits[:n] if gather_indices is None else logits[gather_indices[:n]]
         requests = context.request_ids[context.paused_request_count : context.total_request_count].tolist()
         assert len(requests) == n, f"{len(requests)} requests for {n} rows"
@@ -188,7 +187,7 @@ class KeyedSampling(EngineSampling):
         return tokens if output is None else output.copy_(tokens)
 
     def log_probs_kernel(self, logits: Tensor, context: Any, **options: Any) -> Tensor:
-        raise AssertionError("log-probs are noted as the tokens are drawn")
+        raise AssertionError("log-probs are recorded as the tokens are drawn")
 
     def results(self) -> list[Sampled]:
         nuclei = itertools.repeat(None)
@@ -210,12 +209,14 @@ def _has_flash() -> bool:
 
 @contextmanager
 def attention_without_flash(model: GPTModel) -> Iterator[None]:
-    """Within: SDPA in the place of flash-attn, and no Triton kernel on the CPU. Restored whatever happens."""
+    """Within: SDPA replaces flash-attn where it is missing, and the CPU uses no Triton kernel.
+
+    Restored after errors too."""
     if _has_flash():
         yield
         return
-    # backend/model/attention.py:1329 asserts on the version; dynamic_context.py:1612 takes a Triton kernel if
-    # there is one
+    # megatron-core's attention.py:1329 asserts on the version; dynamic_context.py:1612 uses a Triton kernel
+    # if there is one
     version: Callable[..., bool] = megatron_attention.is_fa_min_version
     append = dynamic_context.triton_append_key_value_cache
     attentions: list[Any] = [layer.self_attention for layer in model.decoder.layers]
@@ -249,7 +250,8 @@ def _paged_attention(
 ) -> Tensor:
     """query: [T, 1, n, d]; key, value: [pages in all, P, g, d]; pages: [R, most pages]. Returns [T, 1, n, d].
 
-    A request has query_offsets[i + 1] - query_offsets[i] queries, the last of its key_lengths[i] tokens.
+    The queries of request i are query_offsets[i] .. query_offsets[i + 1], the last of its key_lengths[i]
+    tokens.
     """
     out = torch.zeros_like(query)
     if is_decode_only:
@@ -257,7 +259,7 @@ def _paged_attention(
         keys, values = (_rows(cache, pages, key_lengths) for cache in (key, value))  # [R, g, S, d]
         seen = torch.arange(keys.shape[2], device=keys.device) < key_lengths[:, None]
         found = _attend(query[:count].transpose(1, 2), keys, values, seen[:, None, None])
-        out[:count] = found.transpose(1, 2).nan_to_num(0.0)  # a place without a request sees nothing
+        out[:count] = found.transpose(1, 2).nan_to_num(0.0)  # a slot without a request has a NaN softmax
         return out
     offsets = query_offsets.tolist()
     for i, (start, end) in enumerate(itertools.pairwise(offsets)):
@@ -273,9 +275,10 @@ def _paged_attention(
 
 
 def _rows(cache: Tensor, pages: Tensor, lengths: Tensor) -> Tensor:
-    """[R, g, S, d] of the longest's S tokens, out of [pages in all, P, g, d]; 0 behind a row's own end.
+    """[R, g, S, d], S tokens of the longest request, out of [pages in all, P, g, d]; 0 beyond a request's
+    end.
 
-    What was never written may be NaN, which no mask takes out of a product.
+    Unwritten memory may hold NaN, which a mask doesn't remove from a product.
     """
     longest = int(lengths.max())
     used = pages[: len(lengths), : -(-longest // cache.shape[1])].clamp(min=0).long()

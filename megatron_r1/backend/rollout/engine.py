@@ -1,8 +1,7 @@
-"""Sampling on the live weights, in the training layout.
+"""Rollout engines over the live weights: `generate` samples one completion for each prompt.
 
-The outputs of a call run in a batch of bounded size (batch_scheduler.py); LeanDecoder computes it where it
-knows the model, ModuleDecoder everywhere else, or Megatron's dynamic engine does all of it, also through
-NeMo.
+The built-in engine is a batch scheduler (batch_scheduler.py) over LeanDecoder, or over ModuleDecoder where
+the model needs Megatron's modules. The others are Megatron's dynamic engine, alone or through NeMo.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +15,7 @@ from megatron.core.inference.utils import InferenceMode
 from megatron.core.models.gpt.gpt_model import GPTModel
 
 from megatron_r1.backend.rollout import fp8 as rollout_precision
-from megatron_r1.backend.rollout.batch_scheduler import Decoder, Flight
+from megatron_r1.backend.rollout.batch_scheduler import BatchScheduler, Decoder
 from megatron_r1.backend.rollout.decoder.cuda_graphs import GraphedDecoder
 from megatron_r1.backend.rollout.decoder.decoder import LeanDecoder, is_lean
 from megatron_r1.backend.rollout.decoder.module_decoder import ModuleDecoder
@@ -31,13 +30,13 @@ from megatron_r1.types import Begun, OnEnd, Sampled, Sampling
 Engine = Literal["megatron", "modules", "dynamic", "nemo"]
 Speculation = Literal["mtp"]
 
-# Attributes by which Megatron's modules know of sequence parallelism (transformer/utils.py lists them too).
+# Attributes that turn on sequence parallelism in Megatron's modules (transformer/utils.py lists them too).
 SEQUENCE_PARALLEL = ("sequence_parallel", "scatter_to_sequence_parallel", "reduce_scatter_embeddings")
 
 
 @contextmanager
 def inference(chunks: Sequence[GPTModel]) -> Iterator[None]:
-    """The model in inference mode, without sequence parallelism. Restored whatever happens."""
+    """Within: the model in inference mode, without sequence parallelism. Restored after errors too."""
     config = chunks[0].config
     sequence_parallel = config.sequence_parallel
     switched = [
@@ -54,7 +53,7 @@ def inference(chunks: Sequence[GPTModel]) -> Iterator[None]:
     try:
         for chunk in chunks:
             chunk.eval()
-        # not torch.inference_mode: RoPE tables cached in there could never be used in training again
+        # not torch.inference_mode: training can't use RoPE tables that were cached in it
         with engine_can_sample(chunks), InferenceMode.active(), torch.no_grad():
             yield
     finally:
@@ -67,11 +66,11 @@ def inference(chunks: Sequence[GPTModel]) -> Iterator[None]:
 
 @dataclass(slots=True)
 class RolloutOptions:
-    """How a policy samples; may be set anew between two rollouts.
+    """How a policy samples; may be changed between two rollouts.
 
-    rows: the most outputs that a replica runs at once, None for all. speculation: how tokens are drafted,
-    None for not at all. precision: of the products, None for the weights as they are stored. cuda_graphs: a
-    decoding step is one launch (backend/rollout/decoder/cuda_graphs.py).
+    rows: the most sequences that a data-parallel rank decodes at once; None: all. speculation: how tokens are
+    drafted; None: not at all. precision: of the matrix products; None: the weights as they are stored.
+    cuda_graphs: a decoding step is one launch (backend/rollout/decoder/cuda_graphs.py).
     """
 
     engine: Engine = "megatron"
@@ -84,7 +83,7 @@ class RolloutOptions:
 def require(
     options: RolloutOptions, family: FamilyConfig, layout: Layout, chunks: Sequence[GPTModel]
 ) -> None:
-    """Raises ConfigError where this model, sampled from in this layout, or the engine can't follow."""
+    """Raises ConfigError where the engine, this model or this layout doesn't support an option."""
     found, lean = [], is_lean(chunks)
     if options.speculation is not None:
         found += _speculation_problems(options.engine, chunks)
@@ -130,17 +129,17 @@ def generate(
     begun: Sequence[Begun] | None = None,
     on_end: OnEnd | None = None,
 ) -> list[Sampled]:
-    """One output a prompt; all ranks of a replica return the same.
+    """One completion for each prompt; all ranks of a data-parallel rank return the same.
 
-    eos_ids: each of them ends an output. options: what `require` lets through. decoder: instead of the
-    fitting one. begun, on_end: as of Policy.generate, for the engines of our own.
+    eos_ids: each of them ends a completion. options: must pass `require`. decoder: overrides the choice.
+    begun, on_end: as in Policy.generate, for the built-in engines only.
     """
     with inference(chunks):
         options = options or RolloutOptions()
         engine, rows = options.engine, options.rows
         lean = engine == "megatron" and is_lean(chunks)
-        assert options.precision is None or (lean and decoder is None), "the others know no FP8"
-        assert not (options.cuda_graphs and sampling.keep_routes), "a graph notes no routes"
+        assert options.precision is None or (lean and decoder is None), "only LeanDecoder has FP8"
+        assert not (options.cuda_graphs and sampling.keep_routes), "CUDA graphs record no routes"
         assert begun is None or engine not in ENGINES_OF_MEGATRON, "they begin every output anew"
         if engine == "dynamic":
             from megatron_r1.backend.rollout import dynamic_engine
@@ -153,7 +152,7 @@ def generate(
         steps = GraphedDecoder if options.cuda_graphs else LeanDecoder
         own = partial(DraftingDecoder if options.speculation else steps, precision=options.precision)
         chosen: Callable[..., Decoder] = decoder or (own if lean else ModuleDecoder)
-        flight = Flight(
+        scheduler = BatchScheduler(
             chosen,
             chunks,
             prompts,
@@ -164,4 +163,4 @@ def generate(
             begun=begun,
             on_end=on_end,
         )
-        return flight.run()
+        return scheduler.run()

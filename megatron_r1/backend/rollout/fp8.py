@@ -1,9 +1,9 @@
-"""Rollouts in FP8: which weights are rounded, and what must hold for it.
+"""FP8 rollouts: which weights are rounded, and what model, layout and GPU they need.
 
-Rounded are the matrices of the layers: attention's projections, dense networks, experts. As they are stored
-stay the embedding, the head, the router, norms and biases, attention's scores and caches, MLA's absorbed
-up-projections and MTP's projection, most of which other FP8 rollouts leave too (DeepSeek-V3, 2412.19437,
-section 3.3; FP8-RL, 2601.18150). What is multiplied, and how: backend/rollout/decoder/linear.py.
+Rounded are the attention projections, MLPs and experts. Not rounded are the embedding, the lm_head, the
+router, norms and biases, attention scores and caches, MLA's absorbed up-projections and MTP's projection;
+most FP8 rollouts leave these too (DeepSeek-V3, 2412.19437, section 3.3; FP8-RL, 2601.18150). The products:
+backend/rollout/decoder/linear.py.
 """
 
 import re
@@ -20,14 +20,14 @@ from megatron_r1.models.shape import FamilyConfig
 RolloutPrecision = Literal["fp8"]
 
 KEY = "rollout_precision: fp8"
-MULTIPLE = 16  # elements: what torch's scaled products ask of both sides of a matrix
-SCALE_BYTES = 4  # of each output row
+MULTIPLE = 16  # elements: torch's scaled products require it of both sides of a matrix
+SCALE_BYTES = 4  # for each output row
 CAPABILITY = (8, 9)
 _ROUNDED = re.compile(r"\.linear_(qkv|proj|q_proj|q_down_proj|q_up_proj|kv_down_proj|fc1|fc2)\.weight\d*$")
 
 
 def rounded_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The weights of a GPTModel that decode in FP8; those under `mtp.` only where drafts are made."""
+    """The weights of a GPTModel that are rounded; those under `mtp.` are used only by speculation."""
     for name, weight in model.named_parameters():
         if name.startswith(("decoder.", "mtp.layers.0.")) and _ROUNDED.search(name):
             yield name, weight
@@ -49,7 +49,7 @@ def problems(engine: str, family: FamilyConfig, layout: Layout) -> list[str]:
 
 
 def missing() -> list[str]:
-    """What the GPU here lacks. A CPU rounds alike, slowly."""
+    """Why this machine's GPU can't compute FP8. CPUs can, slowly, with the same rounding."""
     if not torch.cuda.is_available() or torch.cuda.get_device_capability() >= CAPABILITY:
         return []
     return [
@@ -59,7 +59,7 @@ def missing() -> list[str]:
 
 
 def require_fit(weight: Tensor) -> None:
-    """Raises ConfigError for a matrix that torch's scaled products don't take."""
+    """Raises ConfigError for a matrix whose sides torch's scaled products refuse."""
     if any(size % MULTIPLE for size in weight.shape):
         raise ConfigError(
             f"{KEY}: a rank's weight of {' x '.join(map(str, weight.shape))} has a side that is no multiple "
@@ -68,7 +68,7 @@ def require_fit(weight: Tensor) -> None:
 
 
 def _widths(family: FamilyConfig, layout: Layout) -> dict[str, int]:
-    """Sides of a rank's matrices, by what decides them; where a width is cut unevenly, as it was."""
+    """Sides of this rank's matrices, by the setting that decides them."""
     config, shape = family.transformer_config(), family.shape()
     found = {"hidden_size": config["hidden_size"]}
     if not shape.num_experts or shape.num_dense_layers:

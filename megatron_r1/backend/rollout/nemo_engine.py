@@ -1,14 +1,13 @@
 """Rollouts by NeMo's `generate` (nemo-toolkit 2.7, nemo.collections.llm.inference) on the live model.
 
-NeMo builds megatron.core's StaticInferenceEngine at every call, in which Megatron's dynamic engine does the
-work: what dynamic_engine.py says of attention, MLA and draws holds here. NeMo leaves no argument for two
-things, so the engine that it builds is ours, a subclass: the cache, which would be 40 GiB whatever the model,
-and who draws the tokens.
+NeMo builds megatron.core's StaticInferenceEngine at every call, which runs Megatron's dynamic engine: what
+dynamic_engine.py says of attention, MLA and draws holds here. NeMo has no argument for the cache size (40 GiB
+for any model) or for the sampler, so it is made to build our subclass of the engine.
 
-NeMo is in an environment of its own (`make nemo`), and nothing here is imported where another engine samples.
+NeMo needs an environment of its own (`make nemo`); this module is imported only when the engine is `nemo`.
 """
 
-# megatron-core 0.19.2 and nemo-toolkit 2.7.3: every line that leans on what they are inside is in this module
+# megatron-core 0.19.2 and nemo-toolkit 2.7.3: all code that depends on their internals for NeMo is here
 
 import importlib
 import sys
@@ -39,7 +38,7 @@ from megatron_r1.config.layout import NEMO_REMEDY, engine_missing
 from megatron_r1.errors import ConfigError
 from megatron_r1.types import Sampled, Sampling
 
-PAGE_TOKENS = 256  # of the pages that the static engine asks for (static_engine.py:104)
+PAGE_TOKENS = 256  # the static engine's page size (static_engine.py:104)
 REMOVED = "megatron.core.inference.model_inference_wrappers.inference_wrapper_config"
 
 
@@ -52,10 +51,10 @@ def generate(
     eos_ids: Sequence[int],
     rows: int | None,
 ) -> list[Sampled]:
-    """rollout.generate by NeMo; the caller has put the model into inference mode."""
+    """engine.generate by NeMo; the caller has put the model into inference mode."""
     (model,) = chunks
     assert not sampling.keep_routes, "the engine keeps no routes"
-    if not prompts:  # of a replica that has none; no other rank waits for it
+    if not prompts:  # a data-parallel rank without prompts; no other rank waits for it
         return []
     nemo = _inference()
     rows = places(model, prompts, rows or MAX_REQUESTS)
@@ -67,7 +66,7 @@ def generate(
         nemo.generate(
             GPTInferenceWrapper(model, context),
             NoTokenizer(),
-            [list(prompt) for prompt in prompts],  # token ids, which the engine takes in the place of text
+            [list(prompt) for prompt in prompts],  # the engine takes token ids as well as text
             max_batch_size=rows,
             inference_params=CommonInferenceParams(
                 num_tokens_to_generate=sampling.max_new_tokens, termination_id=drawn.termination_id
@@ -78,7 +77,7 @@ def generate(
 
 @contextmanager
 def _built_by(nemo: Any, drawn: KeyedSampling, gib: float) -> Iterator[None]:
-    """Within: the engines that NeMo builds have this cache, and these draws."""
+    """Within: NeMo builds `_Engine` with this cache size and sampler."""
 
     def build(**options: Any) -> _Engine:
         return _Engine(**options, drawn=drawn, gib=gib)
@@ -91,7 +90,7 @@ def _built_by(nemo: Any, drawn: KeyedSampling, gib: float) -> Iterator[None]:
 
 
 class _Engine(MCoreEngine):
-    """The engine that NeMo builds, with a cache of the right size and our draws."""
+    """NeMo's engine with a cache of the right size and keyed sampling."""
 
     def __init__(
         self,
@@ -103,8 +102,8 @@ class _Engine(MCoreEngine):
         gib: float,
     ) -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # that it is the dynamic engine inside
-            # it would go on with another engine, one that never asks for our draws
+            warnings.simplefilter("ignore", DeprecationWarning)  # says that the dynamic engine does the work
+            # it would fall back to an engine that doesn't use our sampler
             warnings.filterwarnings("error", message="Error initializing dynamic engine")
             super().__init__(
                 text_generation_controller,
@@ -122,10 +121,10 @@ class _Engine(MCoreEngine):
 
 
 def _inference() -> Any:
-    """NeMo's module `nemo.collections.llm.inference.base`. ConfigError where it isn't there, or not whole.
+    """NeMo's module `nemo.collections.llm.inference.base`; ConfigError where it can't be imported.
 
-    NeMo's models import a class that megatron-core has dropped, to build wrappers with; here the wrapper is
-    built without it, and whoever calls it in NeMo hears why.
+    NeMo's models import InferenceWrapperConfig, which megatron-core has dropped. A placeholder makes the
+    import work; it raises if NeMo ever builds one.
     """
     for text in engine_missing("nemo"):
         raise ConfigError(text)

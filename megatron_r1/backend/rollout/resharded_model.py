@@ -1,8 +1,7 @@
-"""The model once more, in the layout of the rollout: weights alone, refitted from those that train.
+"""Resharded model: a second copy of the weights in the rollout's own layout, kept current by weight sync.
 
-The replicas of this layout are others than those that train: prompts of all training replicas are dealt out
-again, and every output goes back to whose prompt it was. Draws are keyed by output (sampling.py), so that the
-tokens are the same.
+Its data-parallel ranks are not those of training: all prompts are dealt out again, and every completion goes
+back to the rank that asked. Draws are keyed (sampling.py), so the tokens are the same.
 """
 
 from collections.abc import Sequence
@@ -25,8 +24,8 @@ from megatron_r1.models.shape import FamilyConfig
 from megatron_r1.types import Begun, Replicas, Sampled, Sampling
 
 
-class RolloutModel:
-    """What samples where the rollout has a layout of its own. All its methods are collective calls."""
+class ReshardedModel:
+    """The model that samples if the rollout has its own layout. All its methods are collective calls."""
 
     def __init__(
         self, family: FamilyConfig, layout: Layout, options: ModelOptions, *, trained: Sequence[GPTModel]
@@ -40,7 +39,7 @@ class RolloutModel:
         routing_replay.attach(self.chunks)
         for parameter in (p for chunk in self.chunks for p in chunk.parameters()):
             parameter.requires_grad_(False)
-            torch.nn.init.zeros_(parameter)  # rows that pad the vocabulary stay so
+            torch.nn.init.zeros_(parameter)  # weight sync doesn't write the vocabulary's padding
         self.refitter = Refitter(trained, self.chunks, inside=self.groups)
 
     def groups(self) -> AbstractContextManager[None]:
@@ -57,7 +56,8 @@ class RolloutModel:
         begun: Sequence[Begun] | None,
         **how: Any,
     ) -> list[Sampled]:
-        """rollout.generate for the prompts of each training replica (`of`). how: its other options."""
+        """engine.generate for the prompts of each training data-parallel rank (`of`). how: its other
+        options."""
         so_far: Sequence[Any] = [None] * len(prompts) if begun is None else begun
         asked = list(zip([of.index] * len(prompts), prompts, keys, so_far, strict=True)) if of.leads else []
         rows = [row for part in gather(asked) for row in part]

@@ -1,11 +1,10 @@
-"""Draws of the next token that depend on the seed, the output and the position only.
+"""Keyed sampling: the draw of a token depends only on the seed, the completion's key and the position.
 
-One uniform number decides a token through the inverse of its cumulative distribution. The number comes
-from a counter-based hash, not from a generator's state: the same outputs are sampled in every layout, in
-every batch, and after a resume.
+One uniform number gives the token through the inverse CDF. The number comes from a counter-based hash, not
+from a generator's state, so the same tokens are sampled in every layout, in every batch, and after a resume.
 """
 
-# B rows, V vocabulary
+# B sequences, V vocabulary
 
 from collections.abc import Callable, Sequence
 
@@ -26,7 +25,7 @@ def next_tokens(
 ) -> tuple[Tensor, Tensor]:
     """logits: [B, V] float32; uniforms: [B] in [0, 1). Returns tokens [B] and their log-probs [B].
 
-    note: is told the nucleus, [B, V] bool, where top_p leaves tokens out.
+    note: called with the top-p mask, [B, V] bool (True: allowed), if top_p < 1.
 
     The log-probs are of the distribution that was sampled from: with temperature and truncation.
     temperature 0 takes the most likely token (its log-prob is then of temperature 1).
@@ -46,7 +45,7 @@ def next_tokens(
 
 
 def nucleus(logprobs: Tensor, top_p: float) -> Tensor:
-    """[..., V] bool: the fewest most likely tokens whose probabilities add up to top_p or more.
+    """Top-p mask, [..., V] bool: the fewest most likely tokens whose probabilities add up to top_p or more.
 
     Source: Holtzman et al., 1904.09751, section 3.1. The most likely token is always in.
     """
@@ -58,8 +57,7 @@ def nucleus(logprobs: Tensor, top_p: float) -> Tensor:
 def _inverse_cdf(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     cumulative = probabilities.cumsum(-1, dtype=torch.float64)
     total = cumulative[:, -1:]
-    # scaled by the total, so that rounding can't leave a gap at the end, and below it: the token found is
-    # where the sum first exceeds the target, so that its own probability isn't 0
+    # scaled to stay below the rounded total; side right: the token found has a probability above 0
     target = torch.minimum(uniforms[:, None].double() * total, total.nextafter(torch.zeros_like(total)))
     return torch.searchsorted(cumulative, target, right=True)[:, 0]
 
@@ -67,7 +65,7 @@ def _inverse_cdf(probabilities: Tensor, uniforms: Tensor) -> Tensor:
 def uniforms(keys: Sequence[int], *, position: int | Sequence[int], seed: int) -> Tensor:
     """[len(keys)] float64 in [0, 1): a hash of seed, key and position (one for all, or one a key)."""
     positions = [position] if isinstance(position, int) else position
-    with np.errstate(over="ignore"):  # the hash lives on numbers modulo 2^64
+    with np.errstate(over="ignore"):  # the hash computes modulo 2^64
         mixed = _mix(_mix(_mix(_words([seed])) ^ _words(keys)) ^ _words(positions))
     return torch.from_numpy(mixed / 2.0**64)
 

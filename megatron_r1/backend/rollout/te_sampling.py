@@ -1,11 +1,11 @@
-"""What Transformer Engine's modules need before they can sample; nothing where none of them is in use.
+"""Prepare Transformer Engine's modules for sampling; a no-op where none is in use.
 
-Their attention ignores a mask under "causal" (a left-padded batch would look at its pads), and their FP8
-linears want rows in blocks, round the activations by what else is in the batch, and keep quantised weights
-from the last micro-batch of training. So the rollout computes in the parameters' own bf16, with torch's SDPA.
+Their attention ignores a mask under "causal", so a left-padded batch would attend to its padding. Their FP8
+linears require rows in blocks, scale activations by the whole batch, and cache weights quantised in the last
+micro-batch of training. So the rollout computes in the parameters' own bf16, with torch's SDPA.
 
 Training in FP8 then differs from the rollout by FP8's rounding: keep the rollout's log-probs in the loss
-(truncated importance sampling), and set gates.drift for it. None of this has run on a GPU yet.
+(truncated importance sampling), and set gates.drift accordingly. None of this has run on a GPU yet.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ from megatron_r1.backend.model.attention import LocalCoreAttention
 
 @contextmanager
 def engine_can_sample(chunks: Sequence[GPTModel]) -> Iterator[None]:
-    """Within: masked attention and no FP8. Restored whatever happens."""
+    """Within: masked attention and no FP8. Restored after errors too."""
     config = chunks[0].config
     recipe, config.fp8 = config.fp8, None
     layers: list[Any] = [layer.self_attention for chunk in chunks for layer in chunk.decoder.layers]

@@ -1,13 +1,14 @@
-"""The weights that train into a model of another layout on the same ranks, and the proof that they arrived.
+"""Weight sync (refit): copy the trained weights into a model of another layout, verified by checksums.
 
-Megatron's resharding does the moving (execute_reshard_plan and its copy services: gloo, NCCL). The plan is
-made here, from the layout-free names and places that checkpoints and the families' tables have
-(backend/model/weight_slices.py): megatron-core 0.19.2's planner matches parameters by name and can't plan
-what we need. It finds no experts of a SequentialMLP (it knows only grouped `weightN`); it takes a grouped
-expert from this very rank where the two layouts have equal data-parallel ranks and other expert ranks,
-silently another expert (planner.py, _finalize_dp_transfers compares pg.dp, not the expert's replicas); it
-reads the first chunk of an interleaved pipeline only; and it refuses a vocabulary whose padding depends on
-the layout.
+Megatron's resharding moves the data (execute_reshard_plan and its copy services: gloo, NCCL). The plan is
+made here from layout-free names and slices (backend/model/weight_slices.py), since megatron-core 0.19.2's
+planner
+
+- finds no experts of a SequentialMLP (it knows only grouped `weightN`);
+- silently copies the wrong grouped expert where two layouts have equal data-parallel but other expert ranks
+  (planner.py, _finalize_dp_transfers compares pg.dp, not the experts' group);
+- reads only the first chunk of an interleaved pipeline;
+- refuses a vocabulary whose padding depends on the layout.
 """
 
 import time
@@ -32,9 +33,9 @@ from megatron_r1.backend.parallel.process_groups import device
 from megatron_r1.errors import CheckpointError
 from megatron_r1.types import Refits
 
-# of the same width: a checksum adds up bits, not numbers, so that the order of addition doesn't matter
+# integers by size in bytes: a checksum adds up bits as integers, so the order of addition doesn't matter
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-SUMMED = 1 << 24  # elements at a time
+SUMMED = 1 << 24  # elements that a checksum reads at a time
 MODULUS = 1 << 64
 
 Box = tuple[range, range]  # rows and columns of a whole weight
@@ -43,7 +44,7 @@ Holder = tuple[int, int]  # rank, index among its pieces
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """A rank's piece of a weight, without the data."""
+    """The metadata of a rank's piece of a weight."""
 
     name: str
     box: Box
@@ -51,7 +52,7 @@ class _Held:
 
 
 class Refitter:
-    """Copies the weights of `source` into `target`, as often as is asked."""
+    """Copies the weights of `source` into `target` at every `refit()`; the plan is made once."""
 
     def __init__(
         self,
@@ -60,7 +61,7 @@ class Refitter:
         *,
         inside: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        """inside: called, the context in which Megatron's groups are the target's. A collective call."""
+        """inside: returns a context in which Megatron's groups are the target's. A collective call."""
         self.source, self.target, self.inside = source, target, inside
         theirs = gather(([_held(p) for p in pieces(source)], [_held(p) for p in self._target_pieces()]))
         self.rows = _common_rows(theirs)
@@ -69,16 +70,16 @@ class Refitter:
         self.service: CopyService = service()
 
     def refit(self) -> Refits:
-        """Copy, then compare. CheckpointError names a weight that arrived as another. A collective call."""
+        """Copy, then compare checksums. CheckpointError names a weight that differs. A collective call."""
         began = time.perf_counter()
-        # read anew each time: training moves its parameters into buffers of its own
+        # looked up at every call: training moves the parameters into its buffers
         source, target = list(pieces(self.source)), self._target_pieces()
         execute_reshard_plan(self.plan, _Tensors(source), _Tensors(target), self.service)
         self._compare(source, target)
         return Refits(count=1, num_bytes=self.num_bytes, seconds=time.perf_counter() - began)
 
     def compare(self) -> None:
-        """CheckpointError names a weight that is not the same in both models. A collective call."""
+        """Raises CheckpointError naming a weight that differs between the models. A collective call."""
         self._compare(list(pieces(self.source)), self._target_pieces())
 
     def _target_pieces(self) -> list[Piece]:
@@ -100,7 +101,7 @@ class Refitter:
             )
 
     def _checksums(self, held: Sequence[Piece]) -> list[tuple[str, tuple[int, ...], int]]:
-        """(name, place, sum) of this rank's pieces."""
+        """(name, rows and columns, checksum) of this rank's pieces."""
         found = []
         for piece in held:
             rows, columns = _box(piece.place)
@@ -111,10 +112,10 @@ class Refitter:
 
 
 def checksum(data: Tensor, *, rows: range, first_column: int, width: int, limit: int) -> int:
-    """sum of bits x (2 x place + 1) modulo 2**64, where place counts the whole weight's elements.
+    """sum of bits x (2 x index + 1) modulo 2**64, where index is the element's in the whole weight.
 
-    data: [rows, columns] of a weight with `width` columns; rows from `limit` on are padding. The sums of a
-    weight's pieces add up to the same number however it is cut; two elements that change places change it.
+    data: [rows, columns] of a weight with `width` columns; rows from `limit` on are padding. The checksums of
+    a weight's pieces add up to the same number in every layout; swapping two elements changes it.
     """
     total = 0
     bits = data.detach().reshape(len(rows), -1)[: max(0, limit - rows.start)]
@@ -129,7 +130,7 @@ def checksum(data: Tensor, *, rows: range, first_column: int, width: int, limit:
 
 
 def _whole_sums(parts: Sequence[Sequence[tuple[str, tuple[int, ...], int]]], where: str) -> dict[str, int]:
-    """Checksums of whole weights from all ranks' pieces; copies of a piece must agree."""
+    """Checksums of whole weights from all ranks' pieces; ranks that hold the same piece must agree."""
     seen: dict[tuple[str, tuple[int, ...]], int] = {}
     for rank, part in enumerate(parts):
         for name, place, value in part:
@@ -142,7 +143,7 @@ def _whole_sums(parts: Sequence[Sequence[tuple[str, tuple[int, ...], int]]], whe
 
 
 class _Tensors(torch.nn.Module):
-    """Pieces as Megatron's executor takes tensors: a module's, by name."""
+    """Pieces as named buffers of a module, which is what Megatron's executor takes."""
 
     def __init__(self, held: Sequence[Piece]) -> None:
         super().__init__()
@@ -162,11 +163,11 @@ def _held(piece: Piece) -> _Held:
     return _Held(piece.place.name, _box(piece.place), piece.data.dtype)
 
 
-Everyone = Sequence[tuple[list[_Held], list[_Held]]]  # by rank, what it holds of the source and the target
+Everyone = Sequence[tuple[list[_Held], list[_Held]]]  # by rank, its pieces of the source and of the target
 
 
 def _common_rows(theirs: Everyone) -> dict[str, tuple[int, int]]:
-    """Rows (without a layout's padding) and columns of every weight; both models have the same ones."""
+    """Rows (without padding) and columns of every weight; both models must have the same ones."""
     sides: list[dict[str, tuple[int, int]]] = [{}, {}]
     for rank in theirs:
         for side, helds in zip(sides, rank, strict=True):
@@ -180,7 +181,7 @@ def _common_rows(theirs: Everyone) -> dict[str, tuple[int, int]]:
 
 
 def _plan(theirs: Everyone, *, rank: int) -> tuple[ReshardPlan, int]:
-    """This rank's part of the moves, and the bytes that all moves send from one rank to another."""
+    """This rank's transfers, and the bytes that all ranks together send to other ranks."""
     sources: dict[str, dict[Box, list[Holder]]] = defaultdict(lambda: defaultdict(list))
     for owner, (held, _) in enumerate(theirs):
         for index, piece in enumerate(held):
@@ -202,7 +203,7 @@ def _plan(theirs: Everyone, *, rank: int) -> tuple[ReshardPlan, int]:
 def _moves(
     theirs: Everyone, sources: dict[str, dict[Box, list[Holder]]]
 ) -> Iterator[tuple[int, int, Holder, Box]]:
-    """(taking rank, its piece, who gives, which part of the weight), in the same order on every rank."""
+    """(receiving rank, index of its piece, sender, part of the weight), in the same order on every rank."""
     for taker, (_, wanted) in enumerate(theirs):
         for index, piece in enumerate(wanted):
             rows = max(box[0].stop for box in sources[piece.name])
@@ -211,11 +212,11 @@ def _moves(
                 common = _overlap(box, piece.box)
                 if not all(map(len, common)):
                     continue
-                # from this rank itself where it can be, else in turns from those that have it
+                # from the receiving rank itself if it holds the part, else spread over those that do
                 own = [holder for holder in holders if holder[0] == taker]
                 yield taker, index, own[0] if own else holders[taker % len(holders)], common
                 missing -= prod(map(len, common))
-            assert missing == 0, f"{piece.name}: {missing} elements come from nowhere"
+            assert missing == 0, f"{piece.name}: no rank holds {missing} of its elements"
 
 
 def _overlap(a: Box, b: Box) -> Box:
@@ -224,7 +225,7 @@ def _overlap(a: Box, b: Box) -> Box:
 
 
 def _within(part: Box, held: Box) -> tuple[slice, ...]:
-    """Where a part of the weight lies in the piece that holds it."""
+    """The slices of a piece that hold a part of the weight."""
     return tuple(
         slice(inner.start - outer.start, inner.stop - outer.start)
         for inner, outer in zip(part, held, strict=True)

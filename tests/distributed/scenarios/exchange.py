@@ -69,7 +69,7 @@ def _counted() -> Iterator[dict[str, int]]:
     counts = {"feeds": 0, "all_to_all_single": 0, "all_reduce": 0, "agreements": 0}
     Counting.feeds = 0
     kept = {name: getattr(dist, name) for name in ("all_to_all_single", "all_reduce")}
-    most = Exchange.most
+    maximum = Exchange.maximum
 
     def counting(name: str, function: Any) -> Any:
         def call(*args: Any, **options: Any) -> Any:
@@ -80,12 +80,12 @@ def _counted() -> Iterator[dict[str, int]]:
 
     for name, function in kept.items():
         setattr(dist, name, counting(name, function))
-    Exchange.most = counting("agreements", most)
+    Exchange.maximum = counting("agreements", maximum)
     try:
         yield counts
     finally:
         counts["feeds"] = Counting.feeds
-        Exchange.most = most
+        Exchange.maximum = maximum
         for name, function in kept.items():
             setattr(dist, name, function)
 
@@ -101,7 +101,7 @@ def _bits() -> bool:
     x = torch.randn(count, 6, generator=generator).bfloat16()
     probs = torch.rand(count, TOP_K, generator=generator)
     experts = torch.randint(300, (count, TOP_K), generator=generator)
-    tokens, weights, numbers = exchange.gather(x, probs, experts, most=most)()
+    tokens, weights, numbers = exchange.gather(x, probs, experts, max_tokens=most)()
     sent: list[Any] = [None] * exchange.size
     dist.all_gather_object(sent, (x, probs, experts), group=exchange.group)
     place, same = 0, True

@@ -81,9 +81,11 @@ class Recording(DraftingDecoder):
 
     found: list[tuple[int, torch.Tensor]]
 
-    def draft(self, tokens: torch.Tensor, places: Any, newest: torch.Tensor, *, most: int) -> torch.Tensor:
-        logits = super().draft(tokens, places, newest, most=most)
-        type(self).found.append((places[0] + int(newest[0]), logits[0]))
+    def draft(
+        self, tokens: torch.Tensor, positions: Any, newest: torch.Tensor, *, max_tokens: int
+    ) -> torch.Tensor:
+        logits = super().draft(tokens, positions, newest, max_tokens=max_tokens)
+        type(self).found.append((positions[0] + int(newest[0]), logits[0]))
         return logits
 
 
@@ -164,7 +166,7 @@ def _draft_logits(policy: MegatronPolicy, first: int) -> torch.Tensor:
     with rollout.inference(policy.chunks):
         decoder = DraftingDecoder(policy.chunks, rows=1, length=len(PROMPT) + 3)
         tokens = torch.tensor([PROMPT])
-        decoder.prefill(tokens, torch.arange(len(PROMPT))[None], most=len(PROMPT))
+        decoder.prefill(tokens, torch.arange(len(PROMPT))[None], max_tokens=len(PROMPT))
         decoder.enter(torch.zeros(1, dtype=torch.long))
         newest = torch.zeros(1, dtype=torch.long)
-        return decoder.draft(torch.tensor([[first, 0]]), [len(PROMPT) - 1], newest, most=2)[0]
+        return decoder.draft(torch.tensor([[first, 0]]), [len(PROMPT) - 1], newest, max_tokens=2)[0]

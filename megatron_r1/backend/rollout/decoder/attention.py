@@ -1,8 +1,8 @@
-"""Attention of the lean decoder: grouped queries, and MLA over its latents.
+"""Attention with a KV cache for the built-in decoder: GQA, and MLA over its latents.
 
-One query a row is too little work for SDPA's kernels on a CPU (six times slower than two batched matrix
-products there), so single tokens go through `baddbmm`; prompts go through SDPA, padded on the right, where
-nothing looks. While all rows stand at the same place, the cache is written by a slice and nothing is masked.
+Prefill uses SDPA on right-padded prompts; the causal mask hides the padding. Decoding uses `baddbmm`: SDPA's
+CPU kernels are six times slower at one query a sequence. While all sequences are at the same position, the
+cache is written by a slice and no mask is needed.
 """
 
 # B rows, W tokens fed a row (in the order [W, B]), S columns of the cache in use, h hidden
@@ -25,45 +25,50 @@ from megatron_r1.backend.rollout.fp8 import RolloutPrecision
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where the fed tokens stand in their rows, for all layers.
+    """Positions of the fed tokens in the KV cache, for all layers.
 
     columns: a slice of W columns for all rows, or [W, B], a column for each token. end: columns of the cache
-    in use. most: tokens of the rank that feeds most, of those that share experts with this one. mask:
-    [B, W, end] (B is 1 where all rows are alike) to add to scores, None where all see all.
+    in use. max_tokens: the most tokens that a rank of the expert-parallel group feeds. mask: [B, W, end]
+    (B is 1 where all rows are alike), added to the scores; None: every query sees all `end` columns.
     """
 
     columns: slice | Tensor
     end: int
     prompts: bool
-    most: int
+    max_tokens: int
     mask: Tensor | None = None
 
     @classmethod
-    def of_prompts(cls, width: int, *, most: int) -> "Position":
-        return cls(slice(0, width), width, prompts=True, most=most)
+    def of_prompts(cls, width: int, *, max_tokens: int) -> "Position":
+        return cls(slice(0, width), width, prompts=True, max_tokens=max_tokens)
 
     @classmethod
-    def of_tokens(cls, places: Sequence[int], *, width: int, most: int, device: torch.device) -> "Position":
-        """places: [B], where the first of each row's `width` tokens stands."""
-        first, end = places[0], max(places) + width
-        alike = all(place == first for place in places)
+    def of_tokens(
+        cls, positions: Sequence[int], *, width: int, max_tokens: int, device: torch.device
+    ) -> "Position":
+        """positions: [B], of the first of each row's `width` tokens."""
+        first, end = positions[0], max(positions) + width
+        alike = all(at == first for at in positions)
         if alike and width == 1:
-            return cls(slice(first, end), end, prompts=False, most=most)
-        starts = torch.tensor(places[:1] if alike else places, device=device)
+            return cls(slice(first, end), end, prompts=False, max_tokens=max_tokens)
+        starts = torch.tensor(positions[:1] if alike else positions, device=device)
         columns = starts + torch.arange(width, device=device)[:, None]
         behind = torch.arange(end, device=device) > columns.t()[..., None]
         mask = torch.zeros(behind.shape, device=device).masked_fill_(behind, -torch.inf)
-        return cls(slice(first, end) if alike else columns, end, prompts=False, most=most, mask=mask)
+        return cls(
+            slice(first, end) if alike else columns, end, prompts=False, max_tokens=max_tokens, mask=mask
+        )
 
     @classmethod
-    def of_places(cls, places: Tensor, *, end: int) -> "Position":
-        """places: [B] of one token a row, read on the device: for a step whose shapes don't depend on it."""
-        behind = torch.arange(end, device=places.device) > places[:, None, None]
-        mask = torch.zeros(behind.shape, device=places.device).masked_fill_(behind, -torch.inf)
-        return cls(places[None], end, prompts=False, most=len(places), mask=mask)
+    def of_positions(cls, positions: Tensor, *, end: int) -> "Position":
+        """positions: [B], one token a row. They stay on the device: shapes don't depend on them (CUDA
+        graphs)."""
+        behind = torch.arange(end, device=positions.device) > positions[:, None, None]
+        mask = torch.zeros(behind.shape, device=positions.device).masked_fill_(behind, -torch.inf)
+        return cls(positions[None], end, prompts=False, max_tokens=len(positions), mask=mask)
 
     def of(self, table: Tensor, x: Tensor) -> Tensor:
-        """table: [length, p] -> its entries for x, [W, B, heads.., p], ready to be multiplied."""
+        """table: [length, p]. Returns its entries for x, broadcastable to [W, B, heads.., p]."""
         return table[self.columns].view(x.shape[0], -1, *[1] * (x.dim() - 3), table.shape[1])
 
     def write(self, cache: Tensor, new: Tensor) -> None:
@@ -76,12 +81,12 @@ class Position:
 
 
 class _Rotation:
-    """RoPE in three operators. x cos + partner(x) sin, the sign of the partner in the table."""
+    """RoPE in three operators: x cos + partner(x) sin; the sine table holds the partner's sign."""
 
     def __init__(self, rotary: Any, *, length: int, dtype: torch.dtype, interleaved: bool) -> None:
-        """interleaved: pairs are neighbours, as in MLA. Upstream brings them to the two halves first; a dot
-        product of two vectors rotated alike doesn't see the order, so here they stay."""
-        rounded = 1 << max(length - 1, 63).bit_length()  # upstream caches a table for every length asked for
+        """interleaved: pairs are neighbours, as in MLA. Megatron moves them to the two halves first; here
+        they stay, since a dot product doesn't depend on the order of the channels."""
+        rounded = 1 << max(length - 1, 63).bit_length()  # Megatron caches a table for every length asked for
         table = (rotary.rotary if isinstance(rotary, PackRotary) else rotary)(rounded, packed_seq=True)
         angles, scale = table if isinstance(table, tuple) else (table, 1.0)  # YaRN comes with its scale
         angles = angles.view(rounded, -1)  # [length, p], the same angles in both halves
@@ -112,7 +117,7 @@ def _attend_tokens(query: Tensor, key: Tensor, value: Tensor, *, scale: float, m
         scores = torch.baddbmm(query.new_empty(1, 1, 1), query, key.transpose(1, 2), beta=0, alpha=scale)
     else:
         mask = mask.to(query.dtype)
-        if mask.shape[1] > 1:  # one for all heads of a token else
+        if mask.shape[1] > 1:  # with one token a row, its mask is broadcast over the heads
             mask = mask.repeat_interleave(query.shape[1] // mask.shape[1], dim=1)
         if mask.shape[0] > 1:
             mask = mask.repeat_interleave(query.shape[0] // mask.shape[0], dim=0)
@@ -121,12 +126,13 @@ def _attend_tokens(query: Tensor, key: Tensor, value: Tensor, *, scale: float, m
 
 
 def whole(x: Tensor, width: int) -> Tensor:
-    """[T, width] of all tensor ranks' columns, if this rank's x has only a part of them."""
+    """[T, width]: gathers the columns over the tensor ranks, unless x has all of them."""
     return x if x.shape[-1] == width else gather_from_tensor_model_parallel_region(x)
 
 
 def norm_before(linear: Any, norm: Any) -> Callable[[Tensor], Tensor]:
-    """The norm in front of a linear layer: Transformer Engine has it inside the layer, else it is `norm`."""
+    """The norm in front of a linear layer. Transformer Engine fuses it into the layer; otherwise it is
+    `norm`."""
     weight = getattr(linear, "layer_norm_weight", None)
     if weight is None:
         return norm
@@ -134,7 +140,7 @@ def norm_before(linear: Any, norm: Any) -> Callable[[Tensor], Tensor]:
 
 
 class GroupedQuery:
-    """SelfAttention. Cache: [B, g, 2, length, d], keys after RoPE and values."""
+    """GQA over SelfAttention's weights. Cache: [B, g, 2, length, d], keys after RoPE and values."""
 
     def __init__(self, module: Any, rotary: Any, *, length: int, precision: RolloutPrecision | None) -> None:
         weight = module.linear_qkv.weight
@@ -145,7 +151,7 @@ class GroupedQuery:
         self.per_group = module.num_attention_heads_per_partition // self.groups
         self.width = module.hidden_size_per_attention_head
         self.scale = self.width**-0.5
-        self.like = weight  # what a cache's type and device are
+        self.like = weight  # gives the cache its dtype and device
         self.rotate = _Rotation(rotary, length=length, dtype=weight.dtype, interleaved=False)
 
     def new_cache(self, rows: int, length: int) -> Tensor:
@@ -155,7 +161,7 @@ class GroupedQuery:
         """stream + attention(x); both [W * B, h]."""
         rows, g, r, d = cache.shape[0], self.groups, self.per_group, self.width
         heads = self.qkv(x).view(-1, rows, g, r + 2, d)
-        rotated = self.rotate(self._normalised(heads[..., : r + 1, :]), position)  # queries, and the key last
+        rotated = self.rotate(self._normalised(heads[..., : r + 1, :]), position)  # r queries, then the key
         position.write(cache[:, :, 0], rotated[..., r, :])
         position.write(cache[:, :, 1], heads[..., r + 1, :])
         query = rotated[..., :r, :]  # [W, B, g, r, d]
@@ -179,10 +185,10 @@ class GroupedQuery:
 
 
 class Latent:
-    """MLASelfAttention, up-projections absorbed. Cache: [B, 1, length, c + p], latent and rotated key.
+    """MLA with absorbed up-projections. Cache: [B, 1, length, c + p], latent and rotated key.
 
     A head's key is W_k latent, so its score is (W_k' query) latent; its output is W_v (weights x latents).
-    Every head looks at the same c + p numbers a token. Source: DeepSeek-V2, 2405.04434, section 2.1.2.
+    All heads share the c + p cached numbers of a token. Source: DeepSeek-V2, 2405.04434, section 2.1.2.
     """
 
     def __init__(self, module: Any, *, length: int, precision: RolloutPrecision | None) -> None:

@@ -1,21 +1,17 @@
-"""A lean decoder: the live weights in about twenty operators a layer.
+"""The built-in decoder: a forward pass with KV caches over the live weights, about twenty operators a layer.
 
-Through Megatron's modules a token costs 1,600 operators on a toy MoE: the attention is rows of one query, the
-experts go through the dispatcher of training, and the arithmetic drowns in dispatch. Here every layer reads
-the parameters of the very modules that train (nothing is copied, so nothing can be stale) and does only what
-inference needs: prompts through SDPA, single tokens as batched matrix products against a cache that holds
-keys after RoPE, or MLA's latents (attention.py); tokens sorted by expert (mlp.py), also by
-experts that lie on several ranks (expert_parallel.py).
+Through Megatron's modules a token costs 1,600 operators on a toy MoE, so dispatch dominates. Here every layer
+reads the parameters of the modules that train; nothing is copied, so no weight can be stale. Prefill uses
+SDPA, decoding uses batched matrix products against cached keys or MLA latents (attention.py), and experts
+compute on tokens sorted by expert (mlp.py), across ranks too (expert_parallel.py).
 
-A tensor rank has its heads and its part of each network, and sums what it adds to the stream with the others;
-pipeline ranks pass the stream on. Transformer Engine's modules are read like the local ones; products are of
-the weights as they are stored, in bf16 also where training rounds to FP8, unless the rollout asks for FP8 of
-its own, which rounds a copy of the layers' weights once (linear.py).
+Each tensor rank computes its heads and its part of each MLP and all-reduces the sum; pipeline ranks pass the
+hidden states on. Weights are multiplied as they are stored, in bf16 even where training computes in FP8,
+unless the rollout's own FP8 is on, which rounds a copy of them once a rollout (linear.py).
 
-What holds it equal to the modules: the routing is Megatron's own function, `is_lean` lets only what is
-written here through, and tests/distributed/rollout/test_decoder.py compares both ways token by token and
-log-prob by log-prob, against the training forward too. Everything else samples through the modules
-(module_decoder.py).
+The routing is Megatron's own function; `is_lean` refuses models that need anything not written here, and
+these decode through Megatron's modules (module_decoder.py). tests/distributed/rollout/test_decoder.py
+compares the tokens and log-probs of both decoders and of the training forward.
 """
 
 # B rows, W tokens fed a row in Megatron's order [W, B], h hidden, V vocabulary
@@ -38,7 +34,7 @@ from megatron_r1.backend.rollout.decoder.mlp import feed_forward
 from megatron_r1.backend.rollout.decoder.pipeline import through_pipeline
 from megatron_r1.backend.rollout.fp8 import RolloutPrecision
 
-# What the layers here take for granted. Families never ask for anything else; the escape hatch can.
+# The TransformerConfig values that this code assumes. Only model.megatron (config overrides) can set others.
 PLAIN = {
     "activation_func": F.silu,
     "activation_func_clamp_value": None,
@@ -70,7 +66,7 @@ ROUTED_BY_TOP_K = ("none", "aux_loss", "seq_aux_loss", "global_aux_loss")
 
 
 def is_lean(chunks: Sequence[GPTModel]) -> bool:
-    """Whether the lean decoder knows this model's layers."""
+    """Whether the built-in decoder can compute this model."""
     config = chunks[0].config
     if config.transformer_impl not in IMPLEMENTATIONS:
         return False
@@ -82,7 +78,7 @@ def is_lean(chunks: Sequence[GPTModel]) -> bool:
 
 
 class LeanDecoder:
-    """flight.Decoder over the parameters of this rank's layers. Every row has its own place in the cache."""
+    """batch_scheduler.Decoder over the parameters of this rank's layers; every slot has its own cache."""
 
     pads_left: ClassVar = False
     refills: ClassVar = True
@@ -96,22 +92,22 @@ class LeanDecoder:
         length: int,
         precision: RolloutPrecision | None = None,
     ) -> None:
-        """precision: of the products, None for the weights as they are stored."""
+        """precision: of the matrix products; None: the weights as they are stored."""
         length += self.width - 1
         self.capacity, self.length, self.count = rows, length, 0
         self.config, self.vocab_size = chunks[0].config, chunks[0].vocab_size
         self.chunks = [_Chunk(chunk, length, precision) for chunk in chunks]
         self.attentions = [layer.attention for chunk in self.chunks for layer in chunk.layers]
-        # a layer: [capacity, ..., length, width] of the batch, [U, ..., W, width] of the newest prompts; all
-        # of it finite, since a mask doesn't take a NaN out of a product
+        # one a layer: [capacity, ..., length, width] of the batch, [U, ..., W, width] of the newest prefill.
+        # All values must be finite: a mask doesn't remove a NaN from a product.
         self.caches: list[Tensor] = []
         self.newest: list[Tensor] = []
 
-    def prefill(self, tokens: Tensor, places: Tensor, *, most: int) -> Tensor:
+    def prefill(self, tokens: Tensor, positions: Tensor, *, max_tokens: int) -> Tensor:
         count, width = tokens.shape
         self.newest = [attention.new_cache(count, width) for attention in self.attentions]
-        ends = places.argmax(1) * count + torch.arange(count, device=places.device)
-        return self._feed(tokens, self.newest, Position.of_prompts(width, most=most), ends)
+        ends = positions.argmax(1) * count + torch.arange(count, device=positions.device)
+        return self._feed(tokens, self.newest, Position.of_prompts(width, max_tokens=max_tokens), ends)
 
     def enter(self, prompts: Tensor) -> None:
         if not self.caches:
@@ -120,9 +116,11 @@ class LeanDecoder:
         for cache, new in zip(self.caches, self.newest, strict=True):
             cache[first : self.count, ..., : new.shape[-2], :] = new.index_select(0, prompts)
 
-    def decode(self, tokens: Tensor, places: Sequence[int], *, most: int) -> Tensor:
+    def decode(self, tokens: Tensor, positions: Sequence[int], *, max_tokens: int) -> Tensor:
         caches = [cache[: self.count] for cache in self.caches]
-        position = Position.of_tokens(places, width=self.width, most=most, device=tokens.device)
+        position = Position.of_tokens(
+            positions, width=self.width, max_tokens=max_tokens, device=tokens.device
+        )
         logits = self._feed(tokens, caches, position)
         return logits.view(self.width, self.count, -1).transpose(0, 1)
 
@@ -135,7 +133,8 @@ class LeanDecoder:
     def _feed(
         self, tokens: Tensor, caches: list[Tensor], position: Position, ends: Tensor | None = None
     ) -> Tensor:
-        """[B, W] -> [W * B, V] logits, or [B, V] of those of the [W * B] tokens that `ends` gives."""
+        """tokens: [B, W]. Returns [W * B, V] logits, or with `ends`, indices into W * B, only theirs: [B,
+        V]."""
         count, width = tokens.shape
         remaining = iter(caches)
         stages = [
@@ -151,14 +150,14 @@ class LeanDecoder:
 
 
 class _Chunk:
-    """Layers that follow each other, behind the embedding or before the head if they are the outermost."""
+    """Consecutive layers of the model, with the embedding before the first and the lm_head after the last."""
 
     def __init__(self, model: GPTModel, length: int, precision: RolloutPrecision | None) -> None:
         self.layers = [Layer(layer, model, length, precision) for layer in model.decoder.layers]
         self.embedding: Any = model.embedding.word_embeddings if model.pre_process else None
         self.final_norm: Any = None
         self.real_rows: int = model.real_rows  # type: ignore[assignment]
-        self.states: Tensor | None = None  # [W * B, h], the newest that went to the head
+        self.states: Tensor | None = None  # [W * B, h], the newest inputs of the lm_head
         if model.post_process:
             self.final_norm = model.decoder.final_layernorm
             self.output = output_weight(model)
@@ -171,7 +170,7 @@ class _Chunk:
         ends: Tensor | None,
         received: Tensor | None,
     ) -> Tensor:
-        """received: [W * B, h], None where the embedding is here. Returns the same, or logits."""
+        """received: [W * B, h]; None on the first chunk. Returns hidden states of that shape, or logits."""
         hidden = self.embedding(tokens.t().flatten()) if received is None else received
         for layer, cache in zip(self.layers, caches, strict=True):
             hidden = layer(hidden, cache, position)
@@ -187,14 +186,14 @@ def output_weight(model: GPTModel) -> Tensor:
 
 
 def head(states: Tensor, weight: Tensor, real_rows: int) -> Tensor:
-    """[T, h] -> [T, V] on every tensor rank; the vocabulary's padding begins at this rank's `real_rows`."""
+    """[T, h] -> [T, V] on every tensor rank; rows of `weight` from `real_rows` on pad the vocabulary."""
     logits = F.linear(states, weight)
     logits[:, real_rows:] = PADDING_LOGIT
     return gather_from_tensor_model_parallel_region(logits)
 
 
 class Layer:
-    """Pre-norm attention and feed-forward network, each added to the stream."""
+    """Pre-norm attention and MLP, each added to the residual stream."""
 
     def __init__(self, layer: Any, model: Any, length: int, precision: RolloutPrecision | None) -> None:
         attention, mlp = layer.self_attention, layer.mlp
@@ -211,4 +210,4 @@ class Layer:
 
     def __call__(self, hidden: Tensor, cache: Tensor, position: Position) -> Tensor:
         hidden = self.attention(hidden, self.attention_norm(hidden), cache, position)
-        return self.mlp(hidden, self.mlp_norm(hidden), position.most)
+        return self.mlp(hidden, self.mlp_norm(hidden), position.max_tokens)

@@ -1,16 +1,15 @@
-"""How tokens reach experts that lie on several ranks, and their sums come back: two exchanges a layer.
+"""Expert-parallel exchange while decoding: all-gather the tokens, reduce-scatter the experts' sums.
 
-Every rank gets the tokens of all that share its experts, with their routes, computes what its own experts
-make of them, and sends each rank its tokens' part. Sizes are fixed by the number of tokens of the rank that
-feeds most, which backend/rollout/batch_scheduler.py learns once a step: nobody counts, and nothing here grows
-with experts. Ranks that hold the same tokens (tensor and context ranks) need no exchange among themselves,
-only the sum.
+Every rank of the expert-parallel group gets all its tokens with their routes, computes its own experts, and
+sends each rank the sums for its tokens. All messages are padded to the largest number of tokens of a rank,
+which the batch scheduler learns once a step, so no layer exchanges counts. Tensor and context ranks hold the
+same tokens and only add up.
 
-A token goes to all G ranks, where Megatron's dispatcher sends it to those of its k experts. With G <= k that
-is never more; beyond, it costs bytes and saves the dispatcher's own work (`gathers`).
+A token goes to all G ranks, while Megatron's dispatcher sends it only to those of its k experts. With G <= k
+that is never more; beyond, it sends more bytes but saves the dispatcher's own work (`gathers` decides).
 """
 
-# G ranks that share the experts, N tokens of the one that feeds most, T of this one, k experts a token,
+# G ranks of the expert-parallel group, N most tokens of one of them, T tokens of this one, k experts a token,
 # h hidden
 
 from collections.abc import Callable
@@ -25,24 +24,24 @@ from torch import Tensor
 from megatron_r1.backend.parallel.process_groups import device
 from megatron_r1.errors import ConfigError
 
-# tokens [n, h], with the weights and numbers [n, k] of their experts, -1 for none
+# tokens [n, h], the weights of their experts [n, k] and the experts' indices [n, k], -1 for none
 Routed = tuple[Tensor, Tensor, Tensor]
 
-# What a rank may receive beyond k copies of a token, each way, by device: about what the link moves while the
-# dispatcher counts, sorts and loops. CPU: measured on gloo (benchmarks/results/README.md). CUDA: 1 ms at
-# 32 GB/s, never run.
+# Bytes that a rank may receive beyond k copies of a token, each way, by device: about what the link moves
+# while Megatron's dispatcher works. CPU: measured on gloo (benchmarks/results/README.md). CUDA: 1 ms at 32
+# GB/s, never run.
 EXTRA_BYTES = {"cpu": 2**20, "cuda": 2**25}
 
 
 class Exchange:
-    """Between the ranks that share this rank's experts."""
+    """Collectives of the expert-parallel group while decoding."""
 
     def __init__(self) -> None:
-        """Raises ConfigError where a replica shares experts with several others that don't share all of them:
-        some ranks of a replica would go on with steps that the others don't know of."""
+        """Raises ConfigError where the group holds only some ranks of a data-parallel rank: these would take
+        steps that the others don't."""
         self.group = parallel_state.get_expert_tensor_and_model_parallel_group()
         self.size, self.rank = self.group.size(), self.group.rank()
-        # ranks that hold the same tokens follow each other: the replica's, or as many of them as are here
+        # ranks with the same tokens are neighbours: those of one data-parallel rank that are in this group
         replica = parallel_state.get_tensor_and_context_parallel_group().size()
         if replica % self.size and self.size % replica:
             raise ConfigError(
@@ -53,28 +52,29 @@ class Exchange:
 
     @property
     def with_others(self) -> bool:
-        """Whether ranks that share the experts have tokens of their own."""
+        """Whether the group has ranks with other tokens."""
         return self.alike < self.size
 
-    def most(self, *mine: int) -> list[int]:
-        """The largest of each on all the ranks."""
+    def maximum(self, *mine: int) -> list[int]:
+        """The maximum of each value over the group."""
         if not self.with_others:
             return list(mine)
         theirs = self._exchanged(torch.tensor(mine, device=device()).expand(self.size, -1).contiguous())
         return theirs.amax(0).tolist()
 
-    def gathers(self, x: Tensor, top_k: int, most: int) -> bool:
-        """Whether this way is the better one for x [T, h]; the same on all ranks."""
-        extra = (self.size // self.alike - top_k) * most * x.shape[1] * x.element_size()
+    def gathers(self, x: Tensor, top_k: int, max_tokens: int) -> bool:
+        """Whether gathering x [T, h] is cheaper than Megatron's dispatcher; the same on all ranks."""
+        extra = (self.size // self.alike - top_k) * max_tokens * x.shape[1] * x.element_size()
         return not self.with_others or extra <= EXTRA_BYTES[x.device.type]
 
-    def gather(self, x: Tensor, probs: Tensor, experts: Tensor, *, most: int) -> Callable[[], Routed]:
-        """x [T, h], probs and experts [T, k] leave; the result waits for those of all ranks. most: N."""
+    def gather(self, x: Tensor, probs: Tensor, experts: Tensor, *, max_tokens: int) -> Callable[[], Routed]:
+        """Sends x [T, h], probs and experts [T, k]; the result, when called, waits for those of all ranks.
+        max_tokens: N."""
         if not self.with_others:
             return lambda: (x, probs, experts)
-        rows = -(-most // self.alike)  # ranks with the same tokens send a part of them each
+        rows = -(-max_tokens // self.alike)  # ranks with the same tokens send a part of them each
         first = self.rank % self.alike * rows
-        # one message: whatever the type of x, the routes' bits travel beside it
+        # one message: the routes are reinterpreted as x's dtype and sent beside it
         routes = (probs.float().view(x.dtype), (experts + 1).int().view(x.dtype))
         mine = torch.cat([x, *routes], dim=1)[first : first + rows]
         arrived, work = self._exchange(F.pad(mine, (0, 0, 0, rows - len(mine))).repeat(self.size, 1))
@@ -88,7 +88,8 @@ class Exchange:
         return all_tokens
 
     def sum(self, found: Tensor, count: int) -> Tensor:
-        """found: of all tokens, in the order of `gather` -> [count, h] sums of this rank's over the ranks."""
+        """found: of all tokens, in the order of `gather`. Returns [count, h], this rank's tokens summed over
+        the group."""
         if self.size == 1:
             return found
         if not self.with_others:
@@ -105,9 +106,7 @@ class Exchange:
         return arrived
 
     def _exchange(self, parts: Tensor) -> tuple[Tensor, Any]:
-        """parts: a G-th of them for each rank -> what the ranks have for this one, once the work is done.
-
-        From each to each, which gloo does in half the time of its all_gather or all_reduce.
-        """
+        """All-to-all of `parts`, a G-th for each rank; gloo needs half the time of its all_gather or
+        all_reduce."""
         arrived = torch.empty_like(parts)
         return arrived, dist.all_to_all_single(arrived, parts, group=self.group, async_op=True)

@@ -1,17 +1,15 @@
-"""What the lean decoder multiplies by: the weights as they are stored, or rounded to FP8.
+"""Linear layers of the built-in decoder: the weights as they are stored, or rounded to FP8.
 
-FP8 (e4m3) is rounded when a decoder is built, which is at every rollout, so that nothing can be stale. Each
-output row of a weight has its own scale, and so has each token, taken from its largest number as it comes
-(W8A8 "dynamic per token, per channel"): an output doesn't depend on what runs beside it. Sums are in fp32,
-without Hopper's fast accumulation, which keeps 14 bits of them (DeepSeek-V3, 2412.19437, section 3.3.2);
-results are bf16, as torch's kernels have them, on the CPU too.
+FP8 (e4m3) weights are rounded when a decoder is built, once a rollout, so they can't be stale. Scales are per
+output channel for weights and dynamic per token for activations (W8A8), so a completion doesn't depend on
+what shares its batch. Sums are in fp32, without Hopper's fast accumulation, which keeps 14 bits (DeepSeek-V3,
+2412.19437, section 3.3.2); results are bf16, as torch's kernels return them, on the CPU too.
 
-Of a weight whose columns are cut over tensor ranks, each rank's part of a row and of a token has its own
-scale: a little closer than on one rank, and therefore not the same to the bit.
+Where tensor ranks hold columns of a weight, each rank scales its part of a row and of a token: results are
+close to those on one rank, but not bit-identical.
 
-DeepSeek's own blocks (1 x 128 of a token, 128 x 128 of a weight) keep an outlier's harm to its block where a
-row shares it, but torch has no grouped product of them for experts; scales by row need no other library, have
-one, and are applied once, to the sum.
+DeepSeek's blocks (1 x 128 of a token, 128 x 128 of a weight) contain an outlier better than rows do, but
+torch has no grouped product with block scales for experts. It has one with row scales.
 """
 
 # T tokens, k experts a token, E experts
@@ -33,14 +31,14 @@ from megatron_r1.backend.rollout.fp8 import RolloutPrecision, require_fit
 
 Product = Callable[[Tensor], Tensor]  # x [T, in] -> x W' [T, out]
 Addition = Callable[[Tensor, Tensor], Tensor]  # (stream [T, out], x [T, in]) -> stream + x W'
-# tokens [T * k, in] sorted by expert, and where each expert's end -> each times its expert's weight
+# (tokens [T * k, in] sorted by expert, their bounds: see ExpertProducts) -> each times its expert's weight
 GroupedProduct = Callable[[Tensor, Any], Tensor]
 
 FP8 = torch.float8_e4m3fn
 LARGEST = torch.finfo(FP8).max
-SMALLEST_SCALE = torch.finfo(torch.float32).tiny  # a row of zeros stays one
+SMALLEST_SCALE = torch.finfo(torch.float32).tiny  # a row of zeros must not divide by 0
 BY_ROW = ScalingType.RowWise
-GROUPS_IN_FP8 = (9, 0)  # the compute capability that torch's grouped product of FP8 is for
+GROUPS_IN_FP8 = (9, 0)  # torch's grouped FP8 product supports only this compute capability
 
 
 def product(weight: Tensor, precision: RolloutPrecision | None, bias: Tensor | None = None) -> Product:
@@ -50,7 +48,7 @@ def product(weight: Tensor, precision: RolloutPrecision | None, bias: Tensor | N
 
 
 def addition(weight: Tensor, precision: RolloutPrecision | None) -> Addition:
-    """The sum over the tensor ranks, each of which has its columns of weight, added to the stream."""
+    """Row-parallel linear layer: its sum over the tensor ranks, added to the residual stream."""
     alone = parallel_state.get_tensor_model_parallel_world_size() == 1
     if alone and precision is None:
         return partial(torch.addmm, mat2=weight.t())
@@ -61,19 +59,19 @@ def addition(weight: Tensor, precision: RolloutPrecision | None) -> Addition:
 
 
 def rounded(x: Tensor) -> tuple[Tensor, Tensor]:
-    """[.., in] -> FP8 values of the same shape and fp32 scales [.., 1]: x is about values times scales."""
+    """[.., in] -> FP8 values of the same shape and fp32 scales [.., 1], with x ~ values * scales."""
     scales = torch.linalg.vector_norm(x, torch.inf, dim=-1, keepdim=True, dtype=torch.float32)
     scales = scales.div_(LARGEST).clamp_(min=SMALLEST_SCALE)
     return (x / scales).to(FP8).contiguous(), scales
 
 
 class Fp8Product:
-    """x W' in FP8, and a bias as it is stored."""
+    """x W' in FP8, plus the unrounded bias."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         require_fit(weight)
         values, scales = rounded(weight.detach())
-        # [in, out] by columns, as the kernel asks for it, and [1, out]
+        # [in, out], column-major as the kernel requires, and [1, out]
         self.values, self.scales = values.t(), scales.t()
         self.bias = bias
 
@@ -84,15 +82,14 @@ class Fp8Product:
 
 
 class GroupedFp8:
-    """All experts of a layer in one FP8 product, in their order. An expert without tokens, and groups of any
-    size, are fine: only where a group's columns are cut does the kernel ask for multiples of 16."""
+    """All experts of a layer in one grouped FP8 product. Groups may have any number of tokens, 0 too."""
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
         require_fit(weights[0])
         shape = (len(weights), *weights[0].shape)
         values = torch.empty(shape, dtype=FP8, device=weights[0].device)
         self.scales = torch.empty(shape[:2], device=weights[0].device)  # [E, out]
-        for i, weight in enumerate(weights):  # one after the other: the fp32 of all would not fit
+        for i, weight in enumerate(weights):  # one at a time: the fp32 copies of all would not fit
             values[i], scales = rounded(weight.detach())
             self.scales[i] = scales[:, 0]
         self.values = values.mT  # [E, in, out]
@@ -107,10 +104,10 @@ class GroupedFp8:
 
 @dataclass(frozen=True, slots=True)
 class ExpertProducts:
-    """Both linear layers of a layer's experts, on one rank.
+    """Both linear layers of the experts on this rank.
 
-    grouped: one product for all experts, which takes [E] int32, the tokens up to each expert's last; else one
-    for each with tokens, which take the list of their numbers. reversed: the last expert comes first.
+    grouped: one product for all experts; its bounds are the cumulative token counts, [E] int32. Otherwise one
+    product an expert; the bounds are the list of token counts. reversed: the last expert comes first.
     """
 
     up: GroupedProduct

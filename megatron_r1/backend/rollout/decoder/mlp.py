@@ -1,4 +1,4 @@
-"""Feed-forward networks of the lean decoder: SwiGLU, and experts over tokens sorted by expert."""
+"""MLPs of the built-in decoder: SwiGLU, and MoE over tokens sorted by expert."""
 
 # T tokens, k experts a token, E experts, h hidden, f inner width
 
@@ -17,14 +17,14 @@ from megatron_r1.backend.rollout.decoder.expert_weights import expert_weights
 from megatron_r1.backend.rollout.decoder.linear import addition, expert_products, product
 from megatron_r1.backend.rollout.fp8 import RolloutPrecision
 
-# (stream [T, h], x [T, h], tokens of the rank that feeds most: Position.most) -> stream + mlp(x)
+# (stream [T, h], x [T, h], Position.max_tokens) -> stream + mlp(x)
 FeedForward = Callable[[Tensor, Tensor, int], Tensor]
 
 ROUTER_DTYPES = {"fp32": torch.float32, "fp64": torch.float64}
 
 
 def feed_forward(module: Any, precision: RolloutPrecision | None) -> FeedForward:
-    """A layer's network."""
+    """The MLP or MoE of a layer."""
     if isinstance(module, MoELayer):
         return Experts(module, precision)
     assert isinstance(module, MLP)
@@ -42,12 +42,12 @@ class _Dense:
         self.up = product(module.linear_fc1.weight, precision)
         self.add_down = addition(module.linear_fc2.weight, precision)
 
-    def __call__(self, stream: Tensor, x: Tensor, most: int) -> Tensor:
+    def __call__(self, stream: Tensor, x: Tensor, max_tokens: int) -> Tensor:
         return self.add_down(stream, _swiglu(self.up(x)))
 
 
 class Experts:
-    """The experts on this rank: one grouped product a linear layer, or one of each with tokens."""
+    """A MoE layer: one grouped product for the experts on this rank, or one product for each with tokens."""
 
     def __init__(self, module: Any, precision: RolloutPrecision | None) -> None:
         self.module, self.exchange = module, Exchange()
@@ -55,25 +55,27 @@ class Experts:
         ups = expert_weights(module.experts, "linear_fc1")
         self.products = expert_products(ups, expert_weights(module.experts, "linear_fc2"), precision)
         self.upto = torch.arange(1, len(ups) + 1, device=self.router.weight.device)
-        # [E of the whole layer + 1]: where each expert stands in the product; those of other ranks, and none
-        # (the last), behind all
-        self.places = torch.full((self.config.num_moe_experts + 1,), len(ups), device=self.upto.device)
-        places = self.upto - 1
-        self.places[module.local_expert_indices] = places.flip(0) if self.products.reversed else places
+        # [experts of the whole layer + 1]: each expert's index in the product; those of other ranks, and "no
+        # expert" (the last entry), sort behind all of these
+        self.local_index = torch.full((self.config.num_moe_experts + 1,), len(ups), device=self.upto.device)
+        local_index = self.upto - 1
+        self.local_index[module.local_expert_indices] = (
+            local_index.flip(0) if self.products.reversed else local_index
+        )
         self.has_all = len(ups) == self.config.num_moe_experts
         shared = module.shared_experts
         self.shared = None if shared is None else _Dense(shared, precision)
 
-    def __call__(self, stream: Tensor, x: Tensor, most: int) -> Tensor:
-        if not self.exchange.gathers(x, self.router.topk, most):
-            return self._dispatched(stream, x, most)
-        all_tokens = self.exchange.gather(x, *self._route(x), most=most)
+    def __call__(self, stream: Tensor, x: Tensor, max_tokens: int) -> Tensor:
+        if not self.exchange.gathers(x, self.router.topk, max_tokens):
+            return self._dispatched(stream, x, max_tokens)
+        all_tokens = self.exchange.gather(x, *self._route(x), max_tokens=max_tokens)
         if self.shared is not None:
-            stream = self.shared(stream, x, most)
+            stream = self.shared(stream, x, max_tokens)
         return stream + self.exchange.sum(self._routed(*all_tokens()), len(x))
 
-    def _dispatched(self, stream: Tensor, x: Tensor, most: int) -> Tensor:
-        """By Megatron's dispatcher: to its own experts, or where these are rounded, to those here."""
+    def _dispatched(self, stream: Tensor, x: Tensor, max_tokens: int) -> Tensor:
+        """Through Megatron's dispatcher, to its own experts, or to the rounded ones here in FP8."""
         hidden = x[:, None]  # [T, 1, h]
         if not self.rounded:
             return stream + self.module(hidden)[0][:, 0]
@@ -84,12 +86,12 @@ class Experts:
         out = self._apply(tokens, weights[:, None], ends)
         out = layer.postprocess(layer.combine(dispatcher.combine_preprocess(out)), None)
         if self.shared is not None:
-            stream = self.shared(stream, x, most)
+            stream = self.shared(stream, x, max_tokens)
         return stream + out[:, 0]
 
     def _routed(self, x: Tensor, probs: Tensor, experts: Tensor) -> Tensor:
         """[T, h] what this rank's experts make of x, weights and experts [T, k], -1 for none."""
-        ordered, order = self.places[experts.flatten()].sort()
+        ordered, order = self.local_index[experts.flatten()].sort()
         ends = torch.searchsorted(ordered, self.upto, out_int32=True)  # [E] tokens up to each expert's last
         uncounted = x.is_cuda and self.products.grouped  # a device would have to be waited for
         if not self.has_all and not uncounted:

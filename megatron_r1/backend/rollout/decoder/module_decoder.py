@@ -1,6 +1,6 @@
-"""The decoder for every model: Megatron's modules with StaticInferenceContext.
+"""The fallback decoder for every model: Megatron's own modules with StaticInferenceContext.
 
-Tensor, pipeline and expert ranks all take part in every call, each with the rows of its own replica.
+Calls are collective over tensor, pipeline and expert ranks; each data-parallel rank feeds its own sequences.
 """
 
 # B rows, W tokens fed a row, V vocabulary
@@ -19,9 +19,9 @@ from megatron_r1.errors import ConfigError
 
 
 class ModuleDecoder:
-    """flight.Decoder over a pipeline of Megatron modules, interleaved or not.
+    """batch_scheduler.Decoder over a pipeline of Megatron modules, interleaved or not.
 
-    The context has one offset for all rows, so that prompts enter together and end in the same column.
+    The context has one offset for all rows: prompts enter together, left-padded to end in the same column.
     """
 
     pads_left: ClassVar = True
@@ -36,11 +36,11 @@ class ModuleDecoder:
             )
         self.chunks, self.length = chunks, length
 
-    def prefill(self, tokens: Tensor, places: Tensor, *, most: int) -> Tensor:
+    def prefill(self, tokens: Tensor, positions: Tensor, *, max_tokens: int) -> Tensor:
         context = StaticInferenceContext(tokens.shape[0], self.length)
-        # [U, length]: what a query may look at
-        ahead = places.new_zeros(places.shape[0], self.length - places.shape[1])
-        self.newest = _Rows(context, visible=torch.cat([places, ahead], dim=1) >= 0)
+        # [U, length]: the columns that a query may attend to
+        ahead = positions.new_zeros(positions.shape[0], self.length - positions.shape[1])
+        self.newest = _Rows(context, visible=torch.cat([positions, ahead], dim=1) >= 0)
         logits = self._feed(self.newest, tokens)
         context.enable_decode_mode()
         return logits
@@ -49,7 +49,7 @@ class ModuleDecoder:
         self.batch = self.newest
         self.batch.keep(prompts)
 
-    def decode(self, tokens: Tensor, places: Sequence[int], *, most: int) -> Tensor:
+    def decode(self, tokens: Tensor, positions: Sequence[int], *, max_tokens: int) -> Tensor:
         return self._feed(self.batch, tokens)[:, None]
 
     def keep(self, rows: Tensor) -> None:
@@ -58,7 +58,7 @@ class ModuleDecoder:
     def _feed(self, rows: "_Rows", tokens: Tensor) -> Tensor:
         count, width = tokens.shape
         context, config = rows.context, self.chunks[0].config
-        # a dummy row may outlive the longest output: it feeds the last place again
+        # a dummy row may outlive the longest completion: it feeds the last column again
         context.sequence_len_offset = min(context.sequence_len_offset, self.length - width)
         logits = through_pipeline(
             [self._stage(chunk, rows, tokens) for chunk in self.chunks],
@@ -89,7 +89,7 @@ class ModuleDecoder:
 
 
 class _Rows:
-    """A context and what its rows see of it."""
+    """An inference context and the columns that its rows may attend to."""
 
     def __init__(self, context: StaticInferenceContext, visible: Tensor) -> None:
         """visible: [B, length] bool."""
@@ -104,11 +104,11 @@ class _Rows:
         self.context.max_batch_size = len(rows)
 
     def mask(self, offset: int, width: int) -> Tensor:
-        """[B, 1, queries, keys] bool, True where a query must not look."""
+        """[B, 1, queries, keys] bool, True where a query must not attend."""
         visible = self.visible[:, None, : offset + width]
         if width == 1 and offset:
             return ~visible[:, None]
         causal = torch.ones(width, width, dtype=torch.bool, device=visible.device).tril()
-        # a padded query sees itself, or its softmax has nothing to sum
+        # a padded query sees itself: a softmax over nothing is NaN
         itself = torch.eye(width, dtype=torch.bool, device=visible.device)
         return ~((causal & visible) | itself)[:, None]

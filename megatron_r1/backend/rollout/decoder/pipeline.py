@@ -1,4 +1,4 @@
-"""One forward of a decoder through the pipeline's ranks, with the logits on all of them at the end."""
+"""One forward of a decoder through the pipeline ranks; all of them get the logits."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,17 +10,18 @@ from torch import Tensor
 
 from megatron_r1.backend.parallel.process_groups import device
 
-# The hidden states of the stage before, None for the first -> this stage's; of the last stage logits.
+# hidden states of the stage before (None for the first) -> those of this stage; the last stage gives logits
 Stage = Callable[[Tensor | None], Tensor]
 
 
 def through_pipeline(
     stages: Sequence[Stage], *, hidden: tuple[int, ...], dtype: torch.dtype, logits: tuple[int, ...]
 ) -> Tensor:
-    """stages: of this rank, in order: the model is the first of all ranks, then the second of all ranks ...
+    """stages: this rank's chunks in order; interleaved pipelines run the first of all ranks, then the second
+    ...
 
-    hidden, dtype: of what goes from stage to stage. logits: the shape of what the last stage returns, which
-    is what every rank gets.
+    hidden, dtype: shape and type of what stages send. logits: the shape that the last stage returns and every
+    rank gets.
     """
     size = parallel_state.get_pipeline_model_parallel_world_size()
     if size == 1:
@@ -42,7 +43,7 @@ def through_pipeline(
 
 
 def from_last_stage(found: Tensor | None, shape: tuple[int, ...]) -> Tensor:
-    """What the ranks of the last stage have found, float32 of this shape, on all ranks."""
+    """Broadcast `found` of the last stage, float32 of this shape, to all pipeline ranks."""
     if parallel_state.get_pipeline_model_parallel_world_size() == 1:
         assert found is not None
         return found

@@ -1,18 +1,17 @@
-"""Self-speculative decoding: the MTP layer drafts a token, and the model checks it beside the next one.
+"""Self-speculative decoding: the MTP layer drafts a token, and the model verifies it in the next step.
 
-A step feeds two tokens a row, the newest and the draft of the one after it, and samples after both. The MTP
-layer takes what the model's head took at place i and the embedding of token i + 1 (DeepSeek-V3, 2412.19437,
-eq. 21-23, as backend/train/forward.py trains it), and drafts token i + 2; so its own cache lags the model's
-by one place.
+A step feeds two tokens a sequence, the newest and the draft of the one after it, and samples after both. The
+MTP layer takes the lm_head's input at position i and the embedding of token i + 1, and drafts token i + 2
+(DeepSeek-V3, 2412.19437, eq. 21-23; trained by backend/train/forward.py). Its cache therefore lags the
+model's by one position.
 
-Exact without a rule of acceptance: a token is decided by the model's distribution and the uniform number of
-its output and position (backend/rollout/sampling.py). The draft is what the MTP layer's distribution makes of
-that same number; the model then draws with it too, and its token is the output's, draft or no draft. Where
-the two agree, the draft that was fed was the right one, and what the model sampled after it is the next
-token; where they don't, the next step overwrites its place in the caches. Every output is therefore the one
-without speculation, token by token, at any temperature and top_p, but for rounding where two tokens nearly
-tie, and its log-probs are the model's. (Leviathan et al., 2211.17192, whose rule keeps the distribution but
-not the draws, would accept a little more often: benchmarks/speculation.py measures both.)
+It is exact without an acceptance rule. The draft is drawn from the MTP layer's distribution, and the verified
+token from the model's, with the same uniform number of that key and position (backend/rollout/sampling.py);
+the model's token always counts. Where both agree, the token sampled after the draft counts too; where they
+don't, the next step overwrites the draft in the caches. Completions are those without speculation, token by
+token, at any temperature and top_p, but for rounding where two tokens nearly tie; log-probs are the model's.
+The rule of Leviathan et al., 2211.17192, keeps the distribution but not the draws and would accept a little
+more often: benchmarks/speculation.py measures both.
 """
 
 # B rows, W = 2 tokens fed a row, in Megatron's order [W, B], h hidden, V vocabulary
@@ -32,7 +31,7 @@ from megatron_r1.backend.rollout.fp8 import RolloutPrecision
 
 
 class DraftingDecoder(LeanDecoder):
-    """LeanDecoder for two tokens a row, the second of them a draft."""
+    """LeanDecoder for two tokens a sequence, the second of them a draft."""
 
     width: ClassVar = 2
 
@@ -45,21 +44,23 @@ class DraftingDecoder(LeanDecoder):
         precision: RolloutPrecision | None = None,
     ) -> None:
         super().__init__(chunks, rows=rows, length=length, precision=precision)
-        self.mtp: MtpLayer | None = None  # it is where the head is, on the pipeline's last rank
-        # [W, B, h] of the batch and [U, h] of the newest prompts' ends: what the model's head took
+        self.mtp: MtpLayer | None = None  # on the last pipeline rank, with the lm_head
+        # inputs of the lm_head: [W, B, h] of the batch, [U, h] at the ends of the newest prompts
         self.hidden = self.hidden_of_newest = torch.zeros(0)
         if chunks[-1].mtp_process:
             self.mtp = MtpLayer(chunks[-1], self.length, precision)
             self.attentions.append(self.mtp.layer.attention)
 
-    def prefill(self, tokens: Tensor, places: Tensor, *, most: int) -> Tensor:
-        logits = super().prefill(tokens, places, most=most)
+    def prefill(self, tokens: Tensor, positions: Tensor, *, max_tokens: int) -> Tensor:
+        logits = super().prefill(tokens, positions, max_tokens=max_tokens)
         if self.mtp is not None:
             count, width = tokens.shape
-            # the last place of each prompt still lacks the token after it; the first draft fills it in
+            # the token after each prompt's end isn't known yet; the first draft overwrites that position
             following = tokens.roll(-1, dims=1).t().flatten()
-            self.mtp(self._states(), following, self.newest[-1], Position.of_prompts(width, most=most))
-            ends = places.argmax(1), torch.arange(count, device=places.device)
+            self.mtp(
+                self._states(), following, self.newest[-1], Position.of_prompts(width, max_tokens=max_tokens)
+            )
+            ends = positions.argmax(1), torch.arange(count, device=positions.device)
             self.hidden_of_newest = self._states().view(width, count, -1)[ends]
         return logits
 
@@ -69,8 +70,8 @@ class DraftingDecoder(LeanDecoder):
             new = self.hidden_of_newest[prompts].expand(self.width, -1, -1)
             self.hidden = torch.cat([self.hidden, new], dim=1) if self.count > len(prompts) else new
 
-    def decode(self, tokens: Tensor, places: Sequence[int], *, most: int) -> Tensor:
-        logits = super().decode(tokens, places, most=most)
+    def decode(self, tokens: Tensor, positions: Sequence[int], *, max_tokens: int) -> Tensor:
+        logits = super().decode(tokens, positions, max_tokens=max_tokens)
         if self.mtp is not None:
             self.hidden = self._states().view(self.width, self.count, -1)
         return logits
@@ -80,11 +81,13 @@ class DraftingDecoder(LeanDecoder):
         if self.mtp is not None:
             self.hidden = self.hidden[:, rows]
 
-    def draft(self, tokens: Tensor, places: Sequence[int], newest: Tensor, *, most: int) -> Tensor:
-        """flight.Drafter.draft."""
+    def draft(self, tokens: Tensor, positions: Sequence[int], newest: Tensor, *, max_tokens: int) -> Tensor:
+        """batch_scheduler.Drafter.draft."""
         logits = None
         if self.mtp is not None:
-            position = Position.of_tokens(places, width=self.width, most=most, device=tokens.device)
+            position = Position.of_tokens(
+                positions, width=self.width, max_tokens=max_tokens, device=tokens.device
+            )
             cache = self.caches[-1][: self.count]
             states = self.mtp(self.hidden.flatten(0, 1), tokens.t().flatten(), cache, position)
             rows = torch.arange(self.count, device=tokens.device)
@@ -98,7 +101,7 @@ class DraftingDecoder(LeanDecoder):
 
 
 class MtpLayer:
-    """The first MTP depth: both inputs normalised, joined and projected, then one layer of the model's."""
+    """The first MTP depth: both inputs are normalised, concatenated and projected, then pass one layer."""
 
     def __init__(self, model: GPTModel, length: int, precision: RolloutPrecision | None) -> None:
         module: Any = model.mtp.layers[0]
@@ -110,7 +113,7 @@ class MtpLayer:
         self.real_rows: int = model.real_rows  # type: ignore[assignment]
 
     def __call__(self, hidden: Tensor, tokens: Tensor, cache: Tensor, position: Position) -> Tensor:
-        """hidden [W * B, h] at some places, tokens [W * B] at those behind -> [W * B, h] for the head."""
+        """hidden: [W * B, h]; tokens: [W * B], one position later. Returns [W * B, h] for the lm_head."""
         joined = torch.cat([self.token_norm(self.embedding(tokens)), self.state_norm(hidden)], dim=-1)
         stream = whole(F.linear(joined, self.project), hidden.shape[-1])
         return self.final_norm(self.layer(stream, cache, position))
