@@ -46,7 +46,9 @@ def _rows(layers: int, layout: Any) -> Iterator[dict[str, Any]]:
         yield {
             "layers": layers,
             "rows": rows,
-            "accepted": round(sum(o.accepted for o in outputs) / sum(o.drafted for o in outputs), 3),
+            "accepted": round(
+                sum(o.trace.accepted for o in outputs) / sum(o.trace.drafted for o in outputs), 3
+            ),
             "most that any scheme could accept": round(sum(shares) / len(shares), 3),
             "tokens/CPU s": found["drafts"]["tokens_per_cpu_s"],
             "without, tokens/CPU s": found["none"]["tokens_per_cpu_s"],

@@ -44,10 +44,7 @@ def completion_of(
         text=context.tokenizer.decode(output.token_ids),
         finished=ended(output.token_ids, context.tokenizer),
         policy_version=version,
-        routes=output.routes,
-        nucleus=output.nucleus,
-        drafted=output.drafted,
-        accepted=output.accepted,
+        trace=output.trace,
     )
 
 
@@ -58,8 +55,11 @@ def ended(token_ids: Sequence[int], tokenizer: Tokenizer) -> bool:
 
 def draft_counts(completions: Iterable[Completion]) -> dict[str, float]:
     """What speculation drafted for them and how much of it was right, to be added up over replicas."""
-    counts = [(completion.drafted, completion.accepted) for completion in completions]
-    return {"drafted": float(sum(d for d, _ in counts)), "accepted": float(sum(a for _, a in counts))}
+    traces = [completion.trace for completion in completions]
+    return {
+        "drafted": float(sum(trace.drafted for trace in traces)),
+        "accepted": float(sum(trace.accepted for trace in traces)),
+    }
 
 
 def accepted_share(total: Mapping[str, float], *, name: str = "rollout/accepted") -> dict[str, float]:

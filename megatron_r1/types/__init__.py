@@ -14,6 +14,7 @@ from megatron_r1.types.rollout import (
     Prompt,
     Sampled,
     Sampling,
+    SamplingTrace,
     Score,
     Scored,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "Replicas",
     "Sampled",
     "Sampling",
+    "SamplingTrace",
     "Score",
     "ScoreLoss",
     "Scored",

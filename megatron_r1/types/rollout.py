@@ -81,15 +81,30 @@ class Nucleus:
 
 
 @dataclass(frozen=True, slots=True)
+class SamplingTrace:
+    """What sampling leaves behind beside tokens and log-probs.
+
+    routes: [prompt + completion tokens - 1, moe_layers, top_k], the experts of each input token; None: not
+    asked for (Sampling.keep_routes).
+    nucleus: of the completion's tokens; None: not asked for (Sampling.keep_nucleus).
+    drafted, accepted: tokens that were guessed by speculation, and those of them that were right.
+    versions: of the weights that drew each token, where several steps did; None: one step drew all.
+    """
+
+    routes: Tensor | None = None
+    nucleus: Nucleus | None = None
+    drafted: int = 0
+    accepted: int = 0
+    versions: list[int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Sampled:
     """What a policy generates for one prompt; the fields are those of Completion."""
 
     token_ids: list[int]
     logprobs: list[float]
-    routes: Tensor | None = None
-    nucleus: Nucleus | None = None
-    drafted: int = 0
-    accepted: int = 0
+    trace: SamplingTrace = SamplingTrace()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +124,7 @@ class Begun:
 class Completion:
     """One sampled answer. token_ids end with EOS unless the answer was cut (finished is False).
 
-    policy_version: of the weights that drew its first token. versions: of those that drew each token, where
-    it was drawn over several steps; None: all as the first.
+    policy_version: of the weights that drew its first token.
     """
 
     prompt: Prompt
@@ -120,11 +134,7 @@ class Completion:
     text: str  # decoded token_ids, tags kept, EOS removed
     finished: bool
     policy_version: int
-    routes: Tensor | None = None  # [len(prompt_ids) + len(token_ids) - 1, moe_layers, top_k] expert indices
-    nucleus: Nucleus | None = None  # of token_ids
-    drafted: int = 0  # tokens that were guessed by speculation, and those of them that were right
-    accepted: int = 0
-    versions: list[int] | None = None
+    trace: SamplingTrace = SamplingTrace()
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,7 +143,7 @@ class BatchScheduler:
         self.drafts = torch.zeros(0, device=device())  # [B, F - 1] that were fed
         # of each step the log-probs [B * F] and (index into them, completion) of the tokens that count
         self.logprobs: list[tuple[list[tuple[int, int]], Tensor]] = []
-        self.drafted, self.accepted = [o.drafted for o in before], [o.accepted for o in before]
+        self.drafted, self.accepted = [o.trace.drafted for o in before], [o.trace.accepted for o in before]
         length = max(map(len, prompts), default=1) + sampling.max_new_tokens
         self.decoder = decoder(chunks, rows=self.num_slots, length=length)
         count = self.dummy + 1
@@ -162,7 +162,7 @@ class BatchScheduler:
             running, entering, largest = self.exchange.maximum(
                 self._is_running(), self._can_enter(), len(self.batch)
             )
-        return self._with_kept()
+        return self._with_traces()
 
     def _goes_on(self, busy: bool) -> bool:
         """All ranks take the same number of steps: until no required completion runs on any of them."""
@@ -357,21 +357,22 @@ class BatchScheduler:
                 self.results[completion].logprobs.append(values[first + index])
             first += len(found)
 
-    def _with_kept(self) -> list[Sampled]:
+    def _with_traces(self) -> list[Sampled]:
         """The results with what training needs to follow this rollout, if it was asked for."""
         self._read_logprobs()
         results = self.results
+        traces = [result.trace for result in results]
         if self.decoder.width > 1:
-            counts = zip(results, self.drafted, self.accepted, strict=False)
-            results = [replace(r, drafted=drafted, accepted=accepted) for r, drafted, accepted in counts]
+            counts = zip(traces, self.drafted, self.accepted, strict=False)
+            traces = [replace(t, drafted=drafted, accepted=accepted) for t, drafted, accepted in counts]
         if self.routes is not None:
             fed = [len(p) + len(r.token_ids) - 1 for p, r in zip(self.prompts, results, strict=True)]
             kept = self.routes.of_rows(fed)  # collective, of a rank without prompts too
-            results = [replace(r, routes=found) for r, found in zip(results, kept, strict=True)]
+            traces = [replace(t, routes=found) for t, found in zip(traces, kept, strict=True)]
         if self.nuclei is not None:
             kept = self.nuclei.of_rows([len(r.token_ids) for r in results])
-            results = [replace(r, nucleus=found) for r, found in zip(results, kept, strict=True)]
-        return results
+            traces = [replace(t, nucleus=found) for t, found in zip(traces, kept, strict=True)]
+        return [replace(r, trace=trace) for r, trace in zip(results, traces, strict=True)]
 
 
 def _on_device(values: list) -> Tensor:

@@ -36,7 +36,7 @@ from torch import Tensor
 from megatron_r1.backend.model.top_p_mask import NucleusRecorder
 from megatron_r1.backend.parallel.process_groups import device
 from megatron_r1.backend.rollout.sampling import next_tokens, uniforms
-from megatron_r1.types import Sampled, Sampling
+from megatron_r1.types import Sampled, Sampling, SamplingTrace
 
 PAGE_TOKENS = 32
 PAGE_TOKENS_FLASH = 256  # flash-attn's pages
@@ -194,7 +194,7 @@ class KeyedSampling(EngineSampling):
         if self.nuclei is not None:
             nuclei = self.nuclei.of_rows([len(tokens) for tokens in self.tokens])
         return [
-            Sampled(tokens, logprobs, nucleus=nucleus)
+            Sampled(tokens, logprobs, SamplingTrace(nucleus=nucleus))
             for tokens, logprobs, nucleus in zip(self.tokens, self.logprobs, nuclei, strict=False)
         ]
 

@@ -26,7 +26,7 @@ import numpy as np
 from megatron_r1.data.tokenizers.tokenizer import Tokenizer
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.sampling import completion_of, draw_key, ended
-from megatron_r1.types import Begun, Completion, Prompt, Replicas, Sampled, Sampling
+from megatron_r1.types import Begun, Completion, Prompt, Replicas, Sampled, Sampling, SamplingTrace
 
 if TYPE_CHECKING:
     from megatron_r1.run.config import RunConfig
@@ -94,9 +94,12 @@ class Ahead:
 
     def _completions(self, one: Asked) -> list[Completion]:
         return [
-            replace(
-                completion_of(self.context, one.prompt, one.prompt_ids, output, version=versions[0]),
-                versions=versions,
+            completion_of(
+                self.context,
+                one.prompt,
+                one.prompt_ids,
+                replace(output, trace=replace(output.trace, versions=versions)),
+                version=versions[0],
             )
             for output, versions in zip(one.outputs, one.versions, strict=True)
         ]
@@ -161,15 +164,15 @@ def _packed(output: Sampled, versions: Sequence[int]) -> dict[str, Any]:
         "tokens": _text(output.token_ids, "<i4"),
         "logprobs": _text(output.logprobs, "<f4"),
         "versions": _text(versions, "<i4"),
-        "drafted": output.drafted,
-        "accepted": output.accepted,
+        "drafted": output.trace.drafted,
+        "accepted": output.trace.accepted,
     }
 
 
 def _unpacked(packed: Mapping[str, Any]) -> tuple[Sampled, list[int]]:
     tokens, logprobs = _values(packed["tokens"], "<i4"), _values(packed["logprobs"], "<f4")
-    output = Sampled(tokens, logprobs, drafted=packed["drafted"], accepted=packed["accepted"])
-    return output, _values(packed["versions"], "<i4")
+    trace = SamplingTrace(drafted=packed["drafted"], accepted=packed["accepted"])
+    return Sampled(tokens, logprobs, trace), _values(packed["versions"], "<i4")
 
 
 def _text(values: Sequence[float], kind: str) -> str:

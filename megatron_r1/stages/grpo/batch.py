@@ -76,12 +76,13 @@ def idle_sequence(eos_id: int, *, loss_inputs: Sequence[LossInput]) -> TrainSequ
 def _sequence(completion: Completion, advantage: float, version: int) -> TrainSequence:
     given, tokens = len(completion.prompt_ids), completion.token_ids
     weights = torch.cat([torch.zeros(given), torch.ones(len(tokens))])
-    nucleus = completion.nucleus
+    trace = completion.trace
+    nucleus = trace.nucleus
     if nucleus is not None:  # the prompt was not drawn
         nucleus = Nucleus(nucleus.ids, torch.cat([nucleus.offsets.new_zeros(given), nucleus.offsets]))
     fresh = None
-    if completion.versions is not None:
-        drawn_now = torch.tensor([float(one == version) for one in completion.versions])
+    if trace.versions is not None:
+        drawn_now = torch.tensor([float(one == version) for one in trace.versions])
         fresh = torch.cat([torch.zeros(given), drawn_now])
     return TrainSequence(
         token_ids=torch.tensor(completion.prompt_ids + tokens),
@@ -91,6 +92,6 @@ def _sequence(completion: Completion, advantage: float, version: int) -> TrainSe
             rollout_logprobs=torch.cat([torch.zeros(given), torch.tensor(completion.rollout_logprobs)]),
             fresh=fresh,
         ),
-        routes=completion.routes,
+        routes=trace.routes,
         nucleus=nucleus,
     )

@@ -63,7 +63,7 @@ def rollout_metrics(rollout: Rollout, replicas: Replicas, *, group_size: int) ->
 
 def _staleness(rollout: Rollout, replicas: Replicas) -> dict[str, float]:
     """How old the tokens are, in updates; nothing where the rollout is not ahead of training. Collective."""
-    kept = [s.completion.versions for s in rollout.scored]
+    kept = [s.completion.trace.versions for s in rollout.scored]
     ages = [rollout.version - one for versions in kept if versions is not None for one in versions]
     sums = {"tokens": len(ages), "updates": sum(ages), "carried": sum(age > 0 for age in ages)}
     total = replicas.sum({name: float(value) for name, value in sums.items()})

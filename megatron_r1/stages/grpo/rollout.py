@@ -69,7 +69,7 @@ class Asker:
     def score(self, completions: list[Completion]) -> list[Scored]:
         """Of the rollout before; collective."""
         # every rank of the replica has the routes and nuclei already: they needn't travel with the scores
-        plain = [replace(c, routes=None, nucleus=None) for c in completions]
+        plain = [replace(c, trace=replace(c.trace, routes=None, nucleus=None)) for c in completions]
         scored = self.phase.score(plain, self.replicas, self.beside)
         return [replace(s, completion=c) for s, c in zip(scored, completions, strict=True)]
 

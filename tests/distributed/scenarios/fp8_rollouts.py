@@ -110,7 +110,7 @@ def drafted(layout: Layout, shared: Path) -> dict[str, Any]:
     return {
         "plain": [o.token_ids for o in plain],
         "drafted": [o.token_ids for o in with_drafts],
-        "accepted": sum(o.accepted for o in with_drafts),
+        "accepted": sum(o.trace.accepted for o in with_drafts),
         "gap": max(
             abs(a - b)
             for one, other in zip(plain, with_drafts, strict=True)

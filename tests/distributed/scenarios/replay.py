@@ -56,16 +56,16 @@ def drift(layout: Layout, shared: Path, *, temperature: float = 1.0, top_p: floa
 
 
 def _routes_of(output: Sampled) -> Any:
-    return None if output.routes is None else output.routes.sort(-1).values.tolist()
+    return None if output.trace.routes is None else output.trace.routes.sort(-1).values.tolist()
 
 
 def sequence_of(prompt: Sequence[int], output: Sampled) -> TrainSequence:
-    nucleus, given = output.nucleus, len(prompt)
+    nucleus, given = output.trace.nucleus, len(prompt)
     if nucleus is not None:
         nucleus = Nucleus(nucleus.ids, torch.cat([nucleus.offsets.new_zeros(given), nucleus.offsets]))
     tokens = torch.tensor([*prompt, *output.token_ids])
     weights = torch.cat([torch.zeros(given), torch.ones(len(output.token_ids))])
-    return TrainSequence(tokens, weights, routes=output.routes, nucleus=nucleus)
+    return TrainSequence(tokens, weights, routes=output.trace.routes, nucleus=nucleus)
 
 
 def _gap(

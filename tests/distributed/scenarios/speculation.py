@@ -61,10 +61,13 @@ def _compared(policy: MegatronPolicy, prompts: list[list[int]], sampling: Sampli
         "drafted": [o.token_ids for o in drafted],
         "few": [o.token_ids for o in few],
         "logprob_gap": max(gaps),
-        "same_kept": all(_same(p.nucleus, d.nucleus) and _same(p.routes, d.routes) for p, d in pairs),
-        "drafts": [o.drafted for o in drafted],
-        "accepted": [o.accepted for o in drafted],
-        "accepted_few": [o.accepted for o in few],
+        "same_kept": all(
+            _same(p.trace.nucleus, d.trace.nucleus) and _same(p.trace.routes, d.trace.routes)
+            for p, d in pairs
+        ),
+        "drafts": [o.trace.drafted for o in drafted],
+        "accepted": [o.trace.accepted for o in drafted],
+        "accepted_few": [o.trace.accepted for o in few],
     }
 
 
@@ -106,7 +109,7 @@ def by_hand(layout: Layout, shared: Path) -> dict[str, float]:
         joined = torch.cat([depth.enorm(embedded), depth.hnorm(hidden)], dim=-1)
         expected = mtp_states(depth, joined @ depth.eh_proj.weight.T) @ chunk.output_layer.weight.T
     gaps = [(got.log_softmax(-1) - expected[at].log_softmax(-1)).abs().max() for at, got in Recording.found]
-    return {"drafts": len(gaps), "gap": float(max(gaps)), "accepted": output.accepted}
+    return {"drafts": len(gaps), "gap": float(max(gaps)), "accepted": output.trace.accepted}
 
 
 def refused(layout: Layout, shared: Path) -> list[str]:
@@ -144,7 +147,8 @@ def counts(layout: Layout, shared: Path) -> dict[str, Any]:
     return {
         "drawn": [drawn[ids] for ids in possible],
         "expected": expected,
-        "accepted": sum(output.accepted for output in outputs) / sum(output.drafted for output in outputs),
+        "accepted": sum(output.trace.accepted for output in outputs)
+        / sum(output.trace.drafted for output in outputs),
         "drafted": _drafted(policy),
     }
 

@@ -59,7 +59,7 @@ def test_each_rollout_takes_an_output_its_share_of_the_longest_further(stage, co
     policy, journal = FakePolicy(texts(16)), FakeJournal()
     policy.pace = 99
     stage(steps_ahead=2, max_new_tokens={"steps": {0: 6}}).run(context(policy, journal))
-    found = [[s.completion.versions for s in scored] for _, scored in journal.sampled]
+    found = [[s.completion.trace.versions for s in scored] for _, scored in journal.sampled]
     # three rollouts end at 2, 4 and 6 tokens; all texts are longer, and cut
     expected = ([0] * 6, [0, 0, 0, 0, 1, 1], [0, 0, 1, 1, 2, 2], [1, 1, 2, 2, 3, 3])
     assert found == [[versions] * 4 for versions in expected]
@@ -85,7 +85,7 @@ def test_every_token_keeps_its_version_and_the_log_prob_of_then(stage, context, 
         for completion in (s.completion for s in scored):
             rest = len(completion.token_ids) - PACE
             versions = [step] * (rest + PACE) if step == 0 else [step - 1] * PACE + [step] * rest
-            assert completion.versions == versions
+            assert completion.trace.versions == versions
             assert completion.policy_version == versions[0]
             assert completion.rollout_logprobs == pytest.approx([-1 + 0.1 * v for v in versions])
 
@@ -113,7 +113,7 @@ def test_a_resumed_stage_goes_on_with_the_outputs_that_had_begun(stage, context,
     for i, (_, scored) in enumerate(journal.sampled[2:]):
         found = [s.completion for part in parts for s in part.sampled[i][1]]
         assert [c.token_ids for c in found] == [s.completion.token_ids for s in scored]
-        assert [c.versions for c in found] == [s.completion.versions for s in scored]
+        assert [c.trace.versions for c in found] == [s.completion.trace.versions for s in scored]
         for completion, one in zip(found, scored, strict=True):
             assert completion.rollout_logprobs == pytest.approx(one.completion.rollout_logprobs, abs=1e-6)
 
