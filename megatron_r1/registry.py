@@ -1,4 +1,4 @@
-"""Finds what can be added by one file: stage kinds, rewards, families, sources, trackers, metrics, templates.
+"""Finds what one file adds: stage kinds, rewards, losses, families, sources, trackers, metrics, templates.
 
 A module of the folder that defines the folder's constant (STAGE = MyConfigClass) is an entry; without it, it
 is a plain helper. No list to edit. Folders are scanned, and their modules imported, when first asked for.
@@ -21,12 +21,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, Field, create_model
+from pydantic import BaseModel, Discriminator, Field, Tag, create_model
 
 from megatron_r1.errors import ConfigError
 from megatron_r1.section import Section
 
-CONSTANTS = ("STAGE", "REWARD", "FAMILY", "SOURCE", "TRACKER", "METRIC", "TEMPLATE")
+CONSTANTS = ("STAGE", "REWARD", "LOSS", "FAMILY", "SOURCE", "TRACKER", "METRIC", "TEMPLATE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def plug_in(path: Path) -> None:
         if (known.path, known.digest) != (path.resolve(), digest):
             raise ConfigError(f"{path}: another plug-in of this name is in use, {known.path}; rename one")
         return
-    settled = (stages, rewards, families, sources, trackers, metrics, templates)
+    settled = (stages, rewards, losses, families, sources, trackers, metrics, templates)
     if any(entries.cache_info().currsize for entries in settled):
         raise ConfigError(
             f"{path}: comes too late, what can be configured is settled; in `plugins`, name files with stages"
@@ -184,6 +184,12 @@ def sources() -> Mapping[str, Entry]:
 
 
 @cache
+def losses() -> Mapping[str, Entry]:
+    """Losses of RL, by `kind`."""
+    return scan("megatron_r1.rl", constant="LOSS", discriminator="kind")
+
+
+@cache
 def trackers() -> Mapping[str, Entry]:
     """What metrics are written to besides metrics.jsonl, by the name of their file."""
     return scan("megatron_r1.tracking", constant="TRACKER", discriminator=None)
@@ -241,13 +247,26 @@ def _tag(config: type[Section], discriminator: str, *, where: str | None) -> str
     return values[0]
 
 
-def union(entries: Mapping[str, Entry], discriminator: str) -> Any:
-    """The type of a field that takes any of the entries, told apart by the discriminator."""
+def union(entries: Mapping[str, Entry], discriminator: str, *, default: str | None = None) -> Any:
+    """The type of a field that takes any of the entries, told apart by the discriminator.
+
+    default: the entry that is meant where the discriminator is left out; None: it must be there.
+    """
     configs = [entry.config for entry in entries.values()]
     assert configs, f"no entry with a {discriminator}"
     if len(configs) == 1:
         return configs[0]
-    return Annotated[reduce(or_, configs), Field(discriminator=discriminator)]
+    if default is None:
+        return Annotated[reduce(or_, configs), Field(discriminator=discriminator)]
+
+    def tag(value: Any) -> Any:
+        if isinstance(value, BaseModel):
+            return getattr(value, discriminator, default)
+        return value.get(discriminator, default) if isinstance(value, dict) else default
+
+    tag.__name__ = discriminator  # which errors name
+    tagged = [Annotated[entry.config, Tag(name)] for name, entry in entries.items()]
+    return Annotated[reduce(or_, tagged), Discriminator(tag)]
 
 
 def by_name(entries: Mapping[str, Entry], title: str) -> type[Section]:

@@ -78,6 +78,19 @@ def test_a_union_takes_each_entry_by_its_name(package):
         adapter.validate_python({"kind": "gamma"})
 
 
+def test_the_default_of_a_union_is_meant_where_no_name_is_given(package):
+    texts = {name: TOY.format(name=name.upper(), kind=kind) for name, kind in (("a", "alpha"), ("b", "beta"))}
+    texts["a"] = texts["a"].replace('["alpha"]', '["alpha"] = "alpha"')
+    entries = registry.scan(package(**texts), constant="STAGE", discriminator="kind")
+    adapter = TypeAdapter(registry.union(entries, "kind", default="alpha"))
+    for given, kind in (({"weight": 2.0}, "alpha"), ({"kind": "alpha"}, "alpha"), ({"kind": "beta"}, "beta")):
+        assert type(adapter.validate_python(given)) is entries[kind].config
+    assert type(adapter.validate_python(entries["beta"].config(kind="beta"))) is entries["beta"].config
+    for wrong in ({"kind": "gamma"}, {"kind": ["alpha"]}, 3):
+        with pytest.raises(ValidationError):
+            adapter.validate_python(wrong)
+
+
 def test_by_name_has_one_optional_key_an_entry(package):
     name = package(a=TOY.format(name="A", kind="x"), b=TOY.format(name="B", kind="x"))
     rewards = registry.by_name(registry.scan(name, constant="STAGE", discriminator=None), "Rewards")
@@ -93,6 +106,7 @@ def test_the_package_s_own_folders_are_found():
     assert {"arithmetic", "gym", "jsonl"} <= registry.sources().keys()
     assert {"accuracy", "format", "language"} <= registry.rewards().keys()
     assert "pretrain" in registry.stages()
+    assert list(registry.losses()) == ["grpo"]
     assert registry.sources()["jsonl"].config.model_fields["source"].annotation == Literal["jsonl"]
     for entries in (registry.stages(), registry.rewards(), registry.families(), registry.sources()):
         assert all(issubclass(entry.config, Section) for entry in entries.values())
@@ -102,7 +116,7 @@ def test_the_package_s_own_folders_are_found():
 def nothing_is_settled(monkeypatch):
     """As in a process that has read no configuration yet."""
     monkeypatch.setattr(registry, "_plug_ins", {})
-    for name in ("stages", "rewards", "families", "sources", "trackers", "metrics", "templates"):
+    for name in ("stages", "rewards", "losses", "families", "sources", "trackers", "metrics", "templates"):
         monkeypatch.setattr(registry, name, cache(lambda: {}))
 
 

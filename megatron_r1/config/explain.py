@@ -71,7 +71,7 @@ def explain(error: ValidationError, schema: type[BaseModel], tree: Tree) -> list
             message = _message(problem, schema, tree)
         path = problem.place.path
         if problem.kind.startswith("union_tag"):
-            path = (*path, problem.details.get("ctx", {})["discriminator"].strip("'"))
+            path = (*path, problem.details.get("ctx", {})["discriminator"].strip("'()"))
         findings.append(Finding(position_of(tree, path), path, message))
     missing = {problem.place.path for problem in problems if problem.kind == "missing"}
     return [finding for finding in findings if finding.path not in suggested & missing]
@@ -147,10 +147,10 @@ def _message(problem: _Problem, schema: type[BaseModel], tree: Tree) -> str:
     if kind == "missing":
         return f"missing{_description(problem, schema)}"
     if kind == "union_tag_not_found":
-        tag = context["discriminator"].strip("'")
+        tag = context["discriminator"].strip("'()")
         return f"missing; one of {', '.join(_tag_values(problem, tag))}"
     if kind == "union_tag_invalid":
-        tag = context["discriminator"].strip("'")
+        tag = context["discriminator"].strip("'()")
         names = _tag_values(problem, tag)
         return (
             f"no such {tag}: {shown(value[tag])}{_meant_word(value[tag], names)}; one of {', '.join(names)}"

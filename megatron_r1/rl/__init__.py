@@ -20,12 +20,14 @@ A published algorithm is a row of options (GrpoLoss unless another module is nam
 
 from megatron_r1.rl.advantage import advantage_of_parts, group_advantage, has_signal
 from megatron_r1.rl.aggregation import token_weights
+from megatron_r1.rl.base import LossConfig
 from megatron_r1.rl.distillation import reverse_kl_loss
 from megatron_r1.rl.losses import GrpoLoss, grpo_loss
 from megatron_r1.rl.preference import pair_loss, point_loss
 
 __all__ = [
     "GrpoLoss",
+    "LossConfig",
     "advantage_of_parts",
     "group_advantage",
     "grpo_loss",

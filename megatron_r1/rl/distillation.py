@@ -11,7 +11,7 @@ the student's samples only). Taken so, it needs no teacher's logits and holds in
 import torch
 from torch import Tensor
 
-from megatron_r1.rl.losses import k3, sum_and_count
+from megatron_r1.rl.base import k3, sum_and_count
 from megatron_r1.types import PackedBatch
 
 
@@ -21,7 +21,7 @@ def reverse_kl_loss(
     """[T] before the weights: its value is the KL estimate g, its gradient g times that of logprobs.
 
     Reads teacher_logprobs and rollout_logprobs. Metrics, means over response tokens, as in
-    losses.py: kl (k3 of g), kl_k1 (g itself), entropy, drift.
+    base.py: kl (k3 of g), kl_k1 (g itself), entropy, drift.
     """
     response, inputs = batch.weights > 0, batch.loss_inputs
     own = logprobs.detach()

@@ -2,9 +2,8 @@
 
     loss = -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A) + kl_coef KL     (DeepSeekMath, eq. 3)
 
-r is the ratio of the policy to the policy that the batch was scored with. The function sees single
-tokens; the mean over tokens and outputs lies in batch.weights (aggregation.py). Response tokens are those
-of weight > 0; all others get a loss of exactly 0 and stay out of every metric.
+r is the ratio of the policy to the policy that the batch was scored with. What holds for every loss of RL,
+its metrics too, is in base.py.
 
 It reads of batch.loss_inputs:
     advantages
@@ -14,10 +13,8 @@ It reads of batch.loss_inputs:
     rollout_logprobs  needed by rollout_correction, else only measured
     fresh             which tokens count in the drift
 
-Metrics, each a mean over response tokens:
-    kl                k3 of policy to reference (>= 0), whatever `kl` is in the loss
-    kl_k1             logprobs - ref_logprobs: unbiased, noisy, can be negative
-    ratio             r, before any clipping; 1 in the first update of a rollout
+Metrics besides:
+    ratio             r, before any clipping: of the token or of its sequence
     clip_low          share whose gradient clipping removed below: r < 1 - clip_low and A < 0
     clip_high         share whose gradient clipping removed above: A > 0 and r > 1 + clip_high, or > delta
                       where that is lower
@@ -26,33 +23,30 @@ Metrics, each a mean over response tokens:
     clipped           share that any of these bounds acts on: their sum, no token has two
                       (sapo and vespo clip nothing and have none of the four)
     soft_weight       vespo's weight of the token's output
-    entropy           of the policy's distribution, as the caller measured it
-    drift             |old_logprobs - rollout_logprobs|: trainer against sampler with equal weights, so of
-                      fresh tokens only;
-                      the reported rollout/drift is exp of this mean (1: none; 1.05 is a usual limit)
     correction        the weight that rollout_correction gives
     off_policy        share dropped by off_policy_threshold
-A maximum is not among them: metrics are added up over packs and ranks.
 """
 
 # T packed tokens
 
 import math
-from functools import partial
 from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from megatron_r1.rl.base import LossConfig, k3, masked_difference, old_logprobs
 from megatron_r1.rl.sequences import sequence_mean, sequence_sum
 from megatron_r1.rl.soft import Sapo, Vespo, sapo_loss, vespo_weight
-from megatron_r1.section import Section
-from megatron_r1.types import LossFunction, PackedBatch
+from megatron_r1.types import PackedBatch
 
 
-class GrpoLoss(Section):
+class GrpoLoss(LossConfig):
     """The policy loss of GRPO and of its descendants."""
+
+    kind: Literal["grpo"] = "grpo"
+    """GRPO and its descendants; the LOSS of a plug-in has a name of its own."""
 
     ratio: Literal["token", "sequence"] = "token"
     """Importance ratio of a token: its own (DeepSeekMath, 2402.03300), or its sequence's geometric mean
@@ -154,24 +148,30 @@ class GrpoLoss(Section):
         """The batch must have rollout_logprobs."""
         return self.rollout_correction != "none"
 
-    def function(self) -> LossFunction:
-        """The loss with these options, for Policy.train_step."""
-        return partial(grpo_loss, options=self)
+    def per_token(self, logprobs: Tensor, batch: PackedBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The module's docstring has the loss and what it measures."""
+        return _grpo(logprobs, batch, options=self)
+
+
+LOSS = GrpoLoss
 
 
 def grpo_loss(
     logprobs: Tensor, entropy: Tensor | None, batch: PackedBatch, *, options: GrpoLoss
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss [T] before the weights, and metrics as (sum, count); the module's docstring has both.
+    """Loss [T] before the weights, and metrics as (sum, count): LossConfig.function of these options.
 
     The pack must hold whole sequences: with context parallelism, gather before, slice after.
     """
+    return options.function()(logprobs, entropy, batch)
+
+
+def _grpo(logprobs: Tensor, batch: PackedBatch, *, options: GrpoLoss) -> tuple[Tensor, dict[str, Tensor]]:
     inputs = batch.loss_inputs
     response = batch.weights > 0  # [T]
     values: dict[str, Tensor] = {}
-    advantage = inputs.required("advantages")
-    old = logprobs.detach() if inputs.old_logprobs is None else inputs.old_logprobs
-    token_log_ratio = _difference(logprobs, old, response)
+    advantage, old = inputs.required("advantages"), old_logprobs(logprobs, batch)
+    token_log_ratio = masked_difference(logprobs, old, response)
     log_ratio = token_log_ratio
     if options.ratio == "sequence":
         # the value of the sequence's mean, the gradient of the token
@@ -181,7 +181,7 @@ def grpo_loss(
     values |= {"ratio": ratio, **clip_shares(ratio, advantage, options=options)}
     correction = None
     if options.rollout_correction != "none":
-        log_weight = _difference(old, inputs.required("rollout_logprobs"), response)
+        log_weight = masked_difference(old, inputs.required("rollout_logprobs"), response)
         if options.rollout_level == "sequence":
             log_weight = sequence_sum(log_weight, response, batch.cu_seqlens)
         correction = values["correction"] = rollout_weight(log_weight, options=options)
@@ -198,28 +198,17 @@ def grpo_loss(
     else:
         loss = policy_loss(ratio, logprobs, advantage, options=options)
         loss = loss if correction is None else loss * correction
-
-    sums: dict[str, Tensor] = {}
-    if inputs.rollout_logprobs is not None:
-        fresh = response if inputs.fresh is None else response & (inputs.fresh > 0)
-        sums["drift"] = sum_and_count((old - inputs.rollout_logprobs).abs(), fresh)
     if options.off_policy_threshold is not None:
         sampler = old if inputs.rollout_logprobs is None else inputs.rollout_logprobs
-        divergence = sequence_mean(
-            _difference(sampler, logprobs.detach(), response), response, batch.cu_seqlens
-        )
+        log_gap = masked_difference(sampler, logprobs.detach(), response)
+        divergence = sequence_mean(log_gap, response, batch.cu_seqlens)
         dropped = (advantage < 0) & (divergence > options.off_policy_threshold)
         loss = torch.where(dropped, 0.0, loss)
         values["off_policy"] = dropped
-    if options.needs_reference or inputs.ref_logprobs is not None:
-        log_gap = _difference(logprobs, inputs.required("ref_logprobs"), response)
-        values |= {"kl": k3(log_gap), "kl_k1": log_gap}
-        if options.kl != "none":
-            loss = loss + options.kl_coef * kl_estimate(log_gap, token_log_ratio, kind=options.kl)
-    if entropy is not None:
-        values["entropy"] = entropy
-    sums |= {name: sum_and_count(value, response) for name, value in values.items()}
-    return torch.where(response, loss, 0.0), sums
+    if options.kl != "none":
+        log_gap = masked_difference(logprobs, inputs.required("ref_logprobs"), response)
+        loss = loss + options.kl_coef * kl_estimate(log_gap, token_log_ratio, kind=options.kl)
+    return loss, values
 
 
 def policy_loss(ratio: Tensor, logprobs: Tensor, advantage: Tensor, *, options: GrpoLoss) -> Tensor:
@@ -270,19 +259,3 @@ def kl_estimate(log_gap: Tensor, log_ratio: Tensor, *, kind: str) -> Tensor:
     if kind == "k2":
         return log_gap.square() / 2
     return k3(log_gap) * (log_ratio.exp() if kind == "k3_weighted" else 1.0)
-
-
-def k3(log_gap: Tensor) -> Tensor:
-    """[T] Schulman's estimator of KL: exp(-x) + x - 1, never negative. x: logprobs - ref_logprobs."""
-    return torch.exp(-log_gap) + log_gap - 1
-
-
-def _difference(left: Tensor, right: Tensor, mask: Tensor) -> Tensor:
-    # masked before any exp: an overflow outside the response would turn 0 * inf into nan
-    return torch.where(mask, left - right, 0.0)
-
-
-def sum_and_count(values: Tensor, mask: Tensor) -> Tensor:
-    """[2] of the masked values, without gradient: how a loss reports a mean."""
-    total = torch.where(mask, values.detach(), 0.0).sum()
-    return torch.stack([total, mask.sum().to(total.dtype)])

@@ -51,6 +51,16 @@ def test_a_reward_of_one_s_own_is_paid_and_hashed_into_what_it_decides(runs):
     assert artifact(stage)["config"]["plugins"] == {"own_reward.py": digest}
 
 
+def test_a_loss_of_one_s_own_trains_and_reports_what_every_loss_does(runs):
+    stage = runs / "own_loss" / "zero"
+    first, *_ = lines(stage / "metrics.jsonl")
+    assert {"train/ratio", "train/entropy", "rollout/drift"} <= first.keys()
+    assert first["train/grad_norm"] > 0
+    assert "train/kl" not in first, "it needs no reference, so none is kept"
+    assert artifact(stage)["config"]["stage"]["loss"] == {"kind": "own_loss", "cap": 0.5}
+    assert list(artifact(stage)["config"]["plugins"]) == ["own_loss.py"]
+
+
 def test_a_source_of_one_s_own_is_learnt_from_asked_and_held_out(runs):
     first, *_, last = [line["train/loss"] for line in lines(runs / "own_source" / "base" / "metrics.jsonl")]
     assert last < first

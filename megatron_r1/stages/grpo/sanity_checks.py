@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from megatron_r1.errors import GateError
-from megatron_r1.rl.losses import k3
+from megatron_r1.rl.base import k3
 from megatron_r1.section import Section
 from megatron_r1.stages.grpo.metrics import drift_of
 from megatron_r1.types import LossInput, Replicas, StepStats, TrainSequence

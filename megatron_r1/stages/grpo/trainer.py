@@ -7,10 +7,11 @@ to its group, update on shuffled mini-batches against the policy that sampled an
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from megatron_r1 import registry
 from megatron_r1.config.spelling import MOST_ITEMS, MOST_STEPS, SAMPLES_OR_GROUP_SIZE, Temperature
 from megatron_r1.rl.advantage import Normalise
 from megatron_r1.rl.aggregation import Aggregation, token_weights
@@ -39,6 +40,11 @@ from megatron_r1.stages.grpo.rollout import Asker
 from megatron_r1.stages.grpo.sanity_checks import Gates
 from megatron_r1.stages.training import TrainingStage
 from megatron_r1.types import LossInput, StepStats, TrainSequence
+
+if TYPE_CHECKING:
+    from megatron_r1.run.config import RunConfig
+
+Loss = registry.union(registry.losses(), "kind", default="grpo")
 
 
 class Grpo(TrainingStage):
@@ -81,8 +87,8 @@ class Grpo(TrainingStage):
     routing"). The reference keeps routes of its own."""
     max_new_tokens: Lengths = LengthSchedule()
     """The longest output: a number, or one by update. R1-Zero: {0: 32768, 8200: 65536}."""
-    loss: GrpoLoss = GrpoLoss()
-    """The policy loss."""
+    loss: Loss = GrpoLoss()  # type: ignore[valid-type]
+    """The policy loss: GRPO's by its options, or that of another `kind`, from a plug-in."""
     aggregation: Aggregation = "sequence_mean"
     """From tokens to the loss of an update. sequence_mean: DeepSeekMath; token_mean: DAPO; fixed_length:
     Dr. GRPO; sequence_sum: LUSPO."""
@@ -121,7 +127,7 @@ class Grpo(TrainingStage):
             raise ValueError(f"gates.metric={self.gates.metric} needs `evaluate`; add it or remove the gate")
         return self
 
-    def problems(self, run: Any) -> list[str]:
+    def problems(self, run: "RunConfig") -> list[str]:
         copies, found = run.layout.data, []
         if self.questions % copies:
             found.append(
@@ -159,13 +165,13 @@ class Grpo(TrainingStage):
             found.append(f"updates: {self.updates}, and a step has {outputs} outputs; lower it")
         return found
 
-    def warnings(self, run: Any) -> list[str]:
+    def warnings(self, run: "RunConfig") -> list[str]:
         """What the rewards of all phases lack here."""
         final = {} if self.final is None else chosen(self.final.rewards)
         configs = [*chosen(self.rewards).values(), *final.values()]
         return [text for config in configs if (text := config.missing()) is not None]
 
-    def batch_table(self, run: Any) -> list[tuple[str, str]]:
+    def batch_table(self, run: "RunConfig") -> list[tuple[str, str]]:
         copies = run.layout.data
         outputs = self.questions * self.group_size
         updates = self.updates * self.inner_epochs
@@ -178,7 +184,7 @@ class Grpo(TrainingStage):
             ("micro-batches", self._micro_batches(outputs // copies)),
         ]
 
-    def demand(self, run: Any) -> Demand:
+    def demand(self, run: "RunConfig") -> Demand:
         outputs, longest = self.questions * self.group_size, max(self.max_new_tokens.steps.values())
         return Demand(
             steps=self.steps,
