@@ -70,14 +70,14 @@ def main() -> None:
 
 
 def _peak(what: str, dtype: torch.dtype, max_logits: int | None) -> int:
-    from megatron_r1.backend.model.lm_head import OutputHead
+    from megatron_r1.backend.model.lm_head import LmHead
 
     backward = what.startswith("forward")
     with FakeTensorMode(), torch.set_grad_enabled(backward):
         layer = _output_layer(dtype)
         hidden = torch.empty(TOKENS, 1, HIDDEN, dtype=dtype, requires_grad=backward)
         labels = torch.zeros(TOKENS, dtype=torch.long)
-        head = OutputHead(layer, None, max_logits)
+        head = LmHead(layer, None, max_logits)
         with Live([layer.weight, hidden, labels]) as live:
             found = head(hidden, labels, entropy="entropy" in what)[0]
             if backward:

@@ -1,1 +1,1 @@
-"""What megatron-core needs to run here: stand-ins for torch.cuda, patches of the pinned version."""
+"""What megatron-core needs to run without CUDA: stubs for torch.cuda, and patches of the pinned version."""

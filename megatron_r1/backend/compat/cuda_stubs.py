@@ -1,8 +1,8 @@
-"""Stand-ins for torch.cuda on a machine without CUDA, so that megatron-core runs on the CPU and gloo.
+"""Stubs for torch.cuda on a machine without CUDA, so that megatron-core runs on the CPU with gloo.
 
-Megatron asks torch.cuda for the current device, streams, events and random state in many places, without
-a switch for the CPU. `install()` answers those calls; it must run before the first import of megatron and
-does nothing where CUDA is available. Each stand-in is here because megatron-core 0.19.2 fails without it.
+Megatron asks torch.cuda for the current device, streams, events and random state in many places, without a
+switch for the CPU. `install()` must run before the first import of megatron; with CUDA it does nothing. Each
+stub is here because megatron-core 0.19.2 fails without it.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ FACTORIES = (
 
 
 class NoStream:
-    """One queue of work, always done: the CPU runs in order."""
+    """A stream whose work is always done: the CPU runs in order."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
@@ -55,7 +55,7 @@ class NoStream:
 
 
 class NoEvent:
-    """A point in that queue, already passed."""
+    """An event that has already happened."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
@@ -74,17 +74,17 @@ class NoEvent:
 
 
 class DefaultGenerators:
-    """torch.cuda.default_generators[i]: the CPU's one generator."""
+    """torch.cuda.default_generators[i]: always the CPU's generator."""
 
     def __getitem__(self, index: int) -> torch.Generator:
         return torch.default_generator
 
 
 def install() -> None:
-    """Put the stand-ins in place; a no-op with CUDA, and the second time."""
+    """Install the stubs; a no-op with CUDA, and the second time."""
     if torch.cuda.is_available() or torch.cuda.Stream is NoStream:
         return
-    # megatron's jit_fuser goes through inductor otherwise: minutes of compilation, no gain at this size
+    # otherwise Megatron's jit_fuser compiles with inductor: minutes, without gain at this size
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     _stand_in_for_devices()
     _stand_in_for_streams()
@@ -93,7 +93,7 @@ def install() -> None:
 
 
 def _returning(value: Any) -> Callable[..., Any]:
-    """A new function each time: dynamo keeps its rules by function and refuses one under two names."""
+    """A new function each time: dynamo's rules are keyed by function, and it refuses one under two names."""
     return lambda *args, **kwargs: value
 
 
@@ -107,8 +107,9 @@ def _stand_in_for_devices() -> None:
         setattr(cuda, name, _returning(0))
     for name in ("range_push", "range_pop"):
         setattr(cuda.nvtx, name, _returning(None))
-    # `with torch.device("meta")` goes by a list of the factories, made when it is first needed: with the
-    # wrappers in it, transformers' from_pretrained leaves its RoPE buffers uninitialised, silently
+    # `with torch.device("meta")` caches a list of the factories at first use. If it held our wrappers,
+    # transformers' from_pretrained would silently leave its RoPE buffers uninitialised: fill the cache
+    # before.
     torch.utils._device._device_constructors()
     for name in FACTORIES:
         setattr(torch, name, _on_cpu(getattr(torch, name)))
@@ -141,7 +142,7 @@ def _stand_in_for_tensor_methods() -> None:
     tensor.record_stream = _returning(None)
     original_type = tensor.type
 
-    # megatron's optimizers sort parameters by the string "torch.cuda.FloatTensor"
+    # Megatron's optimizers group parameters by the string "torch.cuda.FloatTensor"
     def type_with_cuda_names(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         if args or kwargs:
             return original_type(self, *args, **kwargs)

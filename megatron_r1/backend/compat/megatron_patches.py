@@ -1,7 +1,7 @@
-"""Patches of megatron-core 0.19.2, each with the upstream line that it stands in for.
+"""Patches of megatron-core 0.19.2, each with the line that it replaces.
 
-Spec modules (backend/model/attention.py, backend/model/norms.py) are preferred; these are the places that no
-spec reaches. `apply()` runs once, when the first model is built.
+Layer specs (backend/model/attention.py, backend/model/norms.py) are preferred; these patches are for code
+that no spec can replace. `apply()` runs when the first model is built.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ def apply() -> None:
         token_dispatcher.maybe_move_tensor_to_cpu = _split_sizes_on_host
         mappings._gather_along_first_dim = _gather_uneven
         mappings._reduce_scatter_along_first_dim = _reduce_scatter_uneven
-        # communication_utils.py:31 asserts that what the engine sends through a pipeline is on a GPU
+        # communication_utils.py:31 asserts that tensors sent through a pipeline in inference are on a GPU
         communication_utils._is_cuda = lambda tensor: None
         if not hasattr(tp_random, "FP8GlobalStateManager"):
             _patch_selective_recompute()
@@ -54,8 +54,8 @@ def _roll_packed(
     return rolled, rolled.sum()
 
 
-# mla_qk_norm_config.py:148 wants a norm fused into linear_q_proj where the query has no latent. V2-Lite and
-# Moonlight have none there.
+# mla_qk_norm_config.py:148 requires a norm fused into linear_q_proj where the query has no latent. V2-Lite
+# and Moonlight have no such norm.
 _fused_linear_upstream = QKNormConfigResolver._mla_fused_linear_or_default
 
 
@@ -66,13 +66,13 @@ def _no_norm_before_a_full_query(self: QKNormConfigResolver, module_spec: Any, m
 
 
 # token_dispatcher.py: maybe_move_tensor_to_cpu leaves CPU tensors as they are, but gloo's all_to_all takes
-# plain numbers only; numpy serves both that and the splits under expert tensor parallelism.
+# only plain numbers; a numpy array works for it and for the splits under expert tensor parallelism.
 def _split_sizes_on_host(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
     return tensor.numpy() if as_numpy and isinstance(tensor, Tensor) else tensor
 
 
-# mappings.py:154 gathers and :197 reduces pieces of unequal sizes, as an expert's tokens are with expert and
-# expert_tensor above 1; gloo takes equal sizes only.
+# mappings.py:154 gathers and :197 reduces pieces of unequal sizes (an expert's tokens, if expert and
+# expert_tensor are above 1); gloo takes only equal sizes.
 _gather_upstream = mappings._gather_along_first_dim
 _reduce_scatter_upstream = mappings._reduce_scatter_along_first_dim
 
@@ -102,7 +102,7 @@ def _reduce_scatter_uneven(
 
 
 class _NoFP8:
-    """What selective recompute asks of Transformer Engine (tensor_parallel/random.py)."""
+    """The part of Transformer Engine that selective recompute uses (tensor_parallel/random.py)."""
 
     @staticmethod
     def is_fp8_enabled() -> bool:

@@ -1,7 +1,7 @@
-"""What Megatron and torch say of their own internals on every good start is left out; all else stays visible.
+"""Hides warnings about Megatron's and torch's internals that every good start prints; others stay visible.
 
-Nothing here is a matter that a user could act on; `megatron-r1 doctor` says which libraries are missing and
-what for. `-v` (or MEGATRON_R1_VERBOSE=1, which the ranks inherit) shows everything.
+A user can't act on any of them; `megatron-r1 doctor` says which libraries are missing and what for. `-v` (or
+MEGATRON_R1_VERBOSE=1, which the ranks inherit) shows everything.
 """
 
 import logging
@@ -11,16 +11,16 @@ import warnings
 from megatron_r1 import VERBOSE
 
 MESSAGES = (
-    # Megatron's own kernels and torch's serve without
+    # Megatron's own kernels and torch's are used instead
     r"(Transformer Engine and )?Apex (is|are) not installed",
-    # said while Megatron imports its own modules or makes its own defaults
+    # printed while Megatron imports its own modules or makes its own defaults
     "full scope is deprecated",
     "MimoModelConfig is experimental",
-    # one process reads a checkpoint of many on purpose
+    # one process reads a checkpoint of several ranks on purpose
     "torch.distributed is disabled, unavailable or uninitialized",
     "The argument order of load has been changed",
 )
-# each says one line a rank, at WARNING: "GPTModel is deprecated", "full_param_layout not provided", "no CUDA"
+# each logs one line a rank at WARNING: "GPTModel is deprecated", "full_param_layout not provided", "no CUDA"
 LOGGERS = (
     "megatron.core.models.gpt.gpt_model",
     "megatron.core.distributed.distributed_data_parallel",
@@ -29,12 +29,12 @@ LOGGERS = (
 
 
 def install() -> None:
-    """Before Megatron is imported, which warns while it is."""
+    """Call it before Megatron is imported: some warnings come with the import."""
     if os.environ.get(VERBOSE):
         return
     for message in MESSAGES:
         warnings.filterwarnings("ignore", message=message)
-    for category in (DeprecationWarning, FutureWarning):  # of what they call in themselves and in each other
+    for category in (DeprecationWarning, FutureWarning):  # about calls inside and between these libraries
         warnings.filterwarnings("ignore", category=category, module=r"megatron\.|torch\.")
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,1 +1,1 @@
-"""The model of a family in a layout, out of Megatron's modules and ours."""
+"""The model of a family in a layout, built from Megatron's modules and our own."""

@@ -1,9 +1,9 @@
 """Attention for the local spec: packed sequences, MLA, context parallelism and KV caches on torch's SDPA.
 
-The stock DotProductAttention of megatron-core 0.19.2 takes none of these. Packed sequences keep pads out of
-the experts and of every matrix product; only here, and only for the softmax, they are laid out in rows of
-similar length. Positions come from the pack, so that RoPE is one elementwise product instead of upstream's
-loop over the sequences (rope_utils.py, _apply_rotary_pos_emb_thd).
+The stock DotProductAttention of megatron-core 0.19.2 supports none of these. Packing keeps padding out of the
+experts and of every matrix product; only the softmax here runs on padded rows, in buckets of similar length.
+Positions come from the pack, so RoPE is one elementwise product instead of Megatron's loop over the sequences
+(rope_utils.py, _apply_rotary_pos_emb_thd).
 """
 
 # T tokens of a pack (of this context rank: T / cp), n heads, d query/key width, v value width
@@ -30,30 +30,31 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.multi_latent_attention import MLASelfAttention
 from torch import Tensor, nn
 
-# A row of a bucket is padded to its longest; a new bucket starts below this share of the longest.
+# The rows of a bucket are padded to its longest; a shorter sequence than this share of it starts a new
+# bucket.
 BUCKET_SHARE = 0.6
 BUCKET_MIN_TOKENS = 256  # below this a bucket costs more in dispatch than its padding
 
 
 @dataclass(frozen=True, slots=True)
 class Counting:
-    """Whose tokens a router counts. R: the tokens of this tensor and context rank."""
+    """The tokens that a router counts. R: the tokens of this tensor and context rank."""
 
-    owners: Tensor  # [R] the sequence of each
-    padding: Tensor | None  # [R] bool, those that only fill the pack; None: there are none
-    lengths: Tensor  # [N] float, of the whole sequences without their padding
+    owners: Tensor  # [R] the index of each token's sequence
+    padding: Tensor | None  # [R] bool; None: there is no padding
+    lengths: Tensor  # [N] float, of the whole sequences without padding
 
 
 @dataclass
 class Pack(PackedSeqParams):
-    """What attention knows of a pack. Built once a micro-batch by `describe_pack`.
+    """The layout of a pack for attention and routers. Built once a micro-batch by `describe_pack`.
 
-    positions: [T / cp] of this rank's tokens. max_position: of all. rows: (B, S) of each bucket;
-    row_tokens: [sum of B x S] the token in each place of all buckets, behind a sequence's end its first one
-    again (causal: nobody looks); places: [T] the place of each token. local: [T / cp] the tokens of this
-    context rank, and gathered: [T] each token's place in the ranks' concatenated shards (None without
-    context parallelism). routes: [tokens of this rank, moe_layers, top_k] experts to use (routing_replay.py).
-    counting: what the routers count by (router.py).
+    positions: [T / cp] of this rank's tokens. max_position: of all. rows: (B, S) of each bucket. row_tokens:
+    [sum of B x S], the token at each index of the buckets; beyond a sequence's end its first one, which the
+    causal mask hides. places: [T], the index of each token in the buckets. local: [T / cp], the tokens of
+    this context rank, and gathered: [T], each token's index in the concatenated shards (None without context
+    parallelism). routes: [tokens of this rank, moe_layers, top_k], experts to replay (routing_replay.py).
+    counting: see router.py.
     """
 
     positions: Tensor | None = None
@@ -70,8 +71,8 @@ class Pack(PackedSeqParams):
 def describe_pack(
     cu_seqlens: Tensor, *, cp_rank: int = 0, cp_size: int = 1, qkv_format: str = "packed"
 ) -> Pack:
-    """cu_seqlens: [N + 1] int32 offsets of the whole pack; with context parallelism every length must be a
-    multiple of 2 * cp_size, and a rank holds chunks r and 2 * cp_size - 1 - r of each sequence."""
+    """cu_seqlens: [N + 1] int32 offsets of the whole pack. With context parallelism every length must be a
+    multiple of 2 * cp_size; rank r holds chunks r and 2 * cp_size - 1 - r of each sequence."""
     offsets = cu_seqlens.tolist()
     lengths = [end - start for start, end in pairwise(offsets)]
     positions = torch.cat([torch.arange(n) for n in lengths])
@@ -101,7 +102,7 @@ def describe_pack(
 
 
 def _lay_out(offsets: list[int], lengths: list[int]) -> tuple[list[tuple[int, int]], Tensor, Tensor]:
-    """Sequences in rows of similar length: (B, S) of each bucket, the tokens in their places, the inverse."""
+    """Buckets of sequences of similar length: (B, S) of each, then Pack.row_tokens and Pack.places."""
     rows, row_tokens, places = [], [], torch.empty(offsets[-1], dtype=torch.long)
     base = 0
     for bucket in _buckets(lengths):
@@ -119,7 +120,7 @@ def _lay_out(offsets: list[int], lengths: list[int]) -> tuple[list[tuple[int, in
 
 
 def _buckets(lengths: list[int]) -> list[list[int]]:
-    """Sequences by length, a new bucket where padding would waste more than it saves."""
+    """Indices of sequences by length; a new bucket starts where padding would cost more than it saves."""
     buckets: list[list[int]] = [[]]
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         bucket = buckets[-1]
@@ -131,7 +132,8 @@ def _buckets(lengths: list[int]) -> list[list[int]]:
 
 
 def _zigzag(offsets: list[int], lengths: list[int], rank: int, cp_size: int) -> Tensor:
-    """[T / cp] tokens of one context rank: the r-th chunk from the front and the back of each sequence."""
+    """[T / cp]: tokens of a context rank, the r-th chunk from the front and from the back of each
+    sequence."""
     shards = []
     for offset, length in zip(offsets, lengths, strict=False):
         chunks = (offset + torch.arange(length)).chunk(2 * cp_size)
@@ -157,7 +159,7 @@ class _GatherTokens(torch.autograd.Function):
 
 
 class _ToRows(torch.autograd.Function):
-    """[T, ...] -> [places, ...]. Nothing attends to the padding, so no gradient comes back from it."""
+    """[T, ...] -> [sum of B x S, ...]. Nothing attends to the padding, so it has no gradient."""
 
     @staticmethod
     def forward(ctx: Any, tokens: Tensor, pack: Pack) -> Tensor:
@@ -170,7 +172,7 @@ class _ToRows(torch.autograd.Function):
 
 
 class _FromRows(torch.autograd.Function):
-    """[places, ...] -> [T, ...]: the padding's output is dropped and gets a gradient of 0."""
+    """[sum of B x S, ...] -> [T, ...]: the padding's output is dropped; its gradient is 0."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, pack: Pack) -> Tensor:
@@ -235,14 +237,14 @@ class LocalCoreAttention(MegatronModule):
     def _rows(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         q, k, v = (x.permute(1, 2, 0, 3) for x in (query, key, value))
         causal = mask is None and q.shape[2] > 1
-        assert not causal or q.shape[2] == k.shape[2], "a chunk behind a cache needs its mask"
+        assert not causal or q.shape[2] == k.shape[2], "several queries after a cache need a mask"
         out = self._attend(q, k, v, mask=None if mask is None else ~mask, causal=causal)
         return out.permute(2, 0, 1, 3).reshape(query.shape[0], query.shape[1], -1)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None, causal: bool) -> Tensor:
         grouped = q.shape[1] != k.shape[1]
         width = v.shape[-1]
-        # MLA's values are narrower than its keys; the fast kernels want them equal
+        # MLA's values are narrower than its keys; the fast kernels need equal widths
         v = F.pad(v, (0, q.shape[-1] - width)) if width < q.shape[-1] else v
         out = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=causal, scale=self.scale, enable_gqa=grouped
@@ -251,10 +253,10 @@ class LocalCoreAttention(MegatronModule):
 
 
 class PackRotary(nn.Module):
-    """Megatron's rotary embedding, with the angles of a pack's own positions where a Pack is given.
+    """Megatron's rotary embedding; given a Pack, it returns the angles of the pack's positions.
 
-    The module asks for the length first and passes the answer back: a Pack travels through in its place,
-    so that a recomputed forward (backward pass, another micro-batch in flight) sees its own positions.
+    GPTModel asks for the length first and passes the answer back; the Pack is returned as that answer. So a
+    recomputed forward sees its own positions, even with another micro-batch in between.
     """
 
     def __init__(self, rotary: nn.Module, *, token_dims: int) -> None:
@@ -272,7 +274,7 @@ class PackRotary(nn.Module):
     def forward(self, length: Any, **kwargs: Any) -> Any:
         if not isinstance(length, Pack):
             return self.rotary(length, **kwargs)
-        # upstream caches tables by length: round up, or every pack adds one
+        # Megatron caches a table for each length: round up, or every pack adds one
         rounded = 1 << max(length.max_position - 1, 63).bit_length()
         table = self.rotary(rounded, packed_seq=True)
         if isinstance(table, tuple):  # YaRN: angles and the attention scale
@@ -292,9 +294,9 @@ class LocalMLASelfAttention(MLASelfAttention):
         self.rotary_pos_emb = PackRotary(self.rotary_pos_emb, token_dims=1)
 
     def _qkv_down_projection(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
-        """Upstream gathers k_pos_emb after a column-parallel down projection and feeds it to every rank's
-        heads; its gradient then holds this rank's heads only (multi_latent_attention.py:745). Doing the
-        gather here, through the mappings whose backward sums, mends it."""
+        """Gather k_pos_emb through the mappings whose backward sums over tensor ranks. Megatron's own gather
+        after a column-parallel down projection gives it the gradient of this rank's heads only
+        (multi_latent_attention.py:745)."""
         q_compressed, kv = super()._qkv_down_projection(hidden_states)
         config = self.config
         if kv.size(-1) == config.kv_lora_rank + config.qk_pos_emb_head_dim:
@@ -307,7 +309,7 @@ class LocalMLASelfAttention(MLASelfAttention):
 
 
 class LocalSelfAttention(SelfAttention):
-    """GQA whose cache holds keys after RoPE; upstream rotates the whole cache again for every token."""
+    """GQA whose cache holds keys after RoPE; Megatron rotates the whole cache again for every token."""
 
     def _adjust_key_value_for_inference(
         self,

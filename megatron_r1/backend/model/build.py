@@ -1,6 +1,6 @@
-"""The model of a family in a layout: TransformerConfig, layer specs and GPTModel, in one place.
+"""Builds the model of a family in a layout: TransformerConfig, layer specs and GPTModel.
 
-Upstream is moving from GPTModel to HybridModel; `build_chunk` is what will change then.
+Megatron is moving from GPTModel to HybridModel; only `build_chunk` will have to change.
 """
 
 import dataclasses
@@ -53,13 +53,13 @@ from megatron_r1.models.shape import FamilyConfig
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelOptions:
-    """How the model computes, apart from its shape."""
+    """Options of the model's computation that don't change its shape."""
 
     precision: Precision = "fp32"
     transformer_engine: bool = False  # TE modules, or Megatron's own with our attention
     recompute: str = "none"  # none | selective | full
-    max_logits: int | None = None  # of a rank at once (lm_head.py)
-    prompt_logits: bool = False  # of tokens of weight 0, too
+    max_logits: int | None = None  # the most that a rank holds at once (lm_head.py)
+    prompt_logits: bool = False  # compute logits of tokens of weight 0 too
 
 
 def default_options(
@@ -69,7 +69,7 @@ def default_options(
     max_logits: int | None = None,
     prompt_logits: bool = False,
 ) -> ModelOptions:
-    """Transformer Engine where it is there, Megatron's own modules elsewhere."""
+    """Options with Transformer Engine where it is installed, otherwise with Megatron's own modules."""
     return ModelOptions(
         precision=precision,
         transformer_engine=transformer_engine_available(),
@@ -121,15 +121,15 @@ def _common_options(options: ModelOptions) -> dict[str, Any]:
         "attention_backend": AttnBackend.auto if engine else AttnBackend.local,
         "moe_grouped_gemm": engine,
         "moe_token_dispatcher_type": "alltoall",
-        "inference_moe_token_dispatcher_type": "nccl",  # the other one needs NVLink between all ranks
+        "inference_moe_token_dispatcher_type": "nccl",  # the alternative needs NVLink between all ranks
         "bias_activation_fusion": engine,
         "gradient_accumulation_fusion": False,  # needs apex's or TE's wgrad kernel
         "persist_layer_norm": engine,
-        # the loss arrives as a sum with its own normaliser (train/pipeline_schedule.py)
+        # the loss is already normalised (train/pipeline_schedule.py)
         "calculate_per_token_loss": True,
         # packs differ in length
         "variable_seq_lengths": True,
-        # init_weights.py fills them, the same in every layout
+        # init_weights.py fills the weights, the same in every layout
         "perform_initialization": False,
     }
 
@@ -163,12 +163,12 @@ def _recompute_options(recompute: str) -> dict[str, Any]:
 def build_model(
     family: FamilyConfig, layout: Layout, options: ModelOptions, *, on: torch.device | None = None
 ) -> list[GPTModel]:
-    """This rank's chunks of the model (one, or virtual_pipeline many), weights not yet set.
+    """This rank's chunks of the model (one, or virtual_pipeline many), without initial weights.
 
-    on: another device than this rank's, such as meta.
+    on: a device other than this rank's, such as meta.
     """
     megatron_patches.apply()
-    destroy_moe_metrics_tracker()  # a global with room for the layers of the model before
+    destroy_moe_metrics_tracker()  # a global, sized for the layers of an earlier model
     config = transformer_config(family, layout, options)
     chunks = range(layout.virtual_pipeline)
     return [
@@ -216,11 +216,11 @@ def build_chunk(
     if not latent:
         _set_rotary(model, family, packed=not options.transformer_engine)
     mask_padding(model, family.shape().vocab_size)
-    return model.to(on or device())  # Megatron makes routers on the CPU, torch its norms
+    return model.to(on or device())  # Megatron creates routers, and torch norms, on the CPU
 
 
 def local_layer_specs(config: TransformerConfig) -> list[ModuleSpec]:
-    """One spec a layer of the whole model, from Megatron's own modules with our attention and norm."""
+    """A spec for each layer of the whole model: Megatron's own modules with our attention and norm."""
     pattern = config.moe_layer_freq if config.num_moe_experts else [0] * config.num_layers
     assert isinstance(pattern, list)
     return [_local_layer_spec(config, has_experts=bool(moe)) for moe in pattern]
@@ -248,12 +248,12 @@ def _local_layer_spec(config: TransformerConfig, *, has_experts: bool) -> Module
                 LatentRMSNorm if config.multi_latent_attention else LocalRMSNorm,
             )
     if config.multi_latent_attention and config.q_lora_rank is None:
-        attention.submodules.q_layernorm = IdentityOp  # no latent to normalise; upstream refuses the norm
+        attention.submodules.q_layernorm = IdentityOp  # no latent to normalise; Megatron refuses a norm here
     return spec
 
 
 def _use_pack_router(layer: ModuleSpec) -> None:
-    """Give a layer with experts our router; a dense layer stays as it is."""
+    """Use our router in a MoE layer; a dense layer stays as it is."""
     mlp = layer.submodules.mlp  # a class, a ModuleSpec, or with experts a partial of MoELayer
     if isinstance(mlp, partial) and mlp.func is MoELayer:
         mlp.keywords["submodules"].router = PackRouter
@@ -297,7 +297,7 @@ def _engine_mtp_spec(config: TransformerConfig, vp_stage: int | None) -> Any:
 
 
 def _set_rotary(model: GPTModel, family: FamilyConfig, *, packed: bool) -> None:
-    """Llama's rescaled frequencies (Megatron takes only the factor), and packed positions."""
+    """Set Llama's rescaled frequencies (Megatron takes only the factor) and packed positions."""
     rotary = model.rotary_pos_emb
     scaling = family.rope_scaling if isinstance(family, Llama) else None
     if scaling is not None and not rotary.inv_freq.is_meta:  # a plan's model has shapes only

@@ -1,6 +1,6 @@
-"""What `model.megatron` may not set: Megatron would take it, and compute wrongly or break far from the cause.
+"""Config overrides (`model.megatron`) that are refused: Megatron would accept them and compute wrong results.
 
-Read in megatron-core 0.19.2's sources; batched p2p's wrong gradients were seen.
+Source: megatron-core 0.19.2's code; the wrong gradients of batched p2p were measured.
 """
 
 import math

@@ -1,7 +1,7 @@
-"""Random initial weights that depend on the seed and the weight's name only, so that layouts agree.
+"""Random initial weights that depend only on the seed and the weight's name, so that all layouts agree.
 
-Every weight is drawn as the whole tensor from a generator of its own and cut to this rank's part, which
-Megatron's checkpoint description (ShardedTensor) names. Norms stay at 1, biases and buffers at 0.
+Every weight is drawn as a whole tensor from its own generator and sliced to this rank's part, which
+Megatron's checkpoint description (ShardedTensor) gives. Norms stay at 1, biases and buffers at 0.
 """
 
 import hashlib
@@ -15,12 +15,13 @@ from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.transformer import TransformerConfig
 from torch import Tensor
 
-# The last projections of attention and MLP write into the residual stream and start smaller.
+# The last projections of attention and MLP add to the residual stream and start smaller.
 RESIDUAL_OUTPUTS = ("linear_proj.weight", "linear_fc2.weight")
 
 
 def set_initial_weights(chunks: Sequence[GPTModel], *, seed: int, vocab_size: int) -> None:
-    """Fill every weight of this rank's chunks. vocab_size: without the layout's padding, whose rows are 0."""
+    """Fill every weight of this rank's chunks. vocab_size: without the layout's padding; padded rows are
+    0."""
     with torch.no_grad():
         for chunk in chunks:
             for shard in _shards(chunk):

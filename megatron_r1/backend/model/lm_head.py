@@ -1,17 +1,17 @@
-"""Log-probs and entropies from the last hidden states, without the logits of all tokens at once.
+"""The lm_head in chunks: log-probs and entropies without the logits of all tokens at once.
 
-8,192 tokens times 129,280 words are 4 GB of fp32 logits, and their softmax and its gradient as much again.
-Here the output layer takes a chunk of tokens at a time, and the backward pass computes its logits anew: one
-more product of the output layer (a few percent of a step) for memory that no longer depends on the tokens.
-The gradient of the layer's weight is summed in place, chunk by chunk, and reaches autograd once; Megatron's
-gradient_accumulation_fusion (build.py has it off) would need the parameter itself. The layer is Megatron's
-own, so that sequence parallelism and tied weights are as they were.
+8,192 tokens times a vocabulary of 129,280 are 4 GB of fp32 logits, and their softmax and gradient as much
+each. Here the output layer takes a chunk of tokens at a time, and the backward pass recomputes its logits:
+one more matrix product (a few percent of a step), for memory that doesn't depend on the number of tokens. The
+weight's gradient is summed in place over the chunks and reaches autograd once; Megatron's
+gradient_accumulation_fusion (off in build.py) would need the parameter itself. The layer is Megatron's own,
+so sequence parallelism and tied weights work.
 
-Tokens that the loss does not count, RL's prompts above all, never reach the layer.
+Tokens that the loss doesn't count, such as RL's prompts, skip the layer.
 """
 
-# T tokens of a pack (T / cp on a context rank), S of them in this rank's hidden states (T / tp where
-# sequences are parallel), R <= S rows that the layer gets, V/tp this rank's shard of the vocabulary
+# T tokens of a pack (T / cp on a context rank), S of them in this rank's hidden states (T / tp with sequence
+# parallelism), R <= S rows that the layer gets, V/tp this rank's shard of the vocabulary
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,15 +25,15 @@ from torch.autograd.function import once_differentiable
 from megatron_r1.backend.model.logprobs import token_entropy, token_logprobs
 from megatron_r1.backend.model.top_p_mask import truncate
 
-Pairs = tuple[Tensor, Tensor]  # nucleus.pairs
-OfChunk = Callable[[int, Tensor, Tensor], Tensor]  # number, rows, weight -> log-probs
+Pairs = tuple[Tensor, Tensor]  # top_p_mask.pairs
+OfChunk = Callable[[int, Tensor, Tensor], Tensor]  # index of the chunk, rows, weight -> log-probs
 
 
 @dataclass(frozen=True, slots=True)
-class OutputHead:
-    """The output layer, with the weight that it shares with the embedding if it does.
+class LmHead:
+    """Megatron's output layer; `weight` is the embedding's where they are tied.
 
-    max_logits: the most logits of a rank at once; None: those of all tokens, kept for the backward pass.
+    max_logits: the most logits that a rank holds at once; None: all, kept for the backward pass.
     """
 
     layer: Callable[..., tuple[Tensor, Any]]
@@ -50,10 +50,10 @@ class OutputHead:
         allowed: Pairs | None = None,
         counted: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """hidden: [S, 1, h]; labels: [T]. Returns [T] log-probs of the labels and [T] entropies, if wanted.
+        """hidden: [S, 1, h]; labels: [T]. Returns [T] log-probs of the labels and, if asked, [T] entropies.
 
-        allowed: what each token was drawn from; the rest of the vocabulary counts as impossible.
-        counted: [T] bool, the same on all tensor ranks; the others get 0. None: all count.
+        allowed: the top-p mask of each token; other tokens of the vocabulary get probability 0.
+        counted: [T] bool, the same on all tensor ranks; tokens that don't count get 0. None: all count.
         """
         if counted is not None and bool(counted.all()):
             counted = None
@@ -94,9 +94,9 @@ class OutputHead:
 
 
 class _InChunks(torch.autograd.Function):
-    """of_chunk over rows of the hidden states, once more in the backward pass.
+    """of_chunk over rows of the hidden states, recomputed in the backward pass.
 
-    The weight's gradient is summed in place: two of its size at once, where autograd's own sum holds three.
+    The weight's gradient is summed in place: two tensors of its size at once, where autograd holds three.
     """
 
     @staticmethod
@@ -111,12 +111,13 @@ class _InChunks(torch.autograd.Function):
         hidden, weight = ctx.saved_tensors
         wanted = ctx.needs_input_grad[2:]
         of_hidden: list[Tensor] = []
-        of_weight: list[Tensor] = []  # none or one: the sum so far
+        of_weight: list[Tensor] = []  # empty, or the sum so far
         parts = gradient.split(_outputs(gradient, ctx.rows))
 
-        def add(number: int, states: Tensor) -> None:  # a function: what a chunk holds goes before the next
+        # a function, so that a chunk's tensors are freed before the next
+        def add(number: int, states: Tensor) -> None:
             own_states = states.detach().requires_grad_(wanted[0])
-            own_weight = weight.detach().requires_grad_(wanted[1])  # no hook of the parameter sees a part
+            own_weight = weight.detach().requires_grad_(wanted[1])  # hides a part from the parameter's hooks
             with torch.enable_grad():
                 found = ctx.of_chunk(number, own_states, own_weight)
             inputs = [each for each in (own_states, own_weight) if each.requires_grad]
@@ -134,10 +135,10 @@ class _InChunks(torch.autograd.Function):
 
 
 def _places(num_rows: int, labels: Tensor, counted: Tensor | None) -> Tensor:
-    """[tp or 1, R] places in the pack of the tokens whose logits the layer gives, row by row.
+    """[tp or 1, R]: the indices in the pack of the tokens that the layer gets, by tensor rank.
 
-    Where sequences are parallel, the layer gathers equally many rows of all tensor ranks: a rank with fewer
-    that count adds others. One row at least: the layer's weight gets its gradient, if it is 0.
+    With sequence parallelism the layer gathers equally many rows from all tensor ranks: a rank with fewer
+    counted tokens adds others. At least one row, so that the layer's weight gets a gradient, even if 0.
     """
     places = torch.arange(len(labels), device=labels.device).view(-1, num_rows)
     if counted is None:
@@ -149,25 +150,25 @@ def _places(num_rows: int, labels: Tensor, counted: Tensor | None) -> Tensor:
 
 
 def _rows(places: Tensor, *, num_rows: int) -> Tensor:
-    """[R] of this rank's own hidden states."""
+    """[R]: the rows of this rank's own hidden states."""
     rank = parallel_state.get_tensor_model_parallel_rank() if len(places) > 1 else 0
     return places[rank] - rank * num_rows
 
 
 def _spread(values: Tensor, places: Tensor, counted: Tensor | None) -> Tensor:
-    """Values at these places -> [T], 0 where nothing counts."""
+    """Scatter values to their indices in the pack, [T]; 0 where nothing counts."""
     if counted is not None:
         return torch.where(counted, values.new_zeros(len(counted)).index_copy(0, places, values), 0.0)
     return values[places.argsort()]
 
 
 def _outputs(gradient: Tensor, rows: list[int]) -> list[int]:
-    """Tokens of each chunk: those of all tensor ranks' rows where sequences are parallel."""
+    """Tokens of each chunk; with sequence parallelism those of all tensor ranks' rows."""
     return [each * len(gradient) // sum(rows) for each in rows]
 
 
 def _of_places(pairs: Pairs, places: Tensor, *, num_tokens: int) -> Pairs:
-    """Those of the tokens at these places, numbered in their order."""
+    """The pairs of the tokens at these indices, renumbered in their order."""
     positions, ids = pairs
     number = torch.full((num_tokens,), -1, device=places.device)
     number[places] = torch.arange(len(places), device=places.device)

@@ -12,7 +12,7 @@ from torch import Tensor
 def token_logprobs(logits: Tensor, labels: Tensor, *, temperature: float = 1.0) -> Tensor:
     """logits: [T, 1, V/tp]; labels: [T]. Returns [T] float32 log-probs under softmax(logits / temperature).
 
-    Megatron's fused cross entropy works in place on fp32 logits: they are spent afterwards.
+    Megatron's fused cross entropy works in place on fp32 logits: don't use them afterwards.
     """
     scaled = logits.float()
     if temperature != 1.0:
@@ -24,9 +24,9 @@ def token_logprobs(logits: Tensor, labels: Tensor, *, temperature: float = 1.0) 
 def token_entropy(logits: Tensor, *, temperature: float = 1.0) -> Tensor:
     """logits: [T, 1, V/tp]. Returns [T] float32 entropies (nats) of the full distribution.
 
-    H = log Z - sum p * logit; without gradient: R1's objective has no entropy term.
+    H = log Z - sum p * logit. Without gradient: R1's objective has no entropy term.
     """
-    shifted = logits[:, 0].float() / temperature  # a tensor of its own, changed in place: logits are large
+    shifted = logits[:, 0].float() / temperature  # a copy, then changed in place: logits are large
     shifted -= _over_vocabulary(shifted.amax(-1), dist.ReduceOp.MAX)[:, None]
     weights = shifted.exp()
     partial = torch.stack([weights.sum(-1), weights.mul_(shifted).sum(-1)])

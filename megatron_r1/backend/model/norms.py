@@ -21,7 +21,7 @@ class LocalRMSNorm(torch.nn.RMSNorm):
 
 
 class LatentRMSNorm(LocalRMSNorm):
-    """Of MLA's latents: their epsilon is DeepSeek's constant, not the configuration's."""
+    """The norm of MLA's latents: its epsilon is DeepSeek's constant, not the configuration's."""
 
     def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-6, **kwargs: Any) -> None:
         super().__init__(config, hidden_size, eps=LATENT_EPSILON)

@@ -1,4 +1,4 @@
-"""Number formats by name, and what each asks of the machine."""
+"""Training precisions by name, and the hardware that each needs."""
 
 import math
 from typing import Any, Literal
@@ -16,17 +16,17 @@ FP8_RECIPES = {
     "fp8_blockwise": "blockwise",  # DeepSeek-V3: activations 1x128, weights 128x128
     "mxfp8": "mxfp8",  # 1x32 with power-of-two scales
 }
-# compute capability from which on a GPU has it: Ada, Hopper, Blackwell
+# the lowest compute capability of each: Ada, Hopper, Blackwell
 CAPABILITIES = {"fp8_delayed": (8, 9), "fp8_current": (8, 9), "fp8_blockwise": (9, 0), "mxfp8": (10, 0)}
 
 
 def parameter_dtype(precision: Precision) -> torch.dtype:
-    """Of the weights that compute; the optimizer keeps fp32 masters of anything narrower."""
+    """The dtype of the parameters; the optimizer keeps fp32 masters of anything narrower."""
     return torch.float32 if precision == "fp32" else torch.bfloat16
 
 
 def precision_options(precision: Precision) -> dict[str, Any]:
-    """Arguments of TransformerConfig. Raises ConfigError where FP8 is asked of a machine that can't."""
+    """Arguments of TransformerConfig. Raises ConfigError where the machine can't compute the FP8 format."""
     dtype = parameter_dtype(precision)
     options: dict[str, Any] = {
         "params_dtype": dtype,
@@ -42,10 +42,10 @@ def precision_options(precision: Precision) -> dict[str, Any]:
 
 
 def pack_multiple(layout: Layout, precision: Precision) -> int:
-    """What the tokens of a pack must be divisible by.
+    """The number that a pack's token count must be divisible by.
 
-    Matrix products in FP8 take whole blocks, context parallelism two equal chunks a rank, and sequence
-    parallelism an equal part of a context rank's tokens for each tensor rank.
+    FP8 products need whole blocks, context parallelism two equal chunks a rank, and sequence parallelism
+    equal parts of a context rank's tokens for the tensor ranks.
     """
     block = {"fp8_blockwise": 128, "mxfp8": 32, "fp8_delayed": 16, "fp8_current": 16}.get(precision, 8)
     if layout.context == 1:

@@ -1,10 +1,9 @@
-"""Megatron's router on packs: each sequence has its balance loss, and padding counts nowhere.
+"""Router for packed sequences: the balance loss is per sequence, and padding tokens aren't counted.
 
-V3's balance loss is a sequence's (arXiv 2412.19437, eq. 17-20). Megatron takes a row of the batch for a
-sequence, and a pack is one row of many sequences: the loss, and training with it, would depend on which
-sequences share a pack. The same holds for the tokens that fill a pack: they would move the router's bias and
-the reported load. Upstream's padding mask serves the loss but fails where the bias counts (router.py:738
-combines [T, E] with [T]).
+DeepSeek-V3's balance loss is defined on a sequence (arXiv 2412.19437, eq. 17-20). Megatron computes it on a
+row of the batch, and a pack is one row of many sequences: training would depend on which sequences share a
+pack. Padding tokens would also move the router's bias and the reported load; Megatron's padding mask works
+for the loss but fails for the bias (router.py:738 combines [T, E] with [T]).
 """
 
 # T tokens of a pack, R of this tensor and context rank, N sequences, E experts, k experts a token
@@ -25,17 +24,17 @@ from megatron_r1.types import PackedBatch
 
 
 class PackRouter(TopKRouter):
-    """TopKRouter that counts by the pack that its layer is working on; without one it is upstream's."""
+    """TopKRouter that knows the pack its layer works on; without a pack it behaves as Megatron's."""
 
     pack: Pack | None = None
 
     def before_layer(self, layer: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        """Hook of the layer, in the first forward and in a recomputed one."""
+        """Forward pre-hook of the layer; runs in recomputed forwards too."""
         pack = kwargs.get("packed_seq_params")
         self.pack = pack if isinstance(pack, Pack) else None
 
     def after_layer(self, *call: Any) -> None:
-        """The lean decoder asks the router without running the layer: nothing may be left over for it."""
+        """Forget the pack: the built-in decoder calls the router without running the layer."""
         self.pack = None
 
     @property
@@ -83,11 +82,11 @@ class PackRouter(TopKRouter):
 def sequence_balance(
     scores: Tensor, routing_map: Tensor, counting: Counting, *, top_k: int, group: Any
 ) -> Tensor:
-    """[] this rank's part of the sum over sequences of T_s * sum_i f_i P_i  (V3, eq. 17-20).
+    """[]: this rank's part of the sum over sequences of T_s * sum_i f_i P_i  (DeepSeek-V3, eq. 17-20).
 
-    scores: [R, E], summing to 1 for each token. routing_map: [R, E] bool. A sequence weighs as many tokens as
-    it has, so that the mean over a batch does not depend on its packs. f comes from all ranks of the
-    sequence, P from this one: the sum over the ranks is the whole (Megatron's own way, moe_utils.py:82).
+    scores: [R, E], summing to 1 for each token. routing_map: [R, E] bool. Sequences are weighted by their
+    length, so the mean over a batch doesn't depend on the packing. f is of all ranks of the sequence, P of
+    this one; the sum over the ranks is the loss (as Megatron does it, moe_utils.py:82).
     """
     num_experts, lengths = scores.shape[1], counting.lengths.clamp(min=1)[:, None]
     zeros = scores.new_zeros(len(lengths), num_experts)
@@ -99,7 +98,7 @@ def sequence_balance(
 
 
 def attach(chunks: Sequence[GPTModel]) -> None:
-    """Let every router see the pack of its layer."""
+    """Add the hooks that give every router the pack of its layer."""
     for layer in _layers_with_experts(chunks):
         router = layer.mlp.router
         layer.register_forward_pre_hook(router.before_layer, with_kwargs=True)
@@ -107,20 +106,20 @@ def attach(chunks: Sequence[GPTModel]) -> None:
 
 
 def show_pack(chunk: GPTModel, pack: Pack) -> None:
-    """What the hooks do, where a schedule runs layers in pieces: until the next pack; it forgets the last."""
+    """Set the routers' pack until the next call: hooks don't run where a schedule runs layers in pieces."""
     for layer in _layers_with_experts([chunk]):
         layer.mlp.router.pack = pack
 
 
 def _layers_with_experts(chunks: Sequence[GPTModel]) -> Iterator[Any]:
-    """Of the decoder and of MTP."""
+    """MoE layers of the decoder and of MTP."""
     for chunk in chunks:
         depths = [depth.mtp_model_layer for depth in chunk.mtp.layers] if chunk.mtp_process else []
         yield from (layer for layer in [*chunk.decoder.layers, *depths] if layer.is_moe_layer)
 
 
 def counting_of(batch: PackedBatch, local: Tensor | None, config: TransformerConfig) -> Counting:
-    """local: [T / cp] the tokens of this context rank; None: all."""
+    """local: [T / cp], the tokens of this context rank; None: all."""
     sizes = batch.cu_seqlens.diff().long()  # [N]
     owners = torch.arange(len(sizes), device=sizes.device).repeat_interleave(
         sizes, output_size=len(batch.tokens)
@@ -136,7 +135,7 @@ def counting_of(batch: PackedBatch, local: Tensor | None, config: TransformerCon
 
 
 def shard(values: Tensor, local: Tensor | None, config: TransformerConfig) -> Tensor:
-    """[T, ...] -> [R, ...]: the context rank's tokens, and of those sequence parallelism's part."""
+    """[T, ...] -> [R, ...]: this context rank's tokens, cut again by sequence parallelism."""
     mine = values if local is None else values[local]
     if not config.sequence_parallel:
         return mine

@@ -1,17 +1,16 @@
-"""Routing replay: the experts that the rollout chose, recorded and used again in training.
+"""Routing replay: training uses the experts that the rollout chose.
 
-Where two experts nearly tie, a rounding error makes the training pass choose another one than the rollout
-did, and the token's log-prob jumps. With the rollout's experts and the trainer's own gate weights the two
-passes agree, and the gates still learn (R3, arXiv 2510.11370, section 3; DeepSeek-V3.2, 2512.02556, "keep
-routing").
+Where two experts nearly tie, rounding can make training choose another expert than the rollout, and the
+token's log-prob jumps. With the rollout's experts and the trainer's own gate weights both agree, and the
+gates still learn (R3, arXiv 2510.11370, section 3; DeepSeek-V3.2, 2512.02556, "keep routing").
 
-Megatron's routers ask an object, `router_replay`, for their experts. Upstream's own (router_replay.py) is a
-list global to the process, replays MTP's routers too, and holds the target of one micro-batch, which a
-recomputed forward of a pipeline no longer finds. Ours gets the routes out of the Pack that the router sees
-each time its layer runs (router.py).
+Megatron's routers ask an object, `router_replay`, for their experts. Its own implementation
+(router_replay.py) is a global list, replays MTP's routers too, and holds the target of one micro-batch, so a
+recomputed forward of a pipeline replays the wrong one. Ours takes the routes from the Pack that the router
+gets each time its layer runs (router.py).
 """
 
-# B rows, W tokens fed to each, L MoE layers of the whole model (MTP's not counted), k experts a token
+# B sequences, W tokens fed to each, L MoE layers of the whole model (without MTP's), k experts a token
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,10 +32,10 @@ TopK = Callable[[Tensor, int, int | None, int | None], tuple[Tensor, Tensor]]
 
 
 class LayerRoutes:
-    """One router's choice of experts: its own, noted down if somebody records, or the replayed one."""
+    """One router's choice of experts: the replayed one, or its own, which a recorder may note."""
 
     def __init__(self, index: int, router: PackRouter) -> None:
-        """index: of the MoE layer."""
+        """index: of the MoE layer in the whole model."""
         self.index, self.router = index, router
         self.note: Note | None = None
 
@@ -61,14 +60,14 @@ class LayerRoutes:
 
 
 def attach(chunks: Sequence[GPTModel]) -> None:
-    """Let every router of the decoder be recorded and replayed; without routes nothing changes."""
+    """Make every router of the decoder recordable and replayable; without routes nothing changes."""
     for layer in _moe_layers(chunks):
         router = layer.mlp.router
         router.router_replay = LayerRoutes(_moe_index(layer.config, layer.layer_number), router)
 
 
 def require_replay(config: TransformerConfig) -> None:
-    """Raises ConfigError where this model's routers can't follow given routes."""
+    """Raises ConfigError where this model's routers can't replay routes."""
     if config.num_moe_experts is None:
         raise ConfigError("routing_replay: the model has no experts, so no routes; set it to false")
     if config.moe_router_fusion:
@@ -94,7 +93,7 @@ def _moe_layers(chunks: Sequence[GPTModel]) -> Iterator[Any]:
 
 
 def _moe_index(config: TransformerConfig, layer_number: int) -> int:
-    """layer_number: from 1, over the whole model."""
+    """layer_number: counted from 1 over the whole model."""
     assert isinstance(config.moe_layer_freq, list)
     return sum(config.moe_layer_freq[: layer_number - 1])
 
@@ -108,16 +107,16 @@ class RouteRecorder:
         assert config.num_moe_experts is not None
         assert isinstance(config.moe_layer_freq, list)
         self._hooks: list[LayerRoutes] = [layer.mlp.router.router_replay for layer in _moe_layers(chunks)]
-        # NCCL knows bytes, but no 16-bit integers
+        # NCCL supports bytes, but no 16-bit integers
         dtype = torch.uint8 if config.num_moe_experts <= 256 else torch.int32
-        # the last place takes what belongs to no output
+        # the last column takes tokens that belong to no completion
         shape = (rows, length + 1, sum(config.moe_layer_freq), config.moe_router_topk)
         self._experts = torch.zeros(shape, dtype=dtype, device=device())
         self._rows = self._places = torch.zeros(0, dtype=torch.long)
 
     @contextmanager
     def feeding(self, rows: Sequence[int], places: Tensor) -> Iterator[None]:
-        """Within: the model is fed the tokens at these places, [B, W], of these rows; -1: of none."""
+        """Within: the model is fed the tokens at these positions, [B, W], of these rows; -1: padding."""
         self._rows = torch.tensor(rows, device=self._experts.device)[:, None].expand_as(places)
         self._places = places
         for hook in self._hooks:
@@ -129,19 +128,20 @@ class RouteRecorder:
                 hook.note = None
 
     def note(self, index: int, experts: Tensor) -> None:
-        """experts: [W * B, k] of MoE layer `index`, the first token of all rows first, as Megatron has it."""
+        """experts: [W * B, k] of MoE layer `index`; the first token of all rows comes first, as in
+        Megatron."""
         found = experts.view(self._places.shape[1], self._places.shape[0], -1).transpose(0, 1)
         self._experts[self._rows, self._places, index] = found.to(self._experts.dtype)
 
     def copy(self, sources: Sequence[int], rows: Sequence[int]) -> None:
-        """Row rows[i] has been fed the same tokens as row sources[i]: a prompt that was computed once."""
+        """Row rows[i] was fed the same tokens as row sources[i]: a shared prompt, computed once."""
         where = self._experts.device
         self._experts[torch.tensor(rows, device=where)] = self._experts[torch.tensor(sources, device=where)]
 
     def of_rows(self, lengths: Sequence[int]) -> list[Tensor]:
         """[lengths[i], L, k] of each row. Collective over the pipeline's ranks."""
         if parallel_state.get_pipeline_model_parallel_world_size() > 1:
-            # every rank has filled in its own layers; the others' are 0
+            # every rank recorded its own layers; the others are 0
             dist.all_reduce(self._experts, group=parallel_state.get_pipeline_model_parallel_group())
         kept = self._experts.cpu()
         if kept.dtype == torch.int32:

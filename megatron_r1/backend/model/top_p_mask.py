@@ -1,11 +1,11 @@
-"""Top-p in training as in the rollout: the same tokens are left out before the softmax.
+"""Top-p mask: training takes the softmax over the tokens that the rollout could draw.
 
-A rollout with top_p < 1 samples from the distribution over its nucleus. The trainer's own nucleus would be
-another one as soon as the weights move, so the rollout's is kept, token by token, and every log-prob that
-takes part in a ratio is taken over it (DeepSeek-V3.2, arXiv 2512.02556, "keep sampling mask").
+A rollout with top_p < 1 samples from a truncated distribution. A mask computed in training would differ once
+the weights move, so the rollout's mask is recorded for every token, and every log-prob of an importance ratio
+is taken under it (DeepSeek-V3.2, arXiv 2512.02556, "keep sampling mask").
 """
 
-# T tokens of a pack (T / cp on a context rank), B rows, V vocabulary, V/tp this rank's shard of it
+# T tokens of a pack (T / cp on a context rank), B sequences, V vocabulary, V/tp this rank's shard of it
 
 from collections.abc import Sequence
 
@@ -15,25 +15,25 @@ from torch import Tensor
 
 from megatron_r1.types import Nucleus
 
-# not -inf: 0 * -inf in an entropy would be NaN, and exp of this is 0 all the same
+# not -inf: 0 * -inf in an entropy would be NaN; exp of this is 0 too
 NEVER = -1e30
 
 
-class NucleusRecorder:
-    """The nuclei of a rollout, step by step."""
+class TopPMaskRecorder:
+    """Records the top-p masks of a rollout, step by step."""
 
     def __init__(self, rows: int) -> None:
         self._ids: list[list[Tensor]] = [[] for _ in range(rows)]
 
     def note(self, rows: Sequence[int], allowed: Tensor) -> None:
-        """allowed: [B, V] bool, what each of these rows draws its next token from."""
+        """allowed: [B, V] bool, the tokens that each of these rows could draw in this step."""
         counts = allowed.sum(1).tolist()
         ids = allowed.nonzero()[:, 1].to(torch.int32).cpu()
         for row, found in zip(rows, ids.split(counts), strict=True):
             self._ids[row].append(found)
 
     def of_rows(self, lengths: Sequence[int]) -> list[Nucleus]:
-        """Of the first lengths[i] tokens of each row."""
+        """The masks of the first lengths[i] tokens of each row."""
         return [join_lists(ids[:length]) for ids, length in zip(self._ids, lengths, strict=False)]
 
 
@@ -44,9 +44,9 @@ def join_lists(lists: Sequence[Tensor]) -> Nucleus:
 
 
 def pairs(nucleus: Nucleus, local: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(position, token id) of every token of every nucleus.
+    """(position, token id) of every allowed token.
 
-    local: [T / cp] the positions that this context rank holds; they are numbered anew in that order.
+    local: [T / cp], the positions that this context rank holds; they are renumbered in that order.
     """
     counts = nucleus.offsets.diff()
     positions = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)

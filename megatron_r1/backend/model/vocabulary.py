@@ -1,8 +1,8 @@
-"""Vocabularies that the tensor ranks don't divide: rows of padding that no token uses and none is given.
+"""Vocabulary padding, for sizes that the tensor ranks don't divide.
 
-The padding belongs to the layout, not to the model: a checkpoint of one layout is read by any other, and an
-export cuts it off. Its logits are so low that neither a softmax nor a sampler ever sees them; left alone, a
-row of zeros has logit 0 and takes probability from every token.
+The padding belongs to the layout, not to the model: checkpoints load into other layouts, and an export cuts
+it off. Its logits are set so low that their probability is 0; a row of zeros would have logit 0 and take
+probability from every token.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from megatron.core import parallel_state
 from megatron.core.models.gpt.gpt_model import GPTModel
 
-PADDING_LOGIT = -1e9  # finite: 0 x infinity is no number, and the entropy has such a product
+PADDING_LOGIT = -1e9  # finite: 0 * infinity in the entropy would be NaN
 
 
 def padded_rows(vocab_size: int, tensor: int) -> int:
@@ -19,17 +19,17 @@ def padded_rows(vocab_size: int, tensor: int) -> int:
 
 
 def mask_padding(model: GPTModel, vocab_size: int) -> None:
-    """Lower the logits of the padding, in this rank's columns or in all ranks' gathered ones."""
+    """Set the padding's logits to PADDING_LOGIT, in this rank's columns or in the gathered ones."""
     rows = model.vocab_size // parallel_state.get_tensor_model_parallel_world_size()
     real = max(0, vocab_size - rows * parallel_state.get_tensor_model_parallel_rank())
-    model.real_rows = min(real, rows)  # type: ignore[assignment]  # for who projects without the module
+    model.real_rows = min(real, rows)  # type: ignore[assignment]  # for code that projects without the module
     if not model.post_process or model.vocab_size == vocab_size:
         return
 
     def lower(module: Any, inputs: Any, output: tuple[Any, Any]) -> tuple[Any, Any]:
-        logits, bias = output  # [T, 1, V / tp], gathered for who decodes through the modules
+        logits, bias = output  # [T, 1, V / tp], or [T, 1, V] in ModuleDecoder
         first = vocab_size if logits.shape[-1] > rows else real
-        if first < logits.shape[-1]:  # or the backward pass would copy the gradient for nothing
+        if first < logits.shape[-1]:  # an empty slice would make the backward pass copy the gradient
             logits[..., first:] = PADDING_LOGIT
         return logits, bias
 

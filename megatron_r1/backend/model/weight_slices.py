@@ -1,8 +1,8 @@
-"""The layout-free name of every piece of a checkpoint, and which rows and columns of the weight it is.
+"""Weight slices: the layout-free name of every piece of a weight, with its rows and columns.
 
-Megatron's checkpoint description (ShardedTensor) names a weight independently of the layout, but stacks
-layers that are alike and experts along leading axes. Here the stacked axes go back into the name, as the
-tables of megatron_r1/models write it: `decoder.layers.3.mlp.experts.7.linear_fc1.weight`.
+Megatron's checkpoint description (ShardedTensor) doesn't depend on the layout, but stacks equal layers and
+experts along leading axes. Here their indices go back into the name, as the weight tables of
+megatron_r1/models write it: `decoder.layers.3.mlp.experts.7.linear_fc1.weight`.
 """
 
 import re
@@ -32,19 +32,19 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What this rank holds of a weight; data is the live tensor [rows, columns]."""
+    """This rank's slice of a weight; data is the live tensor [rows, columns]."""
 
     place: Place
     data: Tensor
 
 
 def num_stacked(key: str) -> int:
-    """Leading axes of a checkpoint's tensor that number layers and experts."""
+    """Leading axes of a checkpoint's tensor that stack layers and experts."""
     return bool(STACKED_LAYERS.search(key)) + (STACKED_EXPERTS in key)
 
 
 def name_of(key: str, stacked: Sequence[int]) -> str:
-    """The name of one layer's and expert's weight; stacked: its place along the leading axes."""
+    """The name of one layer's or expert's weight; stacked: its indices along the leading axes."""
     numbers = list(stacked)
     if STACKED_LAYERS.search(key):
         key = STACKED_LAYERS.sub(f"layers.{numbers.pop(0)}.", key, count=1)
@@ -55,7 +55,7 @@ def name_of(key: str, stacked: Sequence[int]) -> str:
 
 
 def place_of(key: str, offsets: Sequence[int], sizes: Sequence[int]) -> Place:
-    """offsets, sizes: of a chunk of the checkpoint's tensor, leading axes included (of size 1)."""
+    """offsets, sizes: of a chunk of the checkpoint's tensor, with the leading axes (of size 1)."""
     n = num_stacked(key)
     assert all(size == 1 for size in sizes[:n]), f"{key}: a chunk of several layers or experts: {sizes}"
     ranges = [range(start, start + size) for start, size in zip(offsets[n:], sizes[n:], strict=True)]
@@ -63,7 +63,7 @@ def place_of(key: str, offsets: Sequence[int], sizes: Sequence[int]) -> Place:
 
 
 def pieces(chunks: Sequence[GPTModel]) -> Iterator[Piece]:
-    """Every weight that this rank holds, the router's expert bias among them."""
+    """Every weight that this rank holds, the router's expert bias included."""
     for chunk in chunks:
         for shard in sharded_tensors(chunk.sharded_state_dict()):
             assert shard.data is not None
@@ -74,13 +74,13 @@ def pieces(chunks: Sequence[GPTModel]) -> Iterator[Piece]:
 
 
 def sharded_tensors(state: Mapping[str, Any]) -> Iterator[ShardedTensor]:
-    """The tensors of a sharded state, the two halves of a gated layer one by one."""
+    """The tensors of a sharded state; the two halves of a gated linear layer come separately."""
     for value in nested_values(state):
         built = nested_values(value.build()) if isinstance(value, ShardedTensorFactory) else (value,)
         yield from (part for part in built if isinstance(part, ShardedTensor))
 
 
 def by_name(weights: Sequence[Weight]) -> dict[str, Weight]:
-    """The table under the names of both kinds of modules."""
+    """The weight table under both names of each weight: local modules and Transformer Engine."""
     table = {weight.megatron: weight for weight in weights}
     return table | {name: weight for weight in weights if (name := weight.engine_name()) is not None}

@@ -1,1 +1,1 @@
-"""Process groups of a layout, and collectives that fail on every rank together."""
+"""Process groups of a layout, and collective I/O."""

@@ -1,4 +1,4 @@
-"""Ranks that write or read files together: what fails on one of them fails on all, with the same words."""
+"""Collective I/O: a failure on any rank is raised on all of them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,24 +11,24 @@ from megatron_r1.errors import CheckpointError
 
 
 def share[T](items: Sequence[T]) -> Sequence[T]:
-    """Every rank's part of a list that all ranks have."""
+    """This rank's part of a list that all ranks have."""
     return items[dist.get_rank() :: dist.get_world_size()]
 
 
 def gather[T](value: T) -> list[T]:
-    """Every rank's value, on every rank."""
+    """The values of all ranks, by rank, on every rank."""
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
 
 
 def on_first_rank[T](what: str, action: Callable[[], T]) -> T:
-    """Do it on rank 0; every rank gets what it returned, or raises what it raised."""
+    """Run `action` on rank 0; every rank returns its result, or raises its error as a CheckpointError."""
     return gather(on_all_ranks(what, lambda: action() if dist.get_rank() == 0 else None))[0]  # type: ignore[return-value]
 
 
 def on_all_ranks[T](what: str, action: Callable[[], T]) -> T:
-    """Do it, then agree: where it failed on any rank, all ranks raise the same CheckpointError."""
+    """Run `action` on every rank; if it failed on any, all ranks raise the same CheckpointError."""
     result, failure = None, None
     try:
         result = action()
@@ -43,7 +43,7 @@ def on_all_ranks[T](what: str, action: Callable[[], T]) -> T:
 
 
 def reason(error: BaseException, rank: int) -> str:
-    """What went wrong and on which rank; torch's own collectives collect every rank's exceptions."""
+    """What went wrong and on which rank; torch's CheckpointException holds the errors of every rank."""
     if isinstance(error, CheckpointException):
         first, (cause, _) = min(error.failures.items())
         return reason(cause, first)

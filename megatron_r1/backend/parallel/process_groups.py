@@ -1,4 +1,4 @@
-"""Process groups of a layout, and the communication between replicas that stages use."""
+"""Process groups of a layout, and the communication between data-parallel ranks that stages use."""
 
 import gc
 import io
@@ -20,7 +20,7 @@ _pretended: torch.device | None = None  # backend/memory_shards.py builds models
 
 
 def _state() -> dict[str, Any]:
-    """What Megatron knows of the process groups: all of it is in globals of one module."""
+    """Megatron's process groups, all of which are globals of one module."""
     return {
         name: value
         for name, value in vars(parallel_state).items()
@@ -29,12 +29,12 @@ def _state() -> dict[str, Any]:
 
 
 _NO_GROUPS = _state()
-_second: dict[Layout, dict[str, Any]] = {}  # of layouts beside the one that trains
+_second: dict[Layout, dict[str, Any]] = {}  # groups of layouts other than the trained model's
 
 
 @contextmanager
 def pretend(device: torch.device) -> Iterator[None]:
-    """Within, this rank seems to compute on `device`."""
+    """Within: `device()` returns this device."""
     global _pretended
     _pretended, before = device, _pretended
     try:
@@ -44,7 +44,7 @@ def pretend(device: torch.device) -> Iterator[None]:
 
 
 def device() -> torch.device:
-    """Where this rank computes."""
+    """The device on which this rank computes."""
     if _pretended is not None:
         return _pretended
     if torch.cuda.is_available() and torch.version.cuda:
@@ -53,7 +53,9 @@ def device() -> torch.device:
 
 
 def start(layout: Layout, *, timeout_s: float = 1800.0) -> None:
-    """Join the other ranks (RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set) and build the groups."""
+    """Start torch.distributed (RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set) and build the groups.
+
+    timeout_s: of collectives."""
     if not dist.is_initialized():
         cuda = torch.cuda.is_available()
         if cuda:
@@ -67,13 +69,12 @@ def start(layout: Layout, *, timeout_s: float = 1800.0) -> None:
 def build_groups(layout: Layout, *, gloo: bool = True) -> None:
     """Megatron's process groups; replaces those of an earlier layout.
 
-    gloo: with the groups that checkpoints of the optimizer travel over; backend/memory_shards.py sends
-    nothing.
+    gloo: also build gloo groups, which optimizer checkpoints need; backend/memory_shards.py doesn't.
     """
     _leave_groups()
     _initialize(layout, gloo=gloo)
-    # dropout is 0 everywhere and weights have their own generator (backend/model/init_weights.py), so that
-    # this seed decides nothing; Megatron wants its trackers all the same
+    # Megatron needs its random state trackers. Their seed has no effect: dropout is 0 and weights have their
+    # own generators (backend/model/init_weights.py).
     model_parallel_cuda_manual_seed(0, force_reset_rng=True)
 
 
@@ -81,8 +82,8 @@ def build_groups(layout: Layout, *, gloo: bool = True) -> None:
 def groups_of(layout: Layout) -> Iterator[None]:
     """Within: Megatron's groups are those of another layout of the same ranks. A collective call.
 
-    Megatron has one set of groups a process, which its modules and ours ask for at run time too. So the sets
-    change places; what was built within one keeps it (its modules hold their groups).
+    Megatron has one set of groups a process, which its modules and ours also read at run time. So the sets
+    are swapped; modules built within keep their groups.
     """
     training = _state()
     vars(parallel_state).update(_second.get(layout, _NO_GROUPS))
@@ -108,7 +109,7 @@ def _initialize(layout: Layout, *, gloo: bool) -> None:
 
 
 def _leave_groups() -> None:
-    """Megatron only forgets its groups; each keeps three gloo threads awake until it is destroyed."""
+    """Destroy Megatron's groups. It only drops them, and each keeps three gloo threads until destroyed."""
     if not parallel_state.model_parallel_is_initialized():
         return
     parallel_state.destroy_model_parallel()
@@ -119,7 +120,7 @@ def _leave_groups() -> None:
 
 
 def stop() -> None:
-    """Leave the groups. Models hold theirs in cycles: uncollected, gloo's threads would go on waking."""
+    """Destroy all groups. Models hold theirs in reference cycles: collect these, or gloo's threads stay."""
     _leave_groups()
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -134,7 +135,7 @@ class MegatronReplicas:
         self.count = parallel_state.get_data_parallel_world_size()
         self.is_main = dist.get_rank() == 0
         self._group = parallel_state.get_data_parallel_group()
-        # the ranks of one replica: tensor, pipeline and context ranks together
+        # the tensor, pipeline and context ranks of this data-parallel rank
         self._replica = _replica_group()
         self.leads = self._replica is None or dist.get_rank(self._replica) == 0
 
@@ -183,7 +184,7 @@ class MegatronReplicas:
 
 
 class _Pickler(pickle.Pickler):
-    """Tensors as numpy's arrays: torch's own way takes longer than to compute a short sequence."""
+    """Pickles tensors as numpy arrays: torch's own pickling takes longer than computing a short sequence."""
 
     def reducer_override(self, obj: Any) -> Any:
         return (torch.from_numpy, (obj.numpy(),)) if type(obj) is torch.Tensor else NotImplemented
@@ -197,7 +198,7 @@ def _pickled(value: Any) -> bytes:
 
 
 def _replica_group() -> Any:
-    """The group of this replica's ranks; None when it has one rank. A collective call."""
+    """The group of this data-parallel rank's own ranks; None if it is one rank. A collective call."""
     mine = parallel_state.get_data_parallel_rank()
     world = dist.get_world_size()
     indices: list[Any] = [None] * world

@@ -26,7 +26,7 @@ from megatron.core.models.gpt.gpt_model import GPTModel
 from torch import Tensor
 
 from megatron_r1.backend.model.routing_replay import RouteRecorder
-from megatron_r1.backend.model.top_p_mask import NucleusRecorder
+from megatron_r1.backend.model.top_p_mask import TopPMaskRecorder
 from megatron_r1.backend.parallel.process_groups import device
 from megatron_r1.backend.rollout.decoder.expert_parallel import Exchange
 from megatron_r1.backend.rollout.sampling import next_tokens, uniforms
@@ -148,7 +148,7 @@ class BatchScheduler:
         self.decoder = decoder(chunks, rows=self.num_slots, length=length)
         count = self.dummy + 1
         self.routes = RouteRecorder(chunks, rows=count, length=length) if sampling.keep_routes else None
-        self.nuclei = NucleusRecorder(count) if sampling.keep_nucleus and sampling.top_p < 1 else None
+        self.nuclei = TopPMaskRecorder(count) if sampling.keep_nucleus and sampling.top_p < 1 else None
 
     def run(self) -> list[Sampled]:
         running, entering, largest = 0, 1, 0

@@ -33,7 +33,7 @@ from megatron.core.inference.text_generation_controllers.text_generation_control
 from megatron.core.models.gpt.gpt_model import GPTModel
 from torch import Tensor
 
-from megatron_r1.backend.model.top_p_mask import NucleusRecorder
+from megatron_r1.backend.model.top_p_mask import TopPMaskRecorder
 from megatron_r1.backend.parallel.process_groups import device
 from megatron_r1.backend.rollout.sampling import next_tokens, uniforms
 from megatron_r1.types import Sampled, Sampling, SamplingTrace
@@ -151,7 +151,7 @@ class KeyedSampling(EngineSampling):
         self.tokens: list[list[int]] = [[] for _ in keys]
         self.logprobs: list[list[float]] = [[] for _ in keys]
         truncated = sampling.keep_nucleus and sampling.top_p < 1
-        self.nuclei = NucleusRecorder(len(self.keys)) if truncated else None
+        self.nuclei = TopPMaskRecorder(len(self.keys)) if truncated else None
 
     def sample_kernel(
         self,

@@ -22,7 +22,7 @@ from megatron.core.utils import unwrap_model
 from torch import Tensor
 
 from megatron_r1.backend.model.attention import Pack, describe_pack
-from megatron_r1.backend.model.lm_head import OutputHead
+from megatron_r1.backend.model.lm_head import LmHead
 from megatron_r1.backend.model.reward_head import ScoreHead
 from megatron_r1.backend.model.router import counting_of, shard, show_pack
 from megatron_r1.backend.model.top_p_mask import pairs
@@ -132,15 +132,13 @@ def _processor(chunk: GPTModel, inputs: "_Inputs", options: ForwardOptions) -> C
     ) -> Output:
         if isinstance(output_layer, ScoreHead):
             return Output(output_layer(hidden_states), None, None)
-        project = OutputHead(output_layer, output_weight, options.max_logits)
+        project = LmHead(output_layer, output_weight, options.max_logits)
         return _head(chunk, inputs, hidden_states, project, options)
 
     return head
 
 
-def _head(
-    chunk: GPTModel, inputs: _Inputs, hidden: Tensor, head: OutputHead, options: ForwardOptions
-) -> Output:
+def _head(chunk: GPTModel, inputs: _Inputs, hidden: Tensor, head: LmHead, options: ForwardOptions) -> Output:
     mtp_loss = None
     if options.mtp and chunk.config.mtp_num_layers:
         mtp_loss = _mtp_loss(chunk, inputs, hidden, head)
@@ -155,7 +153,7 @@ def _head(
     return Output(logprobs, entropy, mtp_loss)
 
 
-def _mtp_loss(chunk: GPTModel, inputs: _Inputs, hidden: Tensor, head: OutputHead) -> Tensor:
+def _mtp_loss(chunk: GPTModel, inputs: _Inputs, hidden: Tensor, head: LmHead) -> Tensor:
     """V3 eq. 24 and 25: the weighted mean over depths of each depth's cross entropy."""
     rotary = chunk._preprocess(inputs.tokens, inputs.pack.positions, decoder_input=hidden,
                                packed_seq_params=inputs.pack)[1]  # fmt: skip

@@ -9,7 +9,7 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from megatron_r1.backend.model.attention import describe_pack
-from megatron_r1.backend.model.lm_head import OutputHead
+from megatron_r1.backend.model.lm_head import LmHead
 from megatron_r1.backend.model.logprobs import token_entropy, token_logprobs
 from megatron_r1.config.layout import Layout
 from megatron_r1.types import TrainSequence
@@ -120,7 +120,7 @@ class _Head:
         layer = self.chunk.output_layer
         counting = layer.register_forward_hook(lambda _, __, output: calls.append(len(output[0])))
         hidden = self.states.clone().requires_grad_()
-        values, entropy = OutputHead(layer, self.tied, max_logits)(
+        values, entropy = LmHead(layer, self.tied, max_logits)(
             hidden, self.labels, temperature=0.7, entropy=True, allowed=self.allowed, counted=counted
         )
         assert entropy is not None

@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from megatron_r1.backend.model.top_p_mask import NucleusRecorder, join_lists, pairs
+from megatron_r1.backend.model.top_p_mask import TopPMaskRecorder, join_lists, pairs
 from tests.distributed.harness import replay_plan as plan
 from tests.distributed.harness.ranks import Results
 
 
 def test_a_nucleus_is_a_list_of_ids_a_token():
-    recorder = NucleusRecorder(2)
+    recorder = TopPMaskRecorder(2)
     recorder.note([0, 1], torch.tensor([[True, False, True], [False, True, False]]))
     recorder.note([1], torch.tensor([[True, True, True]]))
     recorder.note([1], torch.tensor([[True, False, False]]))  # past the end of its output
