@@ -92,6 +92,13 @@ def test_keys_of_the_yaml_blocks_exist(page, text):
     assert problems(found, root_of(found)) == []
 
 
+def test_python_blocks_of_the_how_to_pages_run():
+    found = [text for page, text in blocks("python") if page.startswith("docs/how_to/")]
+    assert found
+    for text in found:
+        exec(compile(text, "a page", "exec"), {})
+
+
 @cache
 def schema() -> dict[str, Any]:
     return json.loads((ROOT / "conf" / "schema.json").read_text(encoding="utf-8"))
