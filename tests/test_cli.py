@@ -55,11 +55,11 @@ def test_commands_leave_room_for_plug_ins_until_they_have_read_the_configuration
     code = (
         "import megatron_r1.check.findings, megatron_r1.launch.local, megatron_r1.launch.slurm.submit\n"
         "import megatron_r1.run.chain\n"
-        "from megatron_r1.registry import families, rewards, sources, stages\n"
-        "print([known.cache_info().currsize for known in (families, rewards, sources, stages)])"
+        "from megatron_r1.registry import families, losses, rewards, sources, stages\n"
+        "print([known.cache_info().currsize for known in (families, losses, rewards, sources, stages)])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out.splitlines()[-1] == "[0, 0, 0, 0]"
+    assert out.splitlines()[-1] == "[0, 0, 0, 0, 0]"
 
 
 @pytest.mark.parametrize(

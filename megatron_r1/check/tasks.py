@@ -11,17 +11,19 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel
 
 from megatron_r1.config import Loaded
 from megatron_r1.config.tree import Finding, KeyPath
 from megatron_r1.data.json_lines import data_files, numbered_lines, parse_line
+from megatron_r1.data.source import SourceConfig
 from megatron_r1.data.sources.jsonl import Jsonl
+from megatron_r1.data.sources.stage import StageOutput
 from megatron_r1.data.split import Split
 from megatron_r1.errors import DataError
 from megatron_r1.run.config import RunConfig
+from megatron_r1.section import Section
 from megatron_r1.stages.evaluation.accuracy import Evaluation
 from megatron_r1.stages.grpo.phases import chosen
 from megatron_r1.stages.grpo.trainer import Grpo
@@ -37,7 +39,7 @@ class _Judge:
 
     key: KeyPath
     patterns: tuple[str, ...]
-    sources: tuple[Any, ...]
+    sources: tuple[SourceConfig, ...]
     split: Split
 
 
@@ -46,7 +48,7 @@ def idle_rewards(loaded: Loaded[RunConfig], *, limit: int | None) -> Iterator[Fi
     run = loaded.value
     read: dict[tuple[str, Split], frozenset[str] | None] = {}
 
-    def tasks(source: Any, split: Split) -> frozenset[str] | None:
+    def tasks(source: SourceConfig, split: Split) -> frozenset[str] | None:
         key = (repr(source), split)
         if key not in read:
             read[key] = _tasks(source, run.seed, split, limit)
@@ -91,19 +93,19 @@ def _judges(value: object, key: KeyPath) -> Iterator[_Judge]:
 
 
 def _rewards(
-    rewards: Any, key: KeyPath, sources: tuple[Any, ...], split: Split = "train"
+    rewards: Section, key: KeyPath, sources: tuple[SourceConfig, ...], split: Split = "train"
 ) -> Iterator[_Judge]:
     for name, config in chosen(rewards).items():
         if config.tasks is not None:
             yield _Judge((*key, name, "tasks"), tuple(config.tasks), sources, split)
 
 
-def _tasks(source: Any, seed: int, split: Split, limit: int | None) -> frozenset[str] | None:
+def _tasks(source: SourceConfig, seed: int, split: Split, limit: int | None) -> frozenset[str] | None:
     """The tasks of a source's prompts; None where they can't be known, or the source is wrong."""
     try:
         if isinstance(source, Jsonl):
             return _tasks_of_file(source, limit)
-        if source.source == "stage":
+        if isinstance(source, StageOutput):
             return None
         made = source.build(seed, split=split)
         return frozenset(made.prompt(index).task for index in range(NUM_ASKED))

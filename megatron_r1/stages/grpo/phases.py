@@ -6,13 +6,14 @@ and the policy learns what the reward model overrates (DeepSeek-R1, section 2.3.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from megatron_r1 import registry
 from megatron_r1.data.mixture import Mixture, build_mixture
-from megatron_r1.rewards.base import Reward
+from megatron_r1.data.source import SourceConfig
+from megatron_r1.rewards.base import Reward, RewardConfig
 from megatron_r1.rewards.combine import columns_of, weigh
 from megatron_r1.rewards.preference import PreferenceConfig
 from megatron_r1.section import Section
@@ -42,7 +43,7 @@ class FinalPhase(Section):
     """More rewards; one that `rewards` has too is replaced."""
 
 
-def chosen(rewards: Any) -> dict[str, Any]:
+def chosen(rewards: Section) -> dict[str, RewardConfig]:
     """The rewards of a section that are set, by name."""
     return {name: config for name, config in rewards if config is not None}
 
@@ -143,9 +144,9 @@ def final_phase(stage: "Grpo", context: StageContext, *, start: int) -> Phase:
 
 def _phase(
     questions: Mixture,
-    data: Mapping[str, Any],
+    data: Mapping[str, SourceConfig],
     start: int,
-    rewards: Mapping[str, Any],
+    rewards: Mapping[str, RewardConfig],
     context: StageContext,
 ) -> Phase:
     models = {name: config for name, config in rewards.items() if isinstance(config, PreferenceConfig)}
