@@ -1,7 +1,6 @@
 """Everything that touches Megatron-Core: the only package that imports megatron.*
 
-Before any module of this package can import megatron, the stand-ins for torch.cuda go in and the libraries
-are made quiet.
+The stubs for torch.cuda and the warning filters are installed here, before any module can import megatron.
 """
 
 from megatron_r1.backend.compat import cuda_stubs, quiet

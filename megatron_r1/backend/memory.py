@@ -1,4 +1,4 @@
-"""A rank's memory, of its GPU or resident where it computes on the CPU: freed, and the most that it held."""
+"""A rank's memory (GPU memory, or resident memory on the CPU): free what is unused, measure the peak."""
 
 import contextlib
 import gc
@@ -12,27 +12,27 @@ from megatron_r1.backend.parallel.process_groups import device
 
 GIB = 1024**3
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-FORGET_PEAK = "5"  # proc(5): the peak becomes what is resident now
+FORGET_PEAK = "5"  # proc(5): sets the peak to the current resident memory
 
 
 def release() -> None:
-    """Free what earlier stages left: models are cycles, which only a collection finds."""
+    """Free what earlier stages left: models are reference cycles, which only the garbage collector frees."""
     gc.collect()
     if device().type == "cuda":
         torch.cuda.empty_cache()
 
 
 def reset_peak() -> None:
-    """Count from here."""
+    """Start a new measurement of the peak."""
     if device().type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return
-    with contextlib.suppress(OSError):  # where it is read-only, the peak is that of the whole process
+    with contextlib.suppress(OSError):  # where /proc is read-only, the peak is that of the whole process
         CLEAR.write_text(FORGET_PEAK)
 
 
 def peak_gib() -> float:
-    """Of the rank that held the most since `reset_peak`; on the CPU with its libraries. Collective."""
+    """The highest peak of all ranks since `reset_peak`; on the CPU libraries count too. Collective."""
     peak = torch.tensor(_peak_bytes() / GIB, dtype=torch.float64, device=device())
     dist.all_reduce(peak, op=dist.ReduceOp.MAX)
     return float(peak)

@@ -1,9 +1,9 @@
-"""What each rank of a layout would hold, from the real model code, without the ranks and without the memory.
+"""Memory shards: what each rank of a layout would hold, computed by the real model code without its memory.
 
-One rank of every pipeline stage is built on the meta device in a process group that only pretends to have
-the others; DDP lays its buffers out around it. The ranks of a stage differ in their share of a distributed
-optimizer alone, which Megatron-Core 0.19.2 cuts from the buffers: each bucket into equal parts, one a replica
-(distrib_optimizer.py, _build_model_gbuf_range).
+One rank of every pipeline stage is built on the meta device in a fake process group, with DDP's buffers. The
+ranks of a stage differ only in their shard of a distributed optimizer, which Megatron-Core 0.19.2 cuts from
+the buffers: each bucket into equal parts, one for each data-parallel rank (distrib_optimizer.py,
+_build_model_gbuf_range).
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,15 +33,14 @@ META = torch.device("meta")
 class Shard:
     """One rank of a pipeline stage.
 
-    parameters: elements that it holds; mtp_parameters those in MTP layers, expert_parameters in experts.
-    whole, whole_mtp: elements of the whole model that all ranks of the stage hold between them, each counted
-    once; router biases included, copies of the embedding left out.
-    parameter_bytes, gradient_bytes: of DDP's buffers, their padding included. other_bytes: of what is not
-    trained (router biases, rotary frequencies).
-    rounded: elements that a rollout in FP8 rounds, without MTP's; fp8_bytes, mtp_fp8_bytes: of the rounded
-    copies and their scales, and of the first MTP layer's.
-    optimizer_dense, optimizer_expert: trained elements whose state a replica keeps, by replica (of all
-    parameters but the experts', and of the experts').
+    parameters: elements that it holds; mtp_parameters: of these, in MTP layers; expert_parameters: in
+    experts. whole, whole_mtp: elements of the whole model that all ranks of the stage hold together, each
+    counted once, with router biases and without copies of the embedding. parameter_bytes, gradient_bytes: of
+    DDP's buffers with their padding. other_bytes: of what isn't trained (router biases, rotary frequencies).
+    rounded: elements that an FP8 rollout rounds, without MTP's; fp8_bytes, mtp_fp8_bytes: of the rounded
+    copies and their scales, and of the first MTP layer's. optimizer_dense, optimizer_expert: by data-parallel
+    rank, the trained elements whose optimizer state it keeps, of all parameters but the experts' and of the
+    experts'.
     """
 
     pipeline_rank: int
@@ -61,14 +60,14 @@ class Shard:
 
     @property
     def optimizer_elements(self) -> int:
-        """Of the rank that keeps the most."""
+        """The elements of the rank that keeps the most."""
         return max(self.optimizer_dense) + max(self.optimizer_expert)
 
 
 def shards(family: FamilyConfig, layout: Layout, options: ModelOptions) -> list[Shard]:
     """One rank's shard of each pipeline stage. Needs a process without a process group.
 
-    Stages with the same layers hold the same, so that each kind of stage is built once.
+    Stages with the same layers hold the same, so each kind of stage is built once.
     """
     ranks = layout.ranks // layout.pipeline  # of a stage
     built: dict[tuple[str, ...], Shard] = {}
@@ -81,7 +80,7 @@ def shards(family: FamilyConfig, layout: Layout, options: ModelOptions) -> list[
 
 
 def _kinds(family: FamilyConfig, layout: Layout) -> list[tuple[str, ...]]:
-    """Each pipeline stage's chunks as letters, layers without experts as d."""
+    """Each pipeline stage's chunks as strings, a letter for each layer; d: a dense layer."""
     shape = family.shape()
     dense = shape.num_dense_layers if shape.num_experts else shape.num_layers
     chunks = []
@@ -118,7 +117,7 @@ def _shard(family: FamilyConfig, layout: Layout, options: ModelOptions, stage: i
 @contextmanager
 def _fake_ranks(layout: Layout, rank: int) -> Iterator[None]:
     """Within: this process is `rank` of the layout, and tensors have shapes but no memory."""
-    assert not dist.is_initialized(), "a plan is made in a process of its own"
+    assert not dist.is_initialized(), "a plan needs a process without a process group"
     dist.init_process_group("fake", rank=rank, world_size=layout.ranks, store=FakeStore())
     try:
         process_groups.build_groups(layout, gloo=False)
@@ -142,34 +141,34 @@ def _count(chunk: GPTModel, layout: Layout, *, first_stage: bool) -> tuple[int, 
         whole += 0 if again or in_mtp else size * copies
         whole_mtp += size * copies * in_mtp
     for name, buffer in chunk.named_buffers():
-        if name.endswith("expert_bias"):  # the same on every rank; published with the weights
+        if name.endswith("expert_bias"):  # the same on every rank; part of the published weights
             whole += 0 if name.startswith("mtp.") else buffer.numel()
             whole_mtp += buffer.numel() if name.startswith("mtp.") else 0
     return held, mtp, expert, whole, whole_mtp
 
 
 def _rounded(chunks: Sequence[GPTModel]) -> tuple[list[Tensor], list[Tensor]]:
-    """The weights that decode in FP8: of the model's layers, and of the MTP layer that drafts."""
+    """The weights that an FP8 rollout rounds: of the model's layers, and of the MTP layer that drafts."""
     named = [pair for chunk in chunks for pair in rounded_weights(chunk)]
     of_mtp = [weight for name, weight in named if name.startswith("mtp.")]
     return [weight for name, weight in named if not name.startswith("mtp.")], of_mtp
 
 
 def _tensor_parts(parameter: Tensor, layout: Layout) -> int:
-    """How many tensor ranks have a part of their own of it."""
+    """The number of tensor ranks that the parameter is sharded over."""
     cut: bool = getattr(parameter, "tensor_model_parallel", False)  # Megatron marks only some of them
     return layout.tensor if cut else 1
 
 
 def _parameter_bytes(models: Sequence[DistributedDataParallel], buffers: Sequence[Any]) -> int:
-    """A distributed optimizer keeps the parameters in DDP's buffers, padding and all."""
+    """Bytes of the parameters; a distributed optimizer keeps them in DDP's buffers, with padding."""
     if buffers and buffers[0].param_data is not None:
         return sum(_bytes(buffer.param_data) for buffer in buffers)
     return sum(_bytes(parameter) for model in models for parameter in model.parameters())
 
 
 def _optimizer_elements(buffers: Sequence[Any], layout: Layout, *, replicas: int) -> tuple[int, ...]:
-    """By replica, the elements that it keeps the optimizer's state of."""
+    """By data-parallel rank, the elements whose optimizer state it keeps."""
     if not layout.distributed_optimizer:
         return (sum(p.numel() for buffer in buffers for p in buffer.params),) * replicas
     found = [0] * replicas
@@ -183,7 +182,7 @@ def _optimizer_elements(buffers: Sequence[Any], layout: Layout, *, replicas: int
 
 
 def _share_out(found: list[int], start: int, end: int, part: int) -> None:
-    """Add the elements [start, end) of a bucket to the replicas that hold them, `part` elements each."""
+    """Add the elements [start, end) of a bucket to the ranks that hold them, `part` elements each."""
     for replica in range(start // part, -(-end // part)):
         found[replica] += min(end, (replica + 1) * part) - max(start, replica * part)
 

@@ -1,4 +1,4 @@
-"""The Policy that stages see, on Megatron-Core."""
+"""MegatronPolicy: types.Policy on Megatron-Core."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -75,12 +75,12 @@ class MegatronPolicy:
         score_head: bool = False,
         offload: Collection[str] = (),
     ) -> None:
-        """eos_ids: each of them ends an output; the first is the one that is learnt. tokens_per_pack: the
-        most tokens of one micro-batch on a rank. rollout_layout: of what samples, None for `layout`.
-        score_head: for a MegatronScorer. offload: of "optimizer", "reference" and "reward_models", what is in
-        host memory outside its phase; on the CPU nothing moves.
+        """eos_ids: each of them ends a completion; training teaches the first. tokens_per_pack: the most
+        tokens of a micro-batch on a rank. rollout_layout: of the rollout; None: `layout`. score_head: for a
+        MegatronScorer. offload: which of "optimizer", "reference" and "reward_models" are offloaded to CPU
+        between their phases; without a GPU none is.
 
-        Raises ConfigError where the model can't be sampled from as rollout_options ask."""
+        Raises ConfigError where the model or layout doesn't support the rollout_options."""
         self.score_head, self.language_family = score_head, family
         if score_head:
             family = heads.without_language_head(family)
@@ -89,8 +89,8 @@ class MegatronPolicy:
         self.rollout_layout = layout if rollout_layout is None else rollout_layout
         self.rollout_options = rollout_options or RolloutOptions()
         self.version = 0
-        self.sampler: ReshardedModel | None = None  # once something is sampled in another layout
-        self.fresh = False  # whether it has the weights as they are
+        self.resharded: ReshardedModel | None = None  # built at the first rollout in another layout
+        self.synced = False  # whether the resharded model has the current weights
         self.refits = Refits()
         self.replicas = MegatronReplicas()
         self.chunks = build_model(family, layout, options)
@@ -107,8 +107,9 @@ class MegatronPolicy:
         self.offloaded: OffloadedOptimizer | None = None
         self.offload = frozenset(offload) if device().type == "cuda" else frozenset()
         self.reference: ReferenceWeights | None = None
-        self.resting: HostCopy | None = None  # the weights, of a model that is only read
-        # on rank 0: the files that came with Hugging Face's weights, for the checkpoints to keep (origin.py)
+        self.offloaded_weights: HostCopy | None = None  # of a frozen model
+        # on rank 0: files that came with Hugging Face's weights, kept in checkpoints
+        # (huggingface/provenance.py)
         self.carried: dict[str, bytes] = {}
 
     def generate(
@@ -120,48 +121,50 @@ class MegatronPolicy:
         begun: Sequence[Begun] | None = None,
         on_end: OnEnd | None = None,
     ) -> list[Sampled]:
-        assert not self.score_head, "a reward model says nothing"
+        assert not self.score_head, "a reward model can't generate"
         if sampling.keep_routes:
             routing_replay.require_replay(self.chunks[0].config)
         longest = max(map(len, prompts), default=0)
         self._require_positions(longest + sampling.max_new_tokens, "a prompt and max_new_tokens")
         finish_parameter_gather(self.models)
-        self._put_away()
+        self._offload_training_state()
         how: Any = {"eos_ids": self.eos_ids, "options": self.rollout_options, "begun": begun}
         if self.rollout_layout.places_like(self.layout):
-            with phase("rollout"), self._awake():
+            with phase("rollout"), self._weights_on_device():
                 return rollout.generate(self.chunks, prompts, sampling, keys=keys, on_end=on_end, **how)
-        with phase("refit"), self._awake():
-            sampler = self._fresh_sampler()
+        with phase("refit"), self._weights_on_device():
+            resharded = self._synced_resharded()
         with phase("rollout"):
-            return sampler.generate(prompts, sampling, keys=keys, of=self.replicas, **how)
+            return resharded.generate(prompts, sampling, keys=keys, of=self.replicas, **how)
 
-    def _fresh_sampler(self) -> ReshardedModel:
-        """The model in the rollout's layout, with the weights as they are."""
-        if self.sampler is None:
-            self.sampler = ReshardedModel(self.family, self.rollout_layout, self.options, trained=self.chunks)
-        if not self.fresh:
-            self.refits += self.sampler.refitter.refit()
-            self.fresh = True
-        return self.sampler
+    def _synced_resharded(self) -> ReshardedModel:
+        """The resharded model, after a weight sync if its weights are stale."""
+        if self.resharded is None:
+            self.resharded = ReshardedModel(
+                self.family, self.rollout_layout, self.options, trained=self.chunks
+            )
+        if not self.synced:
+            self.refits += self.resharded.refitter.refit()
+            self.synced = True
+        return self.resharded
 
     def logprobs(
         self, sequences: Sequence[TrainSequence], *, reference: bool = False, temperature: float = 1.0
     ) -> list[Tensor]:
-        if reference:  # a policy of its own, with its own routes
+        if reference:  # the reference uses its own routes
             sequences = [replace(sequence, routes=None) for sequence in sequences]
         packing = self._pack(sequences)
-        if not packing.batches:  # on all replicas
+        if not packing.batches:  # then on all data-parallel ranks
             return []
         options = self._forward_options(temperature=temperature)
         if reference:
             assert self.reference is not None, "no reference was kept"
-            with phase("reference"), self.reference.in_place():
+            with phase("reference"), self.reference.swapped_in():
                 values = pack_logprobs(self.models, packing.batches, options=options)
             if "reference" in self.offload:
-                self.reference.put_away()
+                self.reference.offload()
         else:
-            with phase("log-probs"), self._awake():
+            with phase("log-probs"), self._weights_on_device():
                 values = pack_logprobs(self.models, packing.batches, options=options)
         found = packing.unpack([value.cpu() for value in values])
         return [value[: len(s.token_ids)] for value, s in zip(found, sequences, strict=True)]
@@ -185,32 +188,34 @@ class MegatronPolicy:
         if "optimizer" in self.offload:
             self.offloaded = OffloadedOptimizer(self.models, self.optimizer)  # type: ignore[arg-type]
 
-    def _put_away(self) -> None:
-        """What a rollout doesn't need; it comes back where it is used."""
+    def _offload_training_state(self) -> None:
+        """Offload the optimizer and the reference, if asked; they are reloaded where they are used."""
         if self.offloaded is not None:
-            self.offloaded.put_away()
+            self.offloaded.offload()
         if self.reference is not None and "reference" in self.offload:
-            self.reference.put_away()
+            self.reference.offload()
 
-    def rest(self) -> None:
-        """From here on the weights are on the device only where they are used, if offload has reward_models:
-        for a model beside the policy, which no one trains, loads or saves any more."""
+    def offload_weights(self) -> None:
+        """Keep this frozen model's weights in CPU memory between calls, if `offload` has reward_models. The
+        model can't be trained, loaded or saved any more."""
         if "reward_models" in self.offload:
             assert self.optimizer is None, "training changes the weights"
-            self.resting = HostCopy(lambda: (t for c in self.chunks for t in (*c.parameters(), *c.buffers())))
-            self.resting.put_away()
+            self.offloaded_weights = HostCopy(
+                lambda: (t for c in self.chunks for t in (*c.parameters(), *c.buffers()))
+            )
+            self.offloaded_weights.offload()
 
-    def _awake(self) -> AbstractContextManager[None]:
+    def _weights_on_device(self) -> AbstractContextManager[None]:
         """Within: the weights are on the device."""
-        return nullcontext() if self.resting is None else self.resting.here()
+        return nullcontext() if self.offloaded_weights is None else self.offloaded_weights.on_device()
 
     @contextmanager
-    def at_home(self) -> Iterator[None]:
-        """Within: the optimizer and the reference are on the device, for whoever reads or writes them."""
+    def training_state_on_device(self) -> Iterator[None]:
+        """Within: the optimizer and the reference are on the device."""
         if self.offloaded is not None:
-            self.offloaded.fetch()
+            self.offloaded.reload()
             self.offloaded.wait()
-        with nullcontext() if self.reference is None else self.reference.host.here():
+        with nullcontext() if self.reference is None else self.reference.host.on_device():
             yield
 
     def train_step(
@@ -226,7 +231,7 @@ class MegatronPolicy:
         packs = self._pack(sequences).batches
         num_tokens = int(self.replicas.sum({"tokens": sum(p.num_tokens for p in packs)})["tokens"])
         if self.offloaded is not None:
-            self.offloaded.fetch()  # beside the forward and backward passes
+            self.offloaded.reload()  # overlaps with the forward and backward passes
         for model in self.models:
             model.zero_grad_buffer()  # type: ignore[operator]
         self.optimizer.zero_grad()
@@ -238,7 +243,7 @@ class MegatronPolicy:
         metrics = self._means(sums)
         mean_loss, update = metrics.pop("loss"), self.version + 1
         require_finite_loss(self.chunks, update=update, loss=mean_loss, own_loss=float(sums["loss"][0]))
-        self.fresh = False
+        self.synced = False
         if self.offloaded is not None:
             self.offloaded.wait()
         with phase("optimizer"):
@@ -251,30 +256,32 @@ class MegatronPolicy:
         return StepStats(loss=mean_loss, grad_norm=grad_norm, metrics=metrics, num_tokens=num_tokens)
 
     def close(self) -> None:
-        """Before the last reference goes: else the memory would not come back."""
+        """Call it before dropping the policy, or its memory isn't freed."""
         unwrap(self.models)
 
     def save(self, directory: Path, state: Mapping[str, Any]) -> None:
         save_load.save(directory, self, state)
 
     def load(self, directory: Path, *, weights_only: bool = False, checked: bool = False) -> dict[str, Any]:
-        assert self.resting is None, "the host would keep the old weights"
-        self.fresh = False
+        assert self.offloaded_weights is None, "the host copy would keep the old weights"
+        self.synced = False
         return save_load.load(directory, self, weights_only=weights_only, checked=checked)
 
     def load_hugging_face(self, directory: Path) -> list[str]:
-        """Weights from Hugging Face's files; each rank reads its slices. Returns warnings; collective."""
-        self.fresh = False
+        """Load weights from Hugging Face's files; each rank reads its slices. Returns warnings.
+        Collective."""
+        self.synced = False
         found = load_directory(self.chunks, directory, self.language_family, score_head=self.score_head)
         if self.optimizer is not None:
-            with self.at_home():
+            with self.training_state_on_device():
                 self.optimizer.reload_model_params()  # the fp32 masters
         if self.replicas.is_main:
             self.carried = files_to_carry(Source(directory), self.family)
         return found
 
     def _means(self, sums: Sums) -> dict[str, float]:
-        """Sums over packs -> means over all replicas; a count of 0 marks a sum that the weights divided."""
+        """Sums over packs -> means over all data-parallel ranks. A count of 0 marks a sum that the token
+        weights have already normalised."""
         flat = {}
         for name, pair in sums.items():
             flat[f"{name}/sum"], flat[f"{name}/count"] = pair.tolist()
@@ -282,14 +289,14 @@ class MegatronPolicy:
         return {name: total[f"{name}/sum"] / (total[f"{name}/count"] or 1.0) for name in sums}
 
     def _pack(self, sequences: Sequence[TrainSequence]) -> Packing:
-        """Packs on this rank's device; as many on every replica, because experts are shared between them."""
+        """Packs on this rank's device; every data-parallel rank has as many, since experts are shared."""
         self._require_positions(max((len(s.token_ids) - 1 for s in sequences), default=0), "a sequence")
         self._require_rows(max((int(s.token_ids.max()) for s in sequences), default=0))
         padded = [pad_for_context(sequence, self.layout.context) for sequence in sequences]
         multiple = pack_multiple(self.layout, self.options.precision)
         packing = pack(padded, max_tokens=self.tokens_per_pack, multiple=multiple)
         count = self._agree_on_max(len(packing.batches))
-        if self.layout.virtual_pipeline > 1:  # the interleaved schedule runs whole rounds of stages
+        if self.layout.virtual_pipeline > 1:  # the interleaved schedule needs a multiple of the stages
             count = -(-count // self.layout.pipeline) * self.layout.pipeline
         batches = pad_packs(packing.batches, count, multiple=multiple)
         return Packing([_to_device(batch) for batch in batches], packing.places)
@@ -304,7 +311,7 @@ class MegatronPolicy:
 
     def _require_rows(self, token_id: int) -> None:
         rows = self.family.shape().vocab_size
-        if token_id >= rows:  # drawn by another model: on a GPU it would read beyond the embedding
+        if token_id >= rows:  # of another model: on a GPU it would read beyond the embedding
             raise DataError(f"a sequence holds token {token_id}, above model.vocab_size = {rows}; raise it")
 
     def _agree_on_max(self, value: int) -> int:

@@ -1,9 +1,9 @@
-"""The Scorer that stages and rewards see: a policy's architecture with a scalar head.
+"""MegatronScorer: types.Scorer on Megatron-Core, a policy's architecture with a scalar head.
 
-A loss over scores joins sequences that lie in different packs. So an update takes two passes: all scores
-without gradients, and with them the derivative of the loss by each score; then packs as usual, that
-derivative being the weight of the sequence's last value. The sum of weight x value has the gradient of the
-loss (chain rule), whatever the packing and the layout; the price is one forward pass more.
+A loss over scores connects sequences in different packs, so an update takes two passes. The first computes
+all scores without gradients, and from them the derivative of the loss by each score. The second trains on
+packs as usual, with that derivative as the weight of the sequence's last value: by the chain rule the sum of
+weight x value has the gradient of the loss, in any packing and layout. The price is one more forward pass.
 """
 
 from collections.abc import Sequence
@@ -48,18 +48,19 @@ class MegatronScorer:
         return StepStats(total["loss"], stats.grad_norm, metrics, stats.num_tokens)
 
     def _scores(self, sequences: Sequence[TrainSequence]) -> Tensor:
-        """[N] of this copy's sequences."""
+        """[N]: scores of this data-parallel rank's sequences."""
         values = self.model.logprobs(sequences)
         return torch.stack([value[-1] for value in values]) if values else torch.zeros(0)
 
 
 def _sequence(ids: Sequence[int], eos_id: int) -> TrainSequence:
-    """Every token is an input, one more follows as a label; the value at the last input is the score."""
+    """Every token is an input, so EOS is appended as the last label; the value at the last input is the
+    score."""
     weights = torch.zeros(len(ids) + 1)
     weights[-1] = 1.0
     return TrainSequence(torch.tensor([*ids, eos_id]), weights)
 
 
 def _values(values: Tensor, entropy: Tensor | None, batch: PackedBatch) -> tuple[Tensor, dict[str, Tensor]]:
-    """[T] the values themselves: the weights hold the loss's derivatives."""
+    """[T]: the values as they are; the weights are the loss's derivatives."""
     return values, {}

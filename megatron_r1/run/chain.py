@@ -255,7 +255,7 @@ class Chain:
         tokenizer = self._tokenizer(run, name)
         model = _build(run, self.run.stages[name], tokenizer, packs_of=packs_of)
         self._start_from(model, self._weights(name))
-        model.rest()
+        model.offload_weights()
         return model, get_template(run.template), tokenizer
 
     def _export(self, stage: StageConfig, directory: Path, checkpoint: str | None, *, again: bool) -> None:

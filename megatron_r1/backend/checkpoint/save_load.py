@@ -74,7 +74,7 @@ def save(directory: Path, policy: "MegatronPolicy", state: Mapping[str, Any]) ->
     partial = files.partial_of(directory)
     try:
         on_first_rank(f"{directory}: not written", lambda: _start(directory, policy, text))
-        with policy.at_home():
+        with policy.training_state_on_device():
             tensors = _sharded_state(policy)
             on_all_ranks(f"{directory}: not written", lambda: _write_tensors(partial, tensors))
         described = _describe_files(partial)
@@ -108,7 +108,7 @@ def load(
     if dist.get_rank() == 0:
         policy.carried = _carried(directory)
     finish_parameter_gather(policy.models)
-    with policy.at_home():
+    with policy.training_state_on_device():
         if weights_only:
             _load_weights(directory, policy)
         else:
@@ -174,7 +174,7 @@ def _load_everything(
     loaded = _read_tensors(directory, _sharded_state(policy, loading=True))
     _set_weights(policy, loaded["weights"])
     if policy.reference is not None:
-        with policy.reference.in_place():
+        with policy.reference.swapped_in():
             _set_weights(policy, loaded["reference"])
     optimizer_state.restore(policy.optimizer, loaded["optimizer"], step=counters["optimizer_step"])
     policy.version = counters["version"]
@@ -187,7 +187,7 @@ def _sharded_state(policy: "MegatronPolicy", *, loading: bool = False) -> dict[s
             policy.optimizer, state["weights"], loading=loading
         )
     if policy.reference is not None:
-        with policy.reference.in_place():
+        with policy.reference.swapped_in():
             state["reference"] = _weights(policy)
             # the parameters go back to the live weights; these aliases stay with the reference's
             dict_list_map_inplace(_detached, state["reference"])

@@ -1,4 +1,4 @@
-"""Sequences made divisible for context parallelism: a rank holds two equal chunks of each."""
+"""Pads sequences for context parallelism: a rank holds two equal chunks of each."""
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ def pad_for_context(sequence: TrainSequence, context: int) -> TrainSequence:
     if not padding:
         return sequence
     routes, nucleus = sequence.routes, sequence.nucleus
-    if routes is not None:  # the last token's experts again: any that differ from one another
+    if routes is not None:  # padding repeats the last token's experts: they only have to be distinct
         routes = torch.cat([routes, routes[-1:].expand(padding, -1, -1)])
     if nucleus is not None:
         nucleus = Nucleus(nucleus.ids, torch.cat([nucleus.offsets, nucleus.offsets[-1:].expand(padding)]))

@@ -1,10 +1,10 @@
-"""Tensors that leave the device for host memory between the phases that need them, and come back in place.
+"""CPU offload: tensors leave the device between the phases that need them and are reloaded in place.
 
-The storages are emptied and filled again, never replaced, so that every view of them stays valid: a flat
-buffer's parts, the optimizer's groups. Copies run on a stream of their own; the host's memory is pinned and
-allocated once. Megatron's own MegatronOptimizer.offload_to_cpu (0.19.2) waits for copies to pageable memory,
-allocates it anew each time, and takes weights along that an fp32 optimizer shares with the model; its
-release of gradient buffers is used (offload_grad_buffers).
+Storages are resized to 0 and refilled, never replaced, so all views of them stay valid (a flat buffer's
+parts, the optimizer's groups). Copies run on their own stream into pinned memory that is allocated once.
+Megatron's MegatronOptimizer.offload_to_cpu (0.19.2) copies synchronously to pageable memory, allocates it
+each time, and also takes weights that an fp32 optimizer shares with the model; only its release of gradient
+buffers is used (offload_grad_buffers).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,32 +20,33 @@ from megatron_r1.backend.train.optimizer import parts
 
 
 class HostCopy:
-    """Storages of some tensors and the host memory that takes their contents."""
+    """Offloads the storages of some tensors to host memory and reloads them."""
 
     def __init__(self, tensors: Callable[[], Iterable[Tensor]], *, stay: Sequence[Tensor] = ()) -> None:
-        """tensors: those that may go, asked for each time. stay: theirs are the storages that never go."""
+        """tensors: gives the tensors to offload, called each time. stay: their storages are never
+        offloaded."""
         self._tensors, self._stay = tensors, stay
         self._host = torch.empty(0, dtype=torch.uint8)
-        self._away: list[tuple[torch.UntypedStorage, Tensor]] = []  # with the host's bytes
+        self._offloaded: list[tuple[torch.UntypedStorage, Tensor]] = []  # each with its host copy
         self._stream: torch.cuda.Stream | None = None
-        self._arrived: Any = None  # torch.cuda.Event, once `fetch` has begun copies
+        self._reloaded: Any = None  # torch.cuda.Event after the copies of `reload`
         self.moved_bytes = 0  # in both directions so far
 
     @property
-    def is_away(self) -> bool:
-        return bool(self._away)
+    def is_offloaded(self) -> bool:
+        return bool(self._offloaded)
 
     @property
-    def away_bytes(self) -> int:
-        """Of the device's memory that are free for now."""
-        return sum(kept.numel() for _, kept in self._away)
+    def offloaded_bytes(self) -> int:
+        """Bytes of the device's memory that are free while offloaded."""
+        return sum(kept.numel() for _, kept in self._offloaded)
 
-    def put_away(self, *, changed: bool = True) -> None:
-        """Free the device's memory; nothing is freed before the host has room for all.
+    def offload(self, *, changed: bool = True) -> None:
+        """Free the device's memory; nothing is freed before the host memory for all is allocated.
 
-        changed: whether the contents may differ from what the host got the last time.
+        changed: whether the contents may differ from the host copy.
         """
-        if self._away:
+        if self._offloaded:
             return
         self.wait()
         storages = _storages(self._tensors(), self._stay)
@@ -56,48 +57,48 @@ class HostCopy:
             changed = True
         pairs = list(zip(storages, self._host.split(sizes), strict=True)) if sizes else []
         if changed:
-            with self._beside():
+            with self._copy_stream():
                 for storage, kept in pairs:
                     kept.copy_(_bytes(storage, self._stream), non_blocking=True)
             self.moved_bytes += sum(sizes)
-        self._away = pairs
-        for storage, _ in pairs:  # on a GPU its allocator keeps the memory until the copy is through
+        self._offloaded = pairs
+        for storage, _ in pairs:  # on a GPU the allocator waits for the copy before it reuses the memory
             storage.resize_(0)
 
-    def fetch(self) -> None:
-        """Begin to bring all back; `wait` comes before its use. Where it fails, all counts as away still."""
-        if not self._away:
+    def reload(self) -> None:
+        """Start copying all back; call `wait` before use. If it fails, all still counts as offloaded."""
+        if not self._offloaded:
             return
-        for storage, kept in self._away:  # allocated on the stream that computes
+        for storage, kept in self._offloaded:  # allocated on the compute stream
             storage.resize_(kept.numel())
-        with self._beside():
-            for storage, kept in self._away:
+        with self._copy_stream():
+            for storage, kept in self._offloaded:
                 _bytes(storage, None).copy_(kept, non_blocking=True)
             if self._stream is not None:
-                self._arrived = self._stream.record_event()
-        self.moved_bytes += self.away_bytes
-        self._away = []
+                self._reloaded = self._stream.record_event()
+        self.moved_bytes += self.offloaded_bytes
+        self._offloaded = []
 
     def wait(self) -> None:
-        """What is computed from here on sees what `fetch` brought."""
-        if self._arrived is not None:
-            torch.cuda.current_stream().wait_event(self._arrived)
-            self._arrived = None
+        """Make the compute stream wait for the copies of `reload`."""
+        if self._reloaded is not None:
+            torch.cuda.current_stream().wait_event(self._reloaded)
+            self._reloaded = None
 
     @contextmanager
-    def here(self) -> Iterator[None]:
-        """Within: on the device; then away again, if it was and if nothing changed it."""
-        was_away = self.is_away
-        self.fetch()
+    def on_device(self) -> Iterator[None]:
+        """Within: the tensors are on the device. They must not be changed if they were offloaded before."""
+        was_offloaded = self.is_offloaded
+        self.reload()
         self.wait()
         try:
             yield
         finally:
-            if was_away:
-                self.put_away(changed=False)
+            if was_offloaded:
+                self.offload(changed=False)
 
-    def _beside(self) -> Any:
-        """Within: copies on a stream of their own, after all that was begun before."""
+    def _copy_stream(self) -> Any:
+        """Within: copies run on their own stream, after all work already queued."""
         if not self._host.is_pinned():
             return nullcontext()
         if self._stream is None:
@@ -107,7 +108,7 @@ class HostCopy:
 
 
 class OffloadedOptimizer:
-    """Masters and moments in host memory, gradient buffers freed, from a rollout to the next update."""
+    """Offloads masters and moments and frees gradient buffers from a rollout to the next update."""
 
     def __init__(
         self,
@@ -117,30 +118,30 @@ class OffloadedOptimizer:
         self._models = models
         weights = [t for m in models for t in (*m.module.parameters(), *m.module.buffers())]
         self.state = HostCopy(lambda: _optimizer_tensors(optimizer), stay=weights)
-        self._gradients_away = False
+        self._gradients_freed = False
 
-    def put_away(self) -> None:
-        """Gradients are lost: an update begins with zeros."""
-        self.state.put_away()
-        if not self._gradients_away:
-            self._gradients_away = True
+    def offload(self) -> None:
+        """Gradients are lost; every update starts from zeros."""
+        self.state.offload()
+        if not self._gradients_freed:
+            self._gradients_freed = True
             for model in self._models:
                 model.offload_grad_buffers(synchronize=False, empty_cache=False)
 
-    def fetch(self) -> None:
-        """Gradient buffers are there at once, the rest after `wait`."""
-        if self._gradients_away:
+    def reload(self) -> None:
+        """Gradient buffers are back at once, the rest after `wait`."""
+        if self._gradients_freed:
             for model in self._models:
                 model.restore_grad_buffers(synchronize=False)
-            self._gradients_away = False
-        self.state.fetch()
+            self._gradients_freed = False
+        self.state.reload()
 
     def wait(self) -> None:
         self.state.wait()
 
 
 def _optimizer_tensors(optimizer: MegatronOptimizer) -> Iterator[Tensor]:
-    """What Adam reads and writes, but for its counts."""
+    """The tensors that Adam reads and writes, without step counts."""
     for part in parts(optimizer):
         for group in part.param_groups:
             yield from group["params"]
@@ -149,7 +150,7 @@ def _optimizer_tensors(optimizer: MegatronOptimizer) -> Iterator[Tensor]:
 
 
 def _storages(tensors: Iterable[Tensor], stay: Sequence[Tensor]) -> list[torch.UntypedStorage]:
-    """Each once, without those of `stay`."""
+    """The tensors' storages, each once, without those of `stay`."""
     found = {_identity(s): s for s in (tensor.untyped_storage() for tensor in tensors) if s.nbytes()}
     for tensor in stay:
         found.pop(_identity(tensor.untyped_storage()), None)
@@ -161,7 +162,7 @@ def _identity(storage: torch.UntypedStorage) -> int:
 
 
 def _bytes(storage: torch.UntypedStorage, stream: torch.cuda.Stream | None) -> Tensor:
-    """[nbytes] of the storage. stream: what reads it, for the allocator to wait for if it is freed."""
+    """[nbytes] uint8 view of the storage. stream: reads it, so the allocator waits for it after a free."""
     view = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
     if stream is not None:
         view.record_stream(stream)

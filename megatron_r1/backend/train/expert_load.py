@@ -1,7 +1,7 @@
-"""How evenly the router uses the experts in an update: the busiest expert over the mean of its layer.
+"""Expert load of an update: tokens of the busiest expert over the mean of its layer.
 
 Megatron's routers count the tokens of each expert over the micro-batches of an update, to move their bias
-(DeepSeek-V3, section 2.1.2), and finalize_model_grads clears the counts: they are read just before.
+(DeepSeek-V3, section 2.1.2). finalize_model_grads clears the counts, so they are read just before.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from megatron_r1.backend.parallel.process_groups import device
 
 
 class ExpertLoad:
-    """Goes around the finalize_model_grads in the configuration of these chunks."""
+    """Wraps finalize_model_grads in the configuration of these chunks."""
 
     def __init__(self, chunks: Sequence[torch.nn.Module]) -> None:
         config: Any = chunks[0].config
@@ -34,14 +34,14 @@ class ExpertLoad:
         self._finalize_model_grads(*args, **options)
 
     def measure(self) -> float:
-        """The last update's highest ratio of all MoE layers, the same on every rank. A collective call."""
+        """The highest ratio of all MoE layers in the last update, on every rank. A collective call."""
         highest = torch.zeros((), device=device())
         if self._counts:
             counts = torch.stack(self._counts).float()  # [layers, num_experts]
             dist.all_reduce(
                 counts, group=parallel_state.get_tensor_and_data_parallel_group(with_context_parallel=True)
             )
-            mean = counts.mean(dim=1).clamp(min=1e-9)  # the MTP layer counts nothing while it is not trained
+            mean = counts.mean(dim=1).clamp(min=1e-9)  # an untrained MTP layer counts 0 tokens
             highest = (counts.amax(dim=1) / mean).max()
         if parallel_state.get_pipeline_model_parallel_world_size() > 1:
             group = parallel_state.get_pipeline_model_parallel_group()

@@ -1,9 +1,9 @@
-"""A pack through the model: log-probs of its labels, their entropy and the MTP loss.
+"""Forward pass of a pack: log-probs of its labels, their entropy and the MTP loss.
 
-Megatron's `output_processor` hook gives the last hidden states, and the logits never leave
-backend/model/lm_head.py. MTP runs here too instead of inside GPTModel: there its loss is normalised by each
-rank's and micro-batch's own token count, so that it changes with the layout (with context parallelism by 3e-5
-in five steps). Here it carries the weights of the main loss, as V3's eq. 24 has it.
+Megatron's `output_processor` hook gives the last hidden states; logits exist only in
+backend/model/lm_head.py. MTP runs here instead of inside GPTModel, which normalises its loss by each rank's
+and micro-batch's own token count, so that it changes with the layout (with context parallelism by 3e-5 in
+five steps). Here it has the weights of the main loss, as in DeepSeek-V3's eq. 24.
 """
 
 # T tokens of the pack (T / cp on a context rank), h hidden, V/tp vocabulary shard
@@ -31,27 +31,29 @@ from megatron_r1.types import PackedBatch
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Of one pack on the last pipeline stage, for this context rank's tokens. mtp_loss: summed, weighted."""
+    """Results for one pack on the last pipeline stage, of this context rank's tokens.
 
-    logprobs: Tensor  # [T / cp]; of a reward model, the value at each input
+    mtp_loss: the weighted sum."""
+
+    logprobs: Tensor  # [T / cp]; with a reward head, the value at each input
     entropy: Tensor | None  # [T / cp]
     mtp_loss: Tensor | None  # []
 
     @property
     def device(self) -> torch.device:
-        """The schedule asks its outputs for it (schedules.py, get_tensor_device)."""
+        """Megatron's schedule reads it (schedules.py, get_tensor_device)."""
         return self.logprobs.device
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardOptions:
-    """prompt_logits False: log-probs and entropy are 0 where the weight is 0."""
+    """Without prompt_logits, log-probs and entropy are 0 where the weight is 0."""
 
     temperature: float = 1.0
     entropy: bool = False
     mtp: bool = False
-    max_logits: int | None = None  # of a rank at once (backend/model/lm_head.py)
-    prompt_logits: bool = False  # of tokens of weight 0, too
+    max_logits: int | None = None  # the most that a rank holds at once (backend/model/lm_head.py)
+    prompt_logits: bool = False  # compute logits of tokens of weight 0 too
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class _Inputs:
     labels: Tensor  # [T / cp]
     weights: Tensor  # [T / cp]
     pack: Pack
-    allowed: tuple[Tensor, Tensor] | None = None  # nucleus.pairs
+    allowed: tuple[Tensor, Tensor] | None = None  # top_p_mask.pairs
 
 
 def forward(model: torch.nn.Module, batch: PackedBatch, options: ForwardOptions) -> Output | Tensor:
@@ -75,12 +77,12 @@ def forward(model: torch.nn.Module, batch: PackedBatch, options: ForwardOptions)
 
 
 def plan(chunk: GPTModel, batch: PackedBatch, options: ForwardOptions) -> Any:
-    """Megatron's plan of `forward`, for the schedule that runs two micro-batches in pieces beside each other.
+    """Megatron's plan of `forward`, for the schedule that interleaves the layers of two micro-batches.
 
-    Its result on the last stage is a tensor, of which `unstacked` makes the Output.
+    Its result on the last stage must be a tensor, which `unstacked` turns into an Output.
     """
     inputs = _inputs_of(batch, chunk)
-    show_pack(chunk, inputs.pack)  # this plan runs before the next is asked for
+    show_pack(chunk, inputs.pack)  # safe: a plan runs before the next one is made
     process = _processor(chunk, inputs, options)
 
     def stacked(**given: Any) -> Tensor:
@@ -98,7 +100,8 @@ def _padded(row: Tensor, length: int) -> Tensor:
 
 
 def unstacked(output: Tensor, chunk: GPTModel, options: ForwardOptions) -> Output:
-    """output: [3, T / cp] log-probs, entropy and the MTP loss in the first place, 0 where there is none."""
+    """output: [3, T / cp]: log-probs, entropy, and the MTP loss as the first element; 0 for what is
+    missing."""
     logprobs, entropy, mtp = output
     has_mtp = options.mtp and chunk.config.mtp_num_layers
     return Output(logprobs, entropy if options.entropy else None, mtp.sum() if has_mtp else None)
@@ -106,7 +109,7 @@ def unstacked(output: Tensor, chunk: GPTModel, options: ForwardOptions) -> Outpu
 
 @contextmanager
 def _without_mtp(chunk: GPTModel) -> Iterator[None]:
-    """Within: the chunk seems to have no MTP layers, which `_head` runs."""
+    """Within: the chunk runs no MTP layers; `_head` runs them."""
     mtp = chunk._modules.pop("mtp", None)
     try:
         yield
@@ -125,7 +128,7 @@ def _arguments(inputs: "_Inputs") -> dict[str, Any]:
 
 
 def _processor(chunk: GPTModel, inputs: "_Inputs", options: ForwardOptions) -> Callable[..., Output]:
-    """What the chunk does with its last hidden states, if it has the head."""
+    """The function that the chunk with the lm_head calls on its last hidden states."""
 
     def head(
         *, hidden_states: Tensor, output_layer: Any, output_weight: Tensor | None, **rest: Any
@@ -154,7 +157,7 @@ def _head(chunk: GPTModel, inputs: _Inputs, hidden: Tensor, head: LmHead, option
 
 
 def _mtp_loss(chunk: GPTModel, inputs: _Inputs, hidden: Tensor, head: LmHead) -> Tensor:
-    """V3 eq. 24 and 25: the weighted mean over depths of each depth's cross entropy."""
+    """DeepSeek-V3, eq. 24 and 25: the mean over depths of each depth's weighted cross entropy."""
     rotary = chunk._preprocess(inputs.tokens, inputs.pack.positions, decoder_input=hidden,
                                packed_seq_params=inputs.pack)[1]  # fmt: skip
     states = chunk.mtp(
@@ -176,7 +179,7 @@ def _mtp_loss(chunk: GPTModel, inputs: _Inputs, hidden: Tensor, head: LmHead) ->
 
 
 def _next_token(values: Tensor, pack: Pack) -> Tensor:
-    """[1, T / cp] moved one token to the left in each sequence, 0 at its end."""
+    """[1, T / cp], shifted one token to the left in each sequence; 0 at its end."""
     group = parallel_state.get_context_parallel_group()
     return roll_tensor(values, shifts=-1, dims=-1, cp_group=group, packed_seq_params=pack)[0]
 
@@ -201,7 +204,7 @@ def _inputs_of(batch: PackedBatch, chunk: GPTModel) -> _Inputs:
 
 @contextmanager
 def _own_mtp(chunk: GPTModel) -> Iterator[None]:
-    """GPTModel without its MTP part while the block is entered; `_head` runs it instead."""
+    """Within: GPTModel doesn't run its MTP part; `_head` runs it."""
     process, chunk.mtp_process = chunk.mtp_process, False
     try:
         yield

@@ -1,7 +1,8 @@
-"""A number that is not finite stops the run, and the message says on which rank and in which tensor.
+"""NaN check: a loss or gradient that isn't finite stops the run; the message names the rank and the tensors.
 
 Megatron's own check (DistributedDataParallelConfig.check_for_nan_in_grad) asserts on a bucket of gradients
-and names no tensor. This one costs nothing while all is well: loss and norm are at hand in every update.
+and names no tensor. This one costs nothing while all is finite: every update computes the loss and the norm
+anyway.
 """
 
 import math
@@ -17,7 +18,8 @@ from megatron_r1.errors import GateError
 def require_finite_loss(
     chunks: Sequence[torch.nn.Module], *, update: int, loss: float, own_loss: float
 ) -> None:
-    """Before the weights are changed. update: of this stage, from 1. own_loss: this replica's share."""
+    """Call it before the optimizer step. update: of this stage, from 1. own_loss: this data-parallel
+    rank's."""
     if not math.isfinite(loss):
         tensors = [*_bad_weights(chunks), *_bad_gradients(chunks)]
         _stop(
@@ -28,17 +30,17 @@ def require_finite_loss(
 
 
 def require_finite_gradient(chunks: Sequence[torch.nn.Module], *, update: int, norm: float) -> None:
-    """After the weights were changed: a bad gradient has spoilt them by now, so only gradients are named."""
+    """Call it after the optimizer step; it names only gradients, since the step has spoilt the weights."""
     if not math.isfinite(norm):
         tensors = list(_bad_gradients(chunks))
         _stop(f"update {update} of the stage: the norm of the gradient is {norm}", tensors, is_origin=False)
 
 
 def _stop(what: str, tensors: list[str], *, is_origin: bool) -> NoReturn:
-    """GateError on all ranks; a collective call, as all of them have the same loss and the same norm."""
+    """Raise GateError on all ranks; a collective call, since all have the same loss and norm."""
     found: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(found, (is_origin, tensors))
-    # sums spread a bad number to all ranks: first those whose own data gave it, then those that have a tensor
+    # sums spread NaN to all ranks: prefer ranks whose own data gave it, then those with a tensor to name
     rank = min(range(len(found)), key=lambda rank: (not found[rank][0], not found[rank][1], rank))
     tensors = found[rank][1]
     where = "every weight and gradient is finite, so a sum of them overflowed"

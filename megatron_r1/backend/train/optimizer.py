@@ -18,7 +18,7 @@ from megatron_r1.types import OptimizerOptions
 
 
 def wrap_for_training(chunks: Sequence[GPTModel], layout: Layout) -> list[DistributedDataParallel]:
-    """Megatron's DDP around each chunk; replicas start from the first one's weights."""
+    """Megatron's DDP around each chunk; broadcasts the weights of the first data-parallel rank."""
     wrapped, overlap = [], layout.overlap and layout.shares_optimizer
     for index, chunk in enumerate(chunks):
         config = chunk.config
@@ -34,7 +34,8 @@ def wrap_for_training(chunks: Sequence[GPTModel], layout: Layout) -> list[Distri
     return wrapped
 
 
-# in fp32 its shards are views of the parameters: with a graph behind them, its hooks would hold all of it
+# no_grad: in fp32 the shards are views of the parameters, and their graph's hooks would hold model and
+# optimizer
 @torch.no_grad()
 def build_optimizer(
     models: Sequence[DistributedDataParallel], layout: Layout, options: OptimizerOptions
@@ -75,7 +76,7 @@ def _use_fused_adam(optimizer: MegatronOptimizer) -> None:
 
 
 def finish_parameter_gather(models: Sequence[Any]) -> None:
-    """With overlap, an update leaves the gathering of the new parameters to the next forward: do it now."""
+    """Gather the new parameters now; with overlap, an update leaves it to the next forward."""
     for model in models:
         if isinstance(model, DistributedDataParallel) and model.ddp_config.overlap_param_gather:
             with torch.no_grad():
@@ -83,12 +84,12 @@ def finish_parameter_gather(models: Sequence[Any]) -> None:
 
 
 def unwrap(models: Sequence[Any]) -> None:
-    """After the last update: the hooks that gather parameters hold all of it beyond a collection's reach."""
+    """Remove DDP's hooks after the last update: they hold model and optimizer in uncollectable cycles."""
     for model in models:
         if isinstance(model, DistributedDataParallel) and model.use_forward_hook:
             model.disable_forward_pre_hook(param_sync=False)
 
 
 def parts(optimizer: MegatronOptimizer) -> list[MegatronOptimizer]:
-    """Megatron chains one optimizer for dense and one for expert parameters where their groups differ."""
+    """The chained optimizers: one for dense and one for expert parameters where their groups differ."""
     return list(optimizer.chained_optimizers) if isinstance(optimizer, ChainedOptimizer) else [optimizer]

@@ -1,8 +1,8 @@
-"""Packs through Megatron's pipeline schedule: an update, or log-probs without one.
+"""Runs packs through Megatron's pipeline schedule, for training or for log-probs.
 
-The loss arrives normalised: the weights of all tokens of the batch, over all ranks, carry the division.
-Megatron divides the summed gradient by a token count (calculate_per_token_loss), so the weights are
-multiplied by the same count here; the MoE balance loss then keeps its own mean over tokens.
+The token weights of the whole batch, over all ranks, already normalise the loss. Megatron divides the summed
+gradient by a token count (calculate_per_token_loss), so the weights are multiplied by the same count here;
+the MoE balance loss is then a mean over tokens.
 """
 
 # T tokens of a pack; T / cp on a context rank
@@ -34,7 +34,7 @@ def run_packs(
 ) -> list[Any]:
     """`collect` on every pack's Output, on the last pipeline stage; [] on the others.
 
-    Training, `collect` returns Megatron's triple (loss, num_tokens, report) and its reports come back.
+    In training, `collect` returns Megatron's triple (loss, num_tokens, report), and the reports are returned.
     """
 
     def forward_step(
@@ -65,7 +65,7 @@ def run_packs(
 def pack_logprobs(
     chunks: Sequence[torch.nn.Module], packs: Sequence[PackedBatch], *, options: ForwardOptions
 ) -> list[Tensor]:
-    """[T] log-probs of each pack's labels, on every rank of the replica."""
+    """[T] log-probs of each pack's labels, on every rank of the data-parallel rank."""
 
     def collect(batch: PackedBatch, output: Output) -> Tensor:
         return whole_pack(output.logprobs, batch)
@@ -85,7 +85,7 @@ def train_on_packs(
 ) -> Sums:
     """Accumulate the gradients of all packs; returns metric sums over packs, on every pipeline rank.
 
-    scale: the token count that Megatron will divide by, over all ranks.
+    scale: the token count over all ranks, by which Megatron will divide.
     """
 
     def collect(batch: PackedBatch, output: Output) -> tuple[Tensor, Tensor, Sums]:
@@ -109,9 +109,9 @@ def train_on_packs(
 
 
 def _forget_pack(chunks: Sequence[torch.nn.Module]) -> None:
-    """Megatron's dispatchers keep what the last pack was weighed with, and its graph, whose hooks hold the
-    model, its gradients and the optimizer in a cycle through C++: they would outlive their stage. The pack
-    that a plan showed to the routers would be followed by the next rollout."""
+    """Drop the last pack from dispatchers and routers. Megatron's dispatchers keep its probabilities and
+    their graph, whose hooks hold model, gradients and optimizer in a cycle through C++ that is never
+    collected. The routers would use the pack in the next rollout."""
     module: Any
     for chunk in chunks:
         for module in chunk.modules():
@@ -123,7 +123,7 @@ def _forget_pack(chunks: Sequence[torch.nn.Module]) -> None:
 
 
 class _WholePack(torch.autograd.Function):
-    """[T / cp] of each context rank -> [T]. Every rank computes the whole loss, so backward only slices."""
+    """[T / cp] of each context rank -> [T]. Every rank computes the whole loss, so backward slices."""
 
     @staticmethod
     def forward(ctx: Any, shard: Tensor, pack: Pack) -> Tensor:
@@ -139,7 +139,7 @@ class _WholePack(torch.autograd.Function):
 
 
 def whole_pack(values: Tensor, batch: PackedBatch) -> Tensor:
-    """[T / cp] -> [T]: sequences are whole again, as ratios of sequences need them."""
+    """[T / cp] -> [T]: gathers whole sequences, which sequence-level ratios need."""
     cp_size = parallel_state.get_context_parallel_world_size()
     if cp_size == 1:
         return values
@@ -150,13 +150,13 @@ def whole_pack(values: Tensor, batch: PackedBatch) -> Tensor:
 
 
 def _tokens_of_this_rank(batch: PackedBatch) -> Tensor:
-    """What this context rank adds to the count, the padding left out: a pack counts its tokens once."""
+    """Tokens that this context rank adds to the count, without padding, so that a pack counts once."""
     count = batch.num_tokens if parallel_state.get_context_parallel_rank() == 0 else 0
     return torch.tensor(count, dtype=torch.int, device=batch.tokens.device)
 
 
 def _over_context(part: Tensor) -> Tensor:
-    """The sum of the context ranks' own tokens' parts, without gradient."""
+    """The sum over the context ranks, without gradient."""
     whole = part.detach().clone()
     if parallel_state.get_context_parallel_world_size() > 1:
         dist.all_reduce(whole, group=parallel_state.get_context_parallel_group())
@@ -179,7 +179,7 @@ def _from_last_stage(found: list[Tensor], packs: Sequence[PackedBatch]) -> list[
 def _share_over_pipeline(sums: Sums) -> Sums:
     if parallel_state.get_pipeline_model_parallel_world_size() == 1:
         return sums
-    # on the CPU: a CUDA tensor would be unpickled onto the sender's device
+    # moved to the CPU: a CUDA tensor would be unpickled onto the sender's device
     box: list[Any] = [{name: pair.cpu() for name, pair in sums.items()}]
     dist.broadcast_object_list(
         box,

@@ -31,8 +31,8 @@ def refitted(
         "second": second,
         "alone": alone,
         "refits": [refits.count, refits.num_bytes, refits.seconds],
-        "message": "" if policy.sampler is None else _message_when_stale(policy),
-        "weights": [] if policy.sampler is None else sorted(policy.sampler.refitter.rows),
+        "message": "" if policy.resharded is None else _message_when_stale(policy),
+        "weights": [] if policy.resharded is None else sorted(policy.resharded.refitter.rows),
     }
     policy.rollout_layout = layout
     found["in_training"] = rollouts._sample(policy, sampling, SAMPLED)
@@ -44,7 +44,7 @@ def refitted(
 
 def _message_when_stale(policy: MegatronPolicy) -> str:
     """What the comparison says of two elements of a layer that have changed places; they go back after."""
-    assert policy.sampler is not None
+    assert policy.resharded is not None
     changed = [
         parameter
         for chunk in policy.chunks
@@ -53,7 +53,7 @@ def _message_when_stale(policy: MegatronPolicy) -> str:
     ][:1]
     _exchange(changed)
     try:
-        policy.sampler.refitter.compare()
+        policy.resharded.refitter.compare()
     except CheckpointError as error:
         return str(error)
     finally:

@@ -78,20 +78,20 @@ def rested(layout: Layout, shared: Path, *, family: str, source: str) -> dict[st
     model = scorer_.model
     model.load(shared / source, weights_only=True)
     before = scorer_.score(pairs(9))
-    model.rest()
-    assert model.resting is None, "on a CPU nothing moves"
+    model.offload_weights()
+    assert model.offloaded_weights is None, "on a CPU nothing moves"
     weights = [tensor for chunk in model.chunks for tensor in (*chunk.parameters(), *chunk.buffers())]
     storages = {s.data_ptr(): s for s in (t.untyped_storage() for t in weights) if s.nbytes()}
     size = sum(storage.nbytes() for storage in storages.values())
     model.offload = frozenset({"reward_models"})
-    model.rest()
-    assert model.resting is not None
+    model.offload_weights()
+    assert model.offloaded_weights is not None
     found: dict[str, Any] = {"before": before, "after": [], "bytes": size, "left": [], "away": []}
     for _ in range(2):
         found["after"].append(scorer_.score(pairs(9)))
         found["left"].append(sum(storage.nbytes() for storage in storages.values()))
-        found["away"].append(model.resting.away_bytes)
-    found["moved"] = model.resting.moved_bytes
+        found["away"].append(model.offloaded_weights.offloaded_bytes)
+    found["moved"] = model.offloaded_weights.moved_bytes
     return found
 
 
@@ -103,7 +103,7 @@ def rested_judge(layout: Layout, shared: Path, *, family: str) -> dict[str, Any]
     for moved in (False, True):
         if moved:
             policy.offload = frozenset({"reward_models"})
-            policy.rest()
+            policy.offload_weights()
         outputs = policy.generate([[5, 6, 7], [8]], Sampling(max_new_tokens=4), keys=[1, 2])
         left = [sum(p.untyped_storage().nbytes() for chunk in policy.chunks for p in chunk.parameters())]
         values = logprob_values(policy)

@@ -236,8 +236,8 @@ def _freed(policy: MegatronPolicy) -> list[int]:
     buffers = [b.grad_data for model in wrapped for b in (*model.buffers, *model.expert_parallel_buffers)]
     gone = [b for b in buffers if not b.untyped_storage().nbytes()]
     gradients = sum(b.numel() * b.element_size() for b in gone)
-    away = 0 if optimizer is None else optimizer.state.away_bytes
-    return [away, gradients, policy.reference.host.away_bytes]
+    away = 0 if optimizer is None else optimizer.state.offloaded_bytes
+    return [away, gradients, policy.reference.host.offloaded_bytes]
 
 
 def reference_of_start(layout: Layout, shared: Path, *, family: str) -> list[float]:

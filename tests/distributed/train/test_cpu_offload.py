@@ -15,33 +15,33 @@ def test_storages_are_emptied_once_and_filled_with_the_same_bits_under_all_views
     flat, other = torch.randn(6), torch.randn(3).bfloat16()
     views, expected = [flat[:2], flat[2:].view(2, 2)], (flat.clone(), other.clone())
     host = HostCopy(lambda: [*views, other])
-    host.put_away()
-    assert host.away_bytes == 6 * 4 + 3 * 2
+    host.offload()
+    assert host.offloaded_bytes == 6 * 4 + 3 * 2
     assert flat.untyped_storage().nbytes() == other.untyped_storage().nbytes() == 0
-    host.fetch()
+    host.reload()
     host.wait()
     assert torch.equal(flat, expected[0])
     assert torch.equal(other, expected[1])
     assert torch.equal(views[1].flatten(), expected[0][2:])
     assert host.moved_bytes == 2 * 30
-    assert not host.is_away
+    assert not host.is_offloaded
 
 
 def test_what_shares_memory_with_the_weights_stays():
     weights, moment = torch.ones(8), torch.ones(4)
     host = HostCopy(lambda: [weights[:3], moment], stay=[weights])
-    host.put_away()
-    assert host.away_bytes == 16
+    host.offload()
+    assert host.offloaded_bytes == 16
     assert weights.sum() == 8
 
 
 def test_within_here_it_is_back_and_unchanged_contents_are_not_copied_again():
     kept = torch.arange(4.0)
     host = HostCopy(lambda: [kept])
-    host.put_away()
-    with host.here():
+    host.offload()
+    with host.on_device():
         assert kept.tolist() == [0, 1, 2, 3]
-    assert host.is_away
+    assert host.is_offloaded
     assert host.moved_bytes == 2 * 16  # there and back; the second time it is only freed
 
 
@@ -55,8 +55,8 @@ def test_nothing_is_freed_where_the_host_has_no_room(monkeypatch: pytest.MonkeyP
     with monkeypatch.context() as patched:
         patched.setattr(torch, "empty", full)
         with pytest.raises(RuntimeError, match="no memory"):
-            host.put_away()
-    assert not host.is_away
+            host.offload()
+    assert not host.is_offloaded
     assert kept.tolist() == [0, 1, 2, 3]
 
 
