@@ -21,7 +21,9 @@ from ruamel.yaml import YAML
 
 from benchmarks.record import record
 
-TINY = Path(__file__).parents[1] / "conf" / "tiny_zero.yaml"
+REPOSITORY = Path(__file__).parents[1]
+TINY = REPOSITORY / "conf" / "tiny_zero.yaml"
+PLUGINS = [str(REPOSITORY / "examples/toy/arithmetic.py")]
 SAMPLES = 4
 
 
@@ -55,7 +57,7 @@ def configuration(prompts: int, rounds: int, hidden: int) -> dict[str, Any]:
     for i in range(rounds):
         stages[f"judged{i}"] = common | judged
         stages[f"engine{i}"] = common | unjudged
-    return config | {"name": "rejection", "stages": stages}
+    return config | {"name": "rejection", "plugins": PLUGINS, "stages": stages}
 
 
 def measured(stage: Path) -> dict[str, float]:

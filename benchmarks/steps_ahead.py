@@ -21,7 +21,9 @@ from ruamel.yaml import YAML
 
 from benchmarks.record import record
 
-TINY = Path(__file__).parents[1] / "conf" / "tiny_zero.yaml"
+REPOSITORY = Path(__file__).parents[1]
+TINY = REPOSITORY / "conf" / "tiny_zero.yaml"
+PLUGINS = [str(REPOSITORY / "examples/toy/arithmetic.py")]
 STEPS, WARM_UP, LIMIT = 10, 2, 256
 AHEAD = (0, 1, 2)
 
@@ -30,6 +32,7 @@ def configuration(expert: int, rounds: int) -> dict[str, Any]:
     config = YAML(typ="safe").load(TINY.read_text(encoding="utf-8"))
     config["model"] |= {"max_position_embeddings": 512, "init_std": 0.02}
     config["layout"] |= {"expert": expert}
+    config["plugins"] = PLUGINS
     stage = {
         "kind": "grpo",
         "data": {"chains": {"source": "arithmetic"}},

@@ -1,10 +1,19 @@
-"""Marks as slow what starts ranks: a test says so by what it asks for, so none can go without the mark."""
+"""Puts in the toy's plug-ins, whose data many tests use, and marks as slow what starts ranks.
 
+A test says that it starts ranks by what it asks for, so none can go without the mark.
+"""
+
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from megatron_r1 import registry
 from tests.distributed.harness import ranks
+
+TOY = Path(__file__).parents[1] / "examples" / "toy"
+for name in ("arithmetic", "assistant", "checklist", "full_chain", "gym_words", "unusual"):
+    registry.plug_in(TOY / f"{name}.py")  # before anything asks for what can be configured
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` chooses

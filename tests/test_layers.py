@@ -175,3 +175,11 @@ def test_an_import_that_points_up_or_across_is_found(importer, source):
 )
 def test_an_import_that_points_down_is_fine(importer, source):
     assert violations(importer, source) == []
+
+
+def test_the_product_knows_nothing_of_the_toy():
+    """Neither an import nor a name: its sources, rewards and metrics are plug-ins under examples/toy."""
+    sources = [f"sources.{name}" for name in ("arithmetic", "assistant", "unusual")]
+    words = [*sources, "checklist", "full_chain", "gym_words", "examples.toy"]
+    texts = {path.name: path.read_text("utf-8") for path in _files()}
+    assert [(name, word) for name, text in texts.items() for word in words if word in text] == []

@@ -103,7 +103,7 @@ def test_by_name_has_one_optional_key_an_entry(package):
 
 def test_the_package_s_own_folders_are_found():
     assert {"deepseek_v3", "qwen2", "qwen3", "llama"} <= registry.families().keys()
-    assert {"arithmetic", "gym", "jsonl"} <= registry.sources().keys()
+    assert {"gym", "jsonl", "stage"} <= registry.sources().keys()
     assert {"accuracy", "format", "language"} <= registry.rewards().keys()
     assert "pretrain" in registry.stages()
     assert list(registry.losses()) == ["grpo"]

@@ -17,8 +17,9 @@ NOT_SOURCE = (".git", ".venv", ".venv-nemo", "runs", "*.egg-info", "build", "dis
 TIMEOUT_S = 300
 CONF = """\
 name: first
+plugins: [own_source.py]
 seed: 1
-tokenizer: {kind: sentencepiece, train: {source: arithmetic, vocab_size: 64, model_type: word}}
+tokenizer: {kind: sentencepiece, train: {source: larger, vocab_size: 64, model_type: word}}
 template: minimal
 model:
   family: qwen2
@@ -33,7 +34,7 @@ layout: {ranks: 1}
 stages:
   base:
     kind: pretrain
-    data: {chains: {source: arithmetic}}
+    data: {numbers: {source: larger}}
     steps: 2
     documents: 4
     sample_mask: true
@@ -97,6 +98,7 @@ def test_every_command_works_from_the_wheel_outside_of_a_checkout(installed, tmp
     )
     assert where.startswith(str(installed.parent))
     (tmp_path / "first.yaml").write_text(CONF)
+    shutil.copy(ROOT / "examples" / "own_source.py", tmp_path)
 
     def r1(*words: str) -> str:
         return call([str(installed / "megatron-r1"), *words], tmp_path)

@@ -158,6 +158,6 @@ def _outcome(error: BaseException | None) -> Outcome:
 def _headline(metrics: Mapping[str, float]) -> dict[str, float]:
     """The few numbers of the progress line."""
     shown = (
-        "train/reward", "train/loss", "rollout/kept", "rollout/length", "eval/accuracy", "eval/full_chain",
+        "train/reward", "train/loss", "rollout/kept", "rollout/length", "eval/accuracy",
     )  # fmt: skip
     return {name.split("/")[1]: metrics[name] for name in shown if name in metrics}

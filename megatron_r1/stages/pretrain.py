@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Until(Section):
     """Train on until a held-out metric is reached."""
 
-    metric: str = "eval/full_chain"
+    metric: str = "eval/accuracy"
     """Which metric of the evaluation."""
     at_least: float
     """The value to reach."""

@@ -103,7 +103,6 @@ METRICS: dict[str, Metric] = {
         "questions whose majority of k answers is right; 1/2 and 0.5 are one (cons@k)", "share", "up"
     ),
     "eval/greedy": Metric("right answers at temperature 0", "share", "up"),
-    "eval/full_chain": Metric("right answers when the response works through every step", "share", "up"),
     "eval/format": Metric("responses in the form that the template asks for", "share", "up"),
     "eval/language": Metric("words of the reasoning in the question's language", "share", "up"),
     "eval/target_share": Metric("responses written mostly in the question's language", "share", "up"),

@@ -57,7 +57,11 @@ def found(tmp_path, monkeypatch):
         Path("d.jsonl").write_text("".join(line + "\n" for line in text))
         Path("held_out.jsonl").write_text(json.dumps(pair(chosen="a", rejected="b")) + "\n")
         base = {"kind": "pretrain", "data": {"a": {"source": "arithmetic"}}, "documents": 8, **OPTIM}
-        head = CONF.read_text().partition("\nstages:")[0]
+        head = (
+            CONF.read_text()
+            .partition("\nstages:")[0]
+            .replace("../examples", str(CONF.parents[1] / "examples"))
+        )
         Path("run.yaml").write_text(f"{head}\nstages: {json.dumps({'base': base, **stages})}\n")
         loaded = read_run(Path("run.yaml"))
         return [str(finding) for finding in data_findings(loaded, whole=whole)]

@@ -184,8 +184,8 @@ def test_all_mistakes_come_at_once_each_where_it_was_made():
         "override 'template=minimum': template: no template 'minimum'; did you mean minimal?; "
         "one of r1_zero, minimal, deepseek",
         "override 'tokenizer.train.source=aritmetic': tokenizer.train.source: no data source 'aritmetic'; "
-        "did you mean arithmetic?; one of arithmetic, assistant, gym, gym_words, jsonl, "
-        "stage, unusual",
+        "did you mean arithmetic?; one of gym, jsonl, stage, arithmetic, assistant, "
+        "gym_words, unusual",
         "x.yaml:12: layout: 2 ranks cannot hold pipeline=3",
         "x.yaml:12: layout: pipeline=3 does not divide num_layers=4; use 1 or 2, or say an uneven split in "
         "pipeline_split",

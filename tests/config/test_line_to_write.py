@@ -17,7 +17,7 @@ LIST = "stages.base.data=[{source: arithmetic, weight: 2}]"
     [
         (FLAT, "data: {mine: {source: arithmetic, weight: 2}}"),
         (LIST, "data: {arithmetic: {source: arithmetic, weight: 2}}"),
-        ("stages.base.data=[chains]", "data: {chains: {source: ...}}, source: one of arithmetic, assistant"),
+        ("stages.base.data=[chains]", "data: {chains: {source: ...}}, source: one of gym, jsonl"),
         ("stages.base.data=[arithmetic, a.jsonl]",
          "data: {arithmetic: {source: arithmetic}, mine: {source: jsonl, path: a.jsonl}}"),
         ("stages.base.data={chains: arithmetic}", "chains: {source: arithmetic}"),

@@ -4,7 +4,7 @@ import pytest
 
 from megatron_r1.errors import ConfigError
 from megatron_r1.run.config import load_run
-from tests.end_to_end.micro_run import CONFIG
+from tests.end_to_end.micro_run import CONFIG, micro_text
 
 Z = "stages.zero"
 
@@ -75,13 +75,13 @@ def test_an_override_reaches_into_the_other_form():
 
 def test_both_in_one_section_are_refused(tmp_path):
     both = tmp_path / "both.yaml"
-    both.write_text(CONFIG.read_text().replace("    samples: 4\n", "    samples: 4\n    group_size: 4\n"))
+    both.write_text(micro_text().replace("    samples: 4\n", "    samples: 4\n    group_size: 4\n"))
     with pytest.raises(ConfigError, match=r"zero\.group_size: means the same as samples, .* remove one"):
         load_run(both)
 
 
 def test_a_missing_one_is_named_as_it_is_written_here(tmp_path):
     conf = tmp_path / "none.yaml"
-    conf.write_text(CONFIG.read_text().replace("    samples: 4\n", ""))
+    conf.write_text(micro_text().replace("    samples: 4\n", ""))
     with pytest.raises(ConfigError, match=r"stages\.zero\.samples: missing: Outputs a question"):
         load_run(conf)

@@ -3,8 +3,8 @@ from collections import Counter
 
 import pytest
 
+from examples.toy.arithmetic import Arithmetic
 from megatron_r1.data.mixture import Mixture, build_mixture, replica_range
-from megatron_r1.data.sources.arithmetic import Arithmetic
 from megatron_r1.types import Document, Prompt
 
 

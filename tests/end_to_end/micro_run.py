@@ -16,6 +16,11 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
 TIMEOUT_S = 400.0  # a chain takes 10 s on an idle machine; several tests may share a busy one
 
 
+def micro_text() -> str:
+    """micro.yaml, to be written into another folder."""
+    return CONFIG.read_text().replace("../../examples", str(REPOSITORY / "examples"))
+
+
 def start(
     run_dir: Path, *arguments: str, config: Path = CONFIG, log_path: Path | None = None, **options: Any
 ) -> subprocess.Popen[str]:

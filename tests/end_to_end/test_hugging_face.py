@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,6 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_qwen.write(folder / "models" / "qwen")
     (configuration,) = blocks("yaml")
     (folder / "tune.yaml").write_text(configuration)
+    shutil.copy(REPOSITORY / "examples" / "data" / "chains.jsonl", folder / "chats.jsonl")
     scripts = Path(sys.executable).parent
     environment = {**ENVIRONMENT, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
     commands = "".join(blocks("bash")).splitlines()

@@ -11,9 +11,10 @@ from megatron_r1.runtime import run_lock
 
 from .conftest import ROOT
 
-CONFIG = """
+CONFIG = f"""
 name: tiny
-tokenizer: {kind: sentencepiece, train: {source: arithmetic}}
+plugins: [{ROOT}/examples/toy/arithmetic.py]
+tokenizer: {{kind: sentencepiece, train: {{source: arithmetic}}}}
 template: minimal
 model:
   family: llama
@@ -23,14 +24,14 @@ model:
   num_attention_heads: 2
   num_query_groups: 2
   ffn_hidden_size: 128
-layout: {ranks: 2}
+layout: {{ranks: 2}}
 stages:
   base:
     kind: pretrain
-    data: {sums: {source: arithmetic}}
+    data: {{sums: {{source: arithmetic}}}}
     steps: 10
     documents: 8
-    optim: {lr: 1e-3}
+    optim: {{lr: 1e-3}}
 """
 PIPELINE = """
 import os, sys, types

@@ -7,7 +7,7 @@ import pytest
 from megatron_r1.check.findings import check
 from megatron_r1.errors import ConfigError
 from megatron_r1.run.config import load_run
-from tests.end_to_end.micro_run import CONFIG
+from tests.end_to_end.micro_run import CONFIG, micro_text
 
 OPTIM = "stages.base.optim"
 
@@ -87,7 +87,7 @@ def test_a_value_that_no_run_can_have_is_refused_in_one_line(override, words):
 @pytest.mark.parametrize("name", ["logs", "slurm", "tokenizers", "Logs"])
 def test_a_stage_can_t_have_the_name_of_a_directory_of_the_run(name, tmp_path):
     conf = tmp_path / "run.yaml"
-    conf.write_text(CONFIG.read_text().replace("  measure:", f"  {name}:"))
+    conf.write_text(micro_text().replace("  measure:", f"  {name}:"))
     with pytest.raises(ConfigError, match=rf"yaml:\d+: stages\.{name}: {name} is the name of a directory"):
         load_run(conf)
 

@@ -32,9 +32,10 @@ def runs(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     folder = tmp_path_factory.mktemp("the runs")
     good, bad = folder / "good", folder / "bad"
     own_reward = REPOSITORY / "examples" / "own_reward.py"
+    arithmetic = REPOSITORY / "examples" / "toy" / "arithmetic.py"
     (folder / "own.py").write_text(own_reward.read_text() + SAYS_ITS_CORES)
     slurm.submit(good, *LAYOUT)
-    bound = ("slurm.cpus_per_rank=2", "slurm.srun=[--cpu-bind=cores]", "plugins=[own.py]")
+    bound = ("slurm.cpus_per_rank=2", "slurm.srun=[--cpu-bind=cores]", f"plugins=[{arithmetic}, own.py]")
     slurm.submit(bad, *SMALL, *bound, "stages.base.optim.lr=1e30", cwd=folder)
     jobs = [*job_ids(good).values(), *job_ids(bad).values()]
     slurm.watched = slurm.watch(good, until=lambda: all(slurm.is_over(job) for job in jobs))

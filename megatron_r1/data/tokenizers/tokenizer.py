@@ -30,7 +30,7 @@ class TokenizerTraining(Section):
     """Train a sentencepiece model on a source's own corpus when the run starts."""
 
     source: str | list[str]
-    """Name of a data source that can list its text, such as `arithmetic`; or several."""
+    """Name of a data source that can list its text, in a function `corpus`; or several."""
     vocab_size: int = Field(default=64, ge=8)
     """Upper bound; a smaller corpus gives a smaller vocabulary."""
     model_type: ModelType = "word"

@@ -18,7 +18,6 @@ from pydantic import Field, model_validator
 from megatron_r1 import registry
 from megatron_r1.config.spelling import MOST_ITEMS, SAMPLES_OR_GROUP_SIZE, MaxNewTokens, TemperatureOrGreedy
 from megatron_r1.data.mixture import Mixture, build_mixture
-from megatron_r1.data.sources.arithmetic import is_full_chain
 from megatron_r1.errors import DataError
 from megatron_r1.rewards.accuracy import Accuracy
 from megatron_r1.rewards.answers.answer import chain_of_thought
@@ -322,9 +321,6 @@ def _question(samples: Sequence[Scored], majority: float | None, domains: Sequen
         found["eval/accuracy"] = _mean(right)
         found["eval/pass_at_k"] = max(right)
         found |= {} if majority is None else {"eval/cons": majority}
-        full = [r for r, s in zip(right, graded, strict=True) if _works_through(s)]
-        if full:
-            found["eval/full_chain"] = _mean(full)
     found |= _parts(samples)
     if prompt.source in domains:
         domain = metric_word(prompt.source)
@@ -344,11 +340,6 @@ def _parts(samples: Sequence[Scored]) -> dict[str, float]:
         if known:
             found[f"eval/{name}" if name.startswith(SCORE) else f"eval/reward_{name}"] = _mean(known)
     return found
-
-
-def _works_through(scored: Scored) -> bool:
-    prompt = scored.completion.prompt
-    return "num_operators" in prompt.metadata and is_full_chain(prompt, scored.completion.text)
 
 
 def _mean(values: Sequence[Any]) -> float:

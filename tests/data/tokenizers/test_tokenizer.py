@@ -6,8 +6,8 @@ import pytest
 import sentencepiece
 from pydantic import ValidationError
 
+from examples.toy.arithmetic import Arithmetic, corpus
 from megatron_r1.data.chat_template import TAGS, TEMPLATES
-from megatron_r1.data.sources.arithmetic import Arithmetic, corpus
 from megatron_r1.data.tokenizers.tokenizer import (
     TokenizerConfig,
     TokenizerTraining,

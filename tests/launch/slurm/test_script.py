@@ -15,7 +15,7 @@ from megatron_r1.errors import ConfigError
 from megatron_r1.launch.git_snapshot import REPOSITORY
 from megatron_r1.launch.slurm.script import StageScript
 from megatron_r1.run.config import load_run
-from tests.end_to_end.micro_run import CONFIG as MICRO
+from tests.end_to_end.micro_run import micro_text
 
 FULL = """
 partition: gpu
@@ -218,7 +218,7 @@ def test_the_sites_profile_that_the_docs_name_is_taken():
 
 def test_a_sites_profile_lies_below_the_run(tmp_path):
     site, conf = tmp_path / "site.yaml", tmp_path / "micro.yaml"
-    conf.write_text(MICRO.read_text() + "slurm: {partition: debug}\n")
+    conf.write_text(micro_text() + "slurm: {partition: debug}\n")
     site.write_text("slurm: {partition: gpu, account: physics}\n")
     slurm = load_run(conf, site=site).value.slurm
     assert (slurm.partition, slurm.account) == ("debug", "physics")

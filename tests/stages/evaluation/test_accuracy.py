@@ -229,19 +229,6 @@ def test_force_think_begins_the_answer_for_the_model(evaluation, context, ids, t
     assert policy.asked[0][-1] == tokenizer.piece_id("<think>")
 
 
-@pytest.mark.parametrize("right", [1, 0])
-def test_a_full_chain_is_one_that_works_through_every_operation(context, ids, right):
-    chains = {"chains": {"source": "arithmetic", "min_operands": 3, "max_operands": 3}}
-    config = Evaluation.model_validate({"data": chains, "questions": 2, "max_new_tokens": 40})
-    references = [int(held_out(config, seed=5).prompt(index).reference) for index in range(2)]
-    answer = references[0] if right else (references[0] + 1) % 20
-    two_steps = f"<think> 1 plus 1 is 2 ; then 2 plus 1 is 3 ; </think> <answer> {answer} </answer>"
-    policy = FakePolicy(map(ids, [two_steps, answered(references[1])]))  # the second works out one of two
-    metrics, _ = evaluate(context(policy), config)
-    assert metrics["eval/accuracy"] == (right + 1) / 2
-    assert metrics["eval/full_chain"] == right
-
-
 def test_languages_are_told_apart(context, ids):
     chains = {"chains": {"source": "arithmetic"}}
     config = Evaluation.model_validate({"data": chains, "questions": 8, "max_new_tokens": 40})

@@ -3,7 +3,7 @@
     State the final answer to the following arithmetic problem : 7 + 8 - 2 =
     Consider these statements : 1 . No fish are parents 2 . All parents are chefs Does it logically follow ...
 
-Problems are the library's, graded as the task gym:FAMILY; gym.py has them for models that read any text.
+Problems are the library's, graded as the task gym:FAMILY; the source `gym` has them for any tokenizer.
 Here a question is written as words between single spaces, for a tokenizer of words, sums stay in 0..20 as the
 toy's numbers do, and documents answer as the arithmetic corpus does, so that a tiny base has seen the form.
 """
@@ -16,13 +16,14 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from megatron_r1.data.chat_template import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
-from megatron_r1.data.sources import arithmetic
-from megatron_r1.data.sources.arithmetic import Chain, Mix, Preset, named_mix, response_to
 from megatron_r1.data.sources.gym import Gym, GymSource
 from megatron_r1.data.split import Split
 from megatron_r1.errors import DataError
 from megatron_r1.section import Section
 from megatron_r1.types import Document, Message, Prompt
+
+from . import arithmetic
+from .arithmetic import Chain, Mix, Preset, named_mix, response_to
 
 OPTIONS = {
     "chain_sum": {"min_terms": 2, "max_terms": 4, "min_digits": 1, "max_digits": 1},

@@ -1,6 +1,6 @@
 import pytest
 
-from megatron_r1.data.sources.unusual import Unusual, corpus
+from examples.toy.unusual import Unusual, corpus
 from megatron_r1.rewards.accuracy import Accuracy
 from megatron_r1.rewards.language import language_share
 from tests.rewards.samples import completion

@@ -1,8 +1,8 @@
 import pytest
 
+from examples.toy.assistant import Assistant, corpus
+from examples.toy.checklist import Checklist
 from megatron_r1.data.preferences import read_point
-from megatron_r1.data.sources.assistant import Assistant, corpus
-from megatron_r1.rewards.checklist import Checklist
 from tests.rewards.samples import completion
 
 NUM = 1500

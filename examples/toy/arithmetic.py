@@ -24,6 +24,7 @@ from megatron_r1.types import Document, Message, Prompt
 
 PLUS_SHARE = 0.6  # of the operators, where both keep the total in range
 PERTURBATIONS = (-3, -2, -1, 1, 2, 3)
+OPERATORS = "num_operators"  # in the metadata of a prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +187,7 @@ class ArithmeticSource:
             reference=str(chain.value),
             task="integer",
             language=chain.language,
-            metadata={"num_operators": len(chain.signs)},
+            metadata={OPERATORS: len(chain.signs)},
         )
 
     def document(self, index: int) -> Document:
@@ -324,7 +325,7 @@ def count_steps(text: str) -> int:
 
 def is_full_chain(prompt: Prompt, text: str) -> bool:
     """Whether an answer works out every operation in a step of its own."""
-    return count_steps(text) >= prompt.metadata["num_operators"]
+    return count_steps(text) >= prompt.metadata[OPERATORS]
 
 
 def corpus(max_total: int = 20, languages: Sequence[str] = LANGUAGES) -> list[str]:

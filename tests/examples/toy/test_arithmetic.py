@@ -3,8 +3,8 @@ from collections import Counter
 import pytest
 from pydantic import ValidationError
 
+from examples.toy.arithmetic import Arithmetic, Mix, corpus, count_steps, is_full_chain
 from megatron_r1.data.source import Source
-from megatron_r1.data.sources.arithmetic import Arithmetic, Mix, corpus, count_steps, is_full_chain
 
 NUM = 6000
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_r1.rewards.checklist import Checklist, covered
+from examples.toy.checklist import Checklist, covered
 from tests.rewards.samples import completion
 
 COLOURS = {"wanted": [["snow is white"], ["coal is black"]]}

@@ -1,6 +1,6 @@
 import pytest
 
-from megatron_r1.data.sources.gym_words import GymWords, corpus, in_words
+from examples.toy.gym_words import GymWords, corpus, in_words
 from megatron_r1.rewards.accuracy import Accuracy
 from tests.rewards.samples import answered
 

@@ -14,18 +14,12 @@ from pydantic import BeforeValidator, Field
 
 from megatron_r1.data.chat_template import ANSWER_CLOSE, ANSWER_OPEN
 from megatron_r1.data.source import Source
-from megatron_r1.data.sources import arithmetic
-from megatron_r1.data.sources.arithmetic import (
-    LANGUAGES,
-    Arithmetic,
-    ArithmeticSource,
-    Mix,
-    Preset,
-    named_mix,
-)
 from megatron_r1.data.split import Split
 from megatron_r1.section import Section
 from megatron_r1.types import Document, Message, Prompt
+
+from . import arithmetic
+from .arithmetic import LANGUAGES, Arithmetic, ArithmeticSource, Mix, Preset, named_mix
 
 THIRD = ("ru",)
 AS_JSON = "json"
