@@ -32,7 +32,7 @@ docs: setup  ## the documentation as a site, in build/site/index.html
 gpu: setup  ## the tests and benchmarks that need CUDA
 	@scripts/gpu.sh
 
-nemo:  ## .venv-nemo, the environment of rollout_engine nemo, and the tests of it
+nemo:  ## .venv-nemo, the environment of rollout.engine nemo, and the tests of it
 	@scripts/setup.sh --nemo
 	.venv-nemo/bin/python -m pytest tests/nemo
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.engine
 
-The lean decoder next to the loop through Megatron's modules (`rollout_engine: modules`), and a group's shared
+The lean decoder next to the loop through Megatron's modules (`rollout.engine: modules`), and a group's shared
 prompt next to prompts of which no two are the same, on a V3-class model and on a dense one.
 """
 

@@ -49,7 +49,7 @@ def configuration(expert: int, rounds: int) -> dict[str, Any]:
         "guards": {"equal_rewards": False},
     }
     names = [(f"ahead{ahead}_{turn}", ahead) for turn in range(rounds) for ahead in AHEAD]
-    config["stages"] = {name: {**stage, "steps_ahead": ahead} for name, ahead in names}
+    config["stages"] = {name: {**stage, "rollout": {"max_off_policy_steps": ahead}} for name, ahead in names}
     return config
 
 

@@ -4,7 +4,7 @@
 #
 #   scripts/setup.sh            or with an interpreter named: PYTHON=/path/to/python3.12 scripts/setup.sh
 #   scripts/setup.sh --which    only print the interpreter that would be used
-#   scripts/setup.sh --nemo     the environment of rollout_engine nemo, .venv-nemo, from requirements-nemo.txt
+#   scripts/setup.sh --nemo     the environment of rollout.engine nemo, .venv-nemo, from requirements-nemo.txt
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 VENV=.venv PINS=requirements.txt

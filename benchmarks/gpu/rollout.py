@@ -7,7 +7,7 @@ import torch
 from benchmarks.gpu import _setting as setting
 from benchmarks.gpu.peaks import wait
 from megatron_r1.backend.rollout.engine import Engine
-from megatron_r1.config.layout import Layout, rollout_problems
+from megatron_r1.config.rollout import conflicts, model_features
 from megatron_r1.types import Sampling
 
 
@@ -48,7 +48,7 @@ def main() -> None:
     setting.start()
     for size, family in setting.SIZES.items():
         for engine in ("megatron", "dynamic"):
-            if not rollout_problems(engine, family, Layout()):
+            if not list(conflicts(engine, model_features(family))):
                 setting.forget()
                 setting.write(measure(size, engine=engine), "gpu_rollout")
 

@@ -20,6 +20,7 @@ from megatron_r1.backend.model.precision import pack_multiple
 from megatron_r1.backend.rollout import fp8 as rollout_precision
 from megatron_r1.config import Loaded, refuse
 from megatron_r1.config import layout as layouts
+from megatron_r1.config import rollout as rollouts
 from megatron_r1.config.explain import near
 from megatron_r1.config.tree import Finding, KeyPath
 from megatron_r1.data.chat_template import TEMPLATES
@@ -81,7 +82,7 @@ def findings(
         if model.megatron:
             for text in _refused_by_megatron(run, model):
                 yield _finding(loaded, owner, text)
-    for text in [*_speculation_problems(run), *_graph_problems(run), *(_missing_here(run) if files else [])]:
+    for text in [*_engine_problems(run), *(_missing_here(run) if files else [])]:
         yield _finding(loaded, (), text)
     for text in run.slurm.problems(ranks=run.layout.ranks, stages=list(run.stages)):
         yield _finding(loaded, ("slurm",), text)
@@ -97,24 +98,36 @@ def findings(
 
 
 def _rollout_problems(run: RunConfig, model: FamilyConfig) -> Iterator[str]:
-    """Of the layout in which the model samples."""
-    own = run.rollout_layout
-    if own is not None:
-        if "ranks" in own.model_fields_set and own.ranks != run.layout.ranks:
-            yield (
-                f"rollout_layout.ranks: {own.ranks}, and layout.ranks={run.layout.ranks}; training and "
-                "rollout take turns on the same ranks, so leave it out"
-            )
-        yield from layouts.problems(run.sampling_layout, model.shape(), key="rollout_layout")
-    yield from layouts.rollout_problems(run.rollout_engine, model, run.sampling_layout)
-    if run.rollout_precision is not None:
-        yield from rollout_precision.problems(run.rollout_engine, model, run.sampling_layout)
+    """Of the layout and the engine by which the model is sampled from."""
+    if run.rollout.layout is not None:
+        yield from layouts.problems(run.sampling_layout, model.shape(), key="rollout.layout")
+    yield from rollouts.conflicts(run.rollout.engine, rollouts.model_features(model))
+    if run.rollout.precision is not None:
+        yield from rollout_precision.problems(model, run.sampling_layout)
+
+
+def _engine_problems(run: RunConfig) -> Iterator[str]:
+    """Of what the run asks of its rollouts, whatever the model."""
+    own, rollout = run.rollout.layout, run.rollout
+    if own is not None and "ranks" in own.model_fields_set and own.ranks != run.layout.ranks:
+        yield (
+            f"rollout.layout.ranks: {own.ranks}, and layout.ranks={run.layout.ranks}; training and "
+            "rollout take turns on the same ranks, so leave it out"
+        )
+    key = "layout" if own is None else "rollout.layout"
+    asked = rollout.features() | rollouts.layout_features(run.sampling_layout, key=key)
+    yield from rollouts.conflicts(rollout.engine, asked)
+    if rollout.speculation and not any(model.shape().num_mtp_layers for _, model in _models(run)):
+        yield (
+            f"rollout.speculation: {rollout.speculation}: no model has an MTP layer to draft with; "
+            "set model.mtp_layers: 1 or leave it out"
+        )
 
 
 def _missing_here(run: RunConfig) -> Iterator[str]:
     """What the run asks for and this machine can't."""
-    yield from layouts.engine_missing(run.rollout_engine)
-    if run.rollout_precision is not None:
+    yield from rollouts.missing(run.rollout.engine)
+    if run.rollout.precision is not None:
         yield from rollout_precision.missing()
 
 
@@ -123,23 +136,6 @@ def _models(run: RunConfig) -> Iterator[tuple[KeyPath, FamilyConfig]]:
     yield (), run.model
     for name, named in run.models.items():
         yield ("models", name), named.model
-
-
-def _speculation_problems(run: RunConfig) -> Iterator[str]:
-    if run.rollout_speculation is None:
-        return
-    key = f"rollout_speculation: {run.rollout_speculation}"
-    if not any(model.shape().num_mtp_layers for _, model in _models(run)):
-        yield f"{key}: no model has an MTP layer to draft with; set model.mtp_layers: 1 or leave it out"
-    if run.rollout_engine != "megatron":
-        yield f"{key}: rollout_engine {run.rollout_engine} checks no drafts; use megatron or leave it out"
-
-
-def _graph_problems(run: RunConfig) -> Iterator[str]:
-    if run.rollout_cuda_graphs:
-        yield from layouts.graph_problems(
-            run.rollout_engine, run.sampling_layout, speculation=run.rollout_speculation
-        )
 
 
 def report(run: RunConfig, planned: Planner) -> str:
@@ -298,7 +294,7 @@ def _layout_rows(run: RunConfig) -> Rows:
         rows.append(("experts a rank", _experts(layout, shape)))
     if not run.sampling_layout.places_like(layout):
         rows.append(("rollout", _degrees(run.sampling_layout)))
-    sampled = "" if run.rollout_precision is None else f", rollouts {run.rollout_precision}"
+    sampled = "" if run.rollout.precision is None else f", rollouts {run.rollout.precision}"
     rows.append(("precision", f"{run.precision}{sampled}"))
     return rows
 

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from megatron_r1.config import line_to_write
-from megatron_r1.config.spelling import same_as
-from megatron_r1.config.tree import MAX_SHOWN, Finding, KeyPath, Position, Tree
+from megatron_r1.config.spelling import RENAMED, same_as
+from megatron_r1.config.tree import MAX_SHOWN, Finding, KeyPath, Position, Tree, dotted
 from megatron_r1.config.union_paths import Place, as_section, field_of, members_of, place_of
 
 EXPECTED = {
@@ -274,6 +274,9 @@ def _unknown_key(problem: _Problem, schema: type[BaseModel], tree: Tree) -> tupl
     owner = _owner(problem, schema)
     if owner is None:
         return "unknown key", None
+    now = RENAMED.get(str(last))
+    if now is not None and now.partition(".")[0] in owner.model_fields:
+        return f"now {dotted((*outer, now))}", None
     given = tree.value
     for key in outer:
         given = given[key]

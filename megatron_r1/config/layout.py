@@ -5,21 +5,15 @@ TransformerConfig.__post_init__, PipelineParallelLayerLayout), said before anyth
 """
 
 import re
-from importlib import metadata
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from megatron_r1.models.shape import FamilyConfig, ModelShape
+from megatron_r1.models.shape import ModelShape
 from megatron_r1.section import Section
 
 Degree = Annotated[int, Field(ge=1, le=1 << 20)]
 MAX_SPLIT = 100_000
-ENGINES_OF_MEGATRON = ("dynamic", "nemo")  # the rollout engines that aren't our loop
-NEMO_REMEDY = (
-    "`make nemo` builds the environment that has it (docs/engines.md): start the run with "
-    ".venv-nemo/bin/megatron-r1, or use megatron or dynamic"
-)
 
 
 def _of_a_length(split: str) -> str:
@@ -131,56 +125,6 @@ def problems(layout: Layout, shape: ModelShape, *, key: str = "layout") -> list[
             + _pipeline_problems(layout, shape)
         )
     ]
-
-
-def rollout_problems(engine: str, family: FamilyConfig, layout: Layout) -> list[str]:
-    """Why this engine can't sample from the model in this layout."""
-    if engine not in ENGINES_OF_MEGATRON:
-        # the modules' tables of RoPE are those of a context rank's share of a sequence
-        cut = engine == "modules" and layout.context > 1
-        return [f"rollout_engine: modules can't run with layout.context={layout.context}; use megatron"] * cut
-    found = []
-    if family.transformer_config().get("multi_latent_attention"):
-        behind = ", which NeMo runs," if engine == "nemo" else ""
-        found.append(f"megatron-core 0.19.2's dynamic engine{behind} can't run MLA on the modules that train")
-    # NeMo's loop ends with a rank's own outputs: others would wait for its experts for ever
-    refused = ("context", "virtual_pipeline", *(("expert",) if engine == "nemo" else ()))
-    for name in refused:
-        if getattr(layout, name) > 1:
-            found.append(f"the {engine} engine can't run with layout.{name}={getattr(layout, name)}")
-    return [f"rollout_engine: {text}; use megatron" for text in found]
-
-
-def graph_problems(engine: str, layout: Layout, *, speculation: str | None) -> list[str]:
-    """Why no CUDA graph can hold a decoding step of what samples in this layout."""
-    found = []
-    if engine != "megatron":
-        found.append(f"rollout_engine {engine} decodes otherwise; use megatron")
-    if layout.pipeline > 1:
-        found.append(f"between the stages of pipeline={layout.pipeline} it is the host that sends; use 1")
-    if layout.expert > 1 or layout.expert_tensor > 1:
-        found.append(
-            f"with expert={layout.expert} and expert_tensor={layout.expert_tensor} a step's shapes depend on "
-            "the other ranks' outputs; use 1"
-        )
-    if speculation is not None:
-        found.append(f"rollout_speculation {speculation} feeds two tokens a step; use one of the two")
-    return [f"rollout_cuda_graphs: {text}, or set it to false" for text in found]
-
-
-def engine_missing(engine: str) -> list[str]:
-    """What this engine needs and this environment lacks."""
-    if engine != "nemo":
-        return []
-    try:
-        version = metadata.version("nemo-toolkit")
-    except metadata.PackageNotFoundError:
-        here = "which is not in this environment"
-    else:
-        if version.startswith("2.7."):
-            return []
-        here = f"and this environment has {version}"
-    return [f"rollout_engine: nemo needs nemo-toolkit 2.7, {here}; {NEMO_REMEDY}"]
 
 
 def precision_problems(layout: Layout, *, precision: str, recompute: str) -> list[str]:

@@ -26,6 +26,28 @@ def same_as(key: str | int, section: Mapping[str, Any], *, name: str | int | Non
     return {SAMPLES: GROUP_SIZE, GROUP_SIZE: SAMPLES}.get(str(key))
 
 
+# old keys and their names of now, both within the section that had them
+RENAMED = {
+    "rollout_layout": "rollout.layout",
+    "rollout_engine": "rollout.engine",
+    "rollout_rows": "rollout.max_concurrent",
+    "rollout_speculation": "rollout.speculation",
+    "rollout_precision": "rollout.precision",
+    "rollout_cuda_graphs": "rollout.cuda_graphs",
+    "steps_ahead": "rollout.max_off_policy_steps",
+    "rewards_beside": "rollout.overlap_rewards",
+}
+
+
+def with_new_names(section: Mapping[str, Any]) -> dict[str, Any]:
+    """A section that an older version wrote, with the keys of now."""
+    found = {key: value for key, value in section.items() if key not in RENAMED}
+    for old in RENAMED.keys() & section.keys():
+        outer, key = RENAMED[old].split(".")
+        found[outer] = {**found.get(outer, {}), key: section[old]}
+    return found
+
+
 def schedule(value: Any) -> Any:
     """A number, or updates and numbers, as {steps: {update: number}}."""
     if isinstance(value, int) and not isinstance(value, bool):

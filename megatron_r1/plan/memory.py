@@ -123,9 +123,9 @@ def rank_memory(
 
 def _fp8_copy(run: RunConfig, demand: Demand, shard: "Shard") -> float:
     """Of a model while it samples, as only one does at a time."""
-    if run.rollout_precision is None or not demand.outputs:
+    if run.rollout.precision is None or not demand.outputs:
         return 0.0
-    drafts = run.rollout_speculation and run.model.shape().num_mtp_layers
+    drafts = run.rollout.speculation and run.model.shape().num_mtp_layers
     return shard.fp8_bytes + (shard.mtp_fp8_bytes if drafts else 0)
 
 
@@ -224,22 +224,22 @@ def _in_flight(layout: Layout, demand: Demand, pipeline_rank: int) -> float:
 
 
 def kv_cache(run: RunConfig, demand: Demand) -> list[float]:
-    """rollout_rows of a replica's outputs at their full length, as backend/rollout/batch_scheduler.py
-    allocates them; by pipeline rank of the layout that samples."""
+    """rollout.max_concurrent of a replica's outputs at their full length, as
+    backend/rollout/batch_scheduler.py allocates them; by pipeline rank of the layout that samples."""
     layout, config = run.sampling_layout, run.model.transformer_config()
     if not demand.outputs:
         return [0.0] * layout.pipeline
-    if config.get("multi_latent_attention") and run.rollout_engine == "modules":  # keys and values
+    if config.get("multi_latent_attention") and run.rollout.engine == "modules":  # keys and values
         widths = config["qk_head_dim"] + config["qk_pos_emb_head_dim"] + config["v_head_dim"]
         numbers = config["num_attention_heads"] // layout.tensor * widths
     elif config.get("multi_latent_attention"):
         numbers = config["kv_lora_rank"] + config["qk_pos_emb_head_dim"]  # on every tensor rank
     else:
         numbers = 2 * max(1, config["num_query_groups"] // layout.tensor) * config["kv_channels"]
-    outputs = demand.outputs * (1 + demand.steps_ahead)
-    rows = min(-(-outputs // layout.data), run.rollout_rows or outputs)
+    outputs = demand.outputs * (1 + demand.max_off_policy_steps)
+    rows = min(-(-outputs // layout.data), run.rollout.max_concurrent or outputs)
     length = run.plan.prompt_tokens + demand.output_tokens
     a_layer = rows * length * numbers * parameter_dtype(run.precision).itemsize
-    drafts = bool(run.rollout_speculation and run.model.shape().num_mtp_layers)  # by the first MTP layer
+    drafts = bool(run.rollout.speculation and run.model.shape().num_mtp_layers)  # by the first MTP layer
     layers = (_layers(layout, run.model.shape(), rank) for rank in range(layout.pipeline))
     return [a_layer * (dense + experts + (last and drafts)) for dense, experts, last in layers]

@@ -100,7 +100,8 @@ def make_plan(run: RunConfig, hardware_name: str, *, built: "list[Shard] | None"
             return None
         model = run.model_name(stage)
         if model not in sampled:
-            update = {"layout": run.sampling_layout, "rollout_layout": None}
+            own = run.rollout.model_copy(update={"layout": None})
+            update = {"layout": run.sampling_layout, "rollout": own}
             sampled[model] = shards_of(run.for_stage(stage).model_copy(update=update))
         return sampled[model]
 
@@ -133,7 +134,7 @@ def _sizes(found: "list[Shard]") -> tuple[int, int]:
 def _remedy(rank: RankMemory, phase: str) -> str:
     """What takes most of the phase, and how it becomes less."""
     parts = {
-        "rollout": (rank.kv_cache, "lower rollout_rows, the outputs that run at once"),
+        "rollout": (rank.kv_cache, "lower rollout.max_concurrent, the outputs that run at once"),
         "log-probs": (rank.forward + rank.logits, "lower tokens_per_pack or raise layout.context"),
         "training": (
             rank.activations + rank.logits,

@@ -47,7 +47,8 @@ class Suggestion:
 
 def suggestions(run: RunConfig, hardware: str, *, gpus: int) -> str:
     """The report. ConfigError if no layout of so many GPUs can hold the run's batches."""
-    run = run.model_copy(update={"rollout_layout": None})  # each layout is judged by its own rollout
+    own = run.rollout.model_copy(update={"layout": None})  # each layout is judged by its own rollout
+    run = run.model_copy(update={"rollout": own})
     sizes = _sizes(run)
     tried = list(_runs(run, gpus))
     guesses = [Suggestion(one.layout, make_plan(one, hardware, built=_guess(one, sizes))) for one in tried]

@@ -105,16 +105,16 @@ def _rollout_seconds(run: RunConfig, demand: Demand, shards: "list[Shard]", hard
         return 0.0
     width = parameter_dtype(run.precision).itemsize
     read = sum(width * (shard.parameters - shard.mtp_parameters) for shard in shards)
-    if run.rollout_precision is not None:
+    if run.rollout.precision is not None:
         read -= sum(width * shard.rounded - shard.fp8_bytes for shard in shards)
     read += sum(kv_cache(run, demand)) * run.plan.mean_length / 2
     a_token = read / (hardware.memory_gb_s * 1e9 * run.plan.bandwidth_share)
     a_token += run.model.shape().num_layers * run.plan.layer_latency_us * 1e-6
     outputs = -(-demand.outputs // run.sampling_layout.data)
-    turns, mean = outputs / min(outputs, run.rollout_rows or outputs), run.plan.mean_length
-    if demand.steps_ahead:
-        rollouts = 1 + demand.steps_ahead
-        turns = outputs / min(outputs * rollouts, run.rollout_rows or outputs * rollouts)
+    turns, mean = outputs / min(outputs, run.rollout.max_concurrent or outputs), run.plan.mean_length
+    if demand.max_off_policy_steps:
+        rollouts = 1 + demand.max_off_policy_steps
+        turns = outputs / min(outputs * rollouts, run.rollout.max_concurrent or outputs * rollouts)
         return demand.output_tokens * max(1 / rollouts, turns * mean) * a_token
     return demand.output_tokens * (1 + (turns - 1) * mean) * a_token
 

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from megatron_r1.backend.checkpoint.files import write_durably
+from megatron_r1.config.spelling import with_new_names
 from megatron_r1.errors import DataError
 from megatron_r1.files.json_reader import read_json_object
 from megatron_r1.section import only_deciding
@@ -72,9 +73,11 @@ def config_changes(
 ) -> list[str]:
     """What decides a stage's result and differs, a key each, as it is written in the YAML.
 
-    before: of any version; keys that are known by now to have no effect on the result count for nothing.
+    before: of any version: keys are given their names of now, and those without effect count for nothing.
     """
-    kept = {**before, "stage": only_deciding(section, before["stage"])} if "stage" in before else before
+    kept = with_new_names(before)
+    if "stage" in kept:
+        kept["stage"] = only_deciding(section, with_new_names(kept["stage"]))
     return [_change(key, *pair, stage=name) for key, pair in _changed(kept, now).items()]
 
 

@@ -8,16 +8,17 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, create_model
+from pydantic import AfterValidator, Field, create_model, model_validator
 
 from megatron_r1 import config, registry
 from megatron_r1.config.explain import near, position_of
-from megatron_r1.config.layout import ENGINES_OF_MEGATRON, Layout
+from megatron_r1.config.layout import Layout
 from megatron_r1.config.line import Line
 from megatron_r1.config.merge import beside
 from megatron_r1.config.plan import PlanConfig
+from megatron_r1.config.rollout import Rollout, StageRollout
 from megatron_r1.config.slurm import Slurm
 from megatron_r1.config.spelling import LONGEST_S
 from megatron_r1.config.tree import Finding, Position, Tree
@@ -100,45 +101,11 @@ class RunConfig(Section):
     layout: Annotated[Layout, NO_EFFECT] = Layout()
     """How the ranks share the work."""
 
-    rollout_layout: Annotated[Layout | None, NO_EFFECT] = None
-    """How the ranks share the work while they sample; `ranks` is that of `layout`. The weights are copied
-    into a second model before each rollout that follows an update; the tokens are the same. null: as
-    `layout`, on the weights that train, with no copy."""
+    rollout: Rollout = Rollout()
+    """How the run samples."""
 
     precision: Literal["fp32", "bf16", "fp8_delayed", "fp8_current", "fp8_blockwise", "mxfp8"] = "fp32"
     """Of the matrix products; weights, gradients and sums are kept in fp32."""
-
-    rollout_engine: Annotated[Literal["megatron", "modules", "dynamic", "nemo"], NO_EFFECT] = "megatron"
-    """What samples, on the live weights. megatron: our loop over the parameters of Megatron's modules, with
-    MLA's latents as its cache. modules: the same loop through the modules themselves; slower, with a larger
-    cache for MLA, and the next prompts begin only when all have ended. dynamic: Megatron's
-    DynamicInferenceEngine (paged cache), for grouped-query attention. nemo: the same engine by NeMo's
-    `generate`, in an environment of its own (docs/engines.md). The tokens are the same."""
-
-    rollout_rows: Annotated[int | None, NO_EFFECT] = Field(default=None, ge=1)
-    """The most outputs that a replica samples at once, which bounds the memory of its cache; the next begin
-    as others end. null: all of a step's. The tokens are the same, but for rounding where two nearly tie."""
-
-    rollout_speculation: Annotated[Literal["mtp"] | None, NO_EFFECT] = None
-    """mtp: the MTP layer drafts a token each step, which the model checks beside the next one, so that a step
-    gives up to two tokens. The tokens are the same, but for rounding where two nearly tie; metrics have the
-    share of drafts that were right (rollout/accepted), which falls as RL moves the model, not its MTP layer.
-    For a GPU with few rows and many layers; on a CPU it is mostly slower. For rollout_engine megatron; of the
-    run's models, those with MTP layers draft, and one must have some."""
-
-    rollout_precision: Literal["fp8"] | None = None
-    """Of the matrix products while sampling. fp8: each rollout rounds a copy of the layers' weights to 8 bits
-    (float8 e4m3, a scale a row) and every token's activations as they come; the head, the embedding, the
-    router and attention's inner products stay as they are stored. Half of the bytes of bf16 a decoding step,
-    and other probabilities than training's: grpo needs loss.rollout_correction with it, and rollout/drift
-    says how far apart they are. For rollout_engine megatron, on a GPU from compute capability 8.9; a CPU
-    rounds alike and gains nothing (docs/fp8_rollouts.md). null: the weights as they are stored."""
-
-    rollout_cuda_graphs: Annotated[bool, NO_EFFECT] = False
-    """A decoding step as one CUDA graph: launching its operators one by one takes longer than they do where
-    rows are few. For rollout_engine megatron, with one pipeline stage and whole experts on the ranks that
-    sample, without rollout_speculation and routing_replay. A CPU takes the same steps without a graph. The
-    tokens are the same, but for rounding where two nearly tie."""
 
     recompute: Annotated[Literal["none", "selective", "full"], NO_EFFECT] = "none"
     """Activations that the backward pass computes again instead of keeping them: none, attention's inner part
@@ -181,16 +148,21 @@ class RunConfig(Section):
     stages: Annotated[dict[StageName, StageConfig], Field(min_length=1)]
     """The chain: stages by name, run from the first to the last."""
 
+    @model_validator(mode="after")
+    def _stages_take_the_runs_rollout(self) -> Self:
+        """Where a stage's `rollout` leaves a value to the run."""
+        own = {
+            name: stage.model_copy(update={"rollout": self.rollout.for_stage(rollout)})
+            for name, stage in self.stages.items()
+            if isinstance(rollout := dict(stage).get("rollout"), StageRollout)
+        }
+        return self.model_copy(update={"stages": {**self.stages, **own}})
+
     @property
     def sampling_layout(self) -> Layout:
         """The layout of whatever samples."""
-        own = self.rollout_layout
+        own = self.rollout.layout
         return self.layout if own is None else own.model_copy(update={"ranks": self.layout.ranks})
-
-    @property
-    def samples_by_own_loop(self) -> bool:
-        """Or by an engine of Megatron's, which keeps no routes and begins every output anew."""
-        return self.rollout_engine not in ENGINES_OF_MEGATRON
 
     def chosen_trackers(self) -> dict[str, TrackerConfig]:
         """The trackers that are set, by name."""
@@ -225,7 +197,7 @@ class RunConfig(Section):
             key: value
             for key, value in deciding(own).items()
             if key not in ("models", "stages")  # of these its own alone
-            and (key, value) != ("rollout_precision", None)  # older versions had none
+            and (key, value) != ("rollout", {"precision": None})  # older versions had none
         }
         return {"stage": deciding(section), **found, **({"plugins": plugins} if plugins else {})}
 

@@ -22,7 +22,8 @@ class Demand:
     scored_passes: forward passes over the same tokens (old log-probs, reference). pack_tokens: of a
     micro-batch. mtp: with the MTP loss. reference: a second set of weights is kept. outputs, output_tokens:
     sampled, and the longest of them. checkpoints: in the whole stage. other_models: the stages whose models
-    are kept beside the policy: reward models, judges. steps_ahead: that outputs begin before they are due.
+    are kept beside the policy: reward models, judges. max_off_policy_steps: that outputs begin before
+    they are due.
     """
 
     steps: int
@@ -34,7 +35,7 @@ class Demand:
     reference: bool = False
     outputs: int = 0
     output_tokens: int = 0
-    steps_ahead: int = 0
+    max_off_policy_steps: int = 0
     checkpoints: int = 0
     other_models: tuple[str, ...] = ()
 

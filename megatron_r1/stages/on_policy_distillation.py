@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from pydantic import Field
 
+from megatron_r1.config.rollout import conflicts
 from megatron_r1.config.spelling import MOST_ITEMS, SAMPLES_OR_GROUP_SIZE, MaxNewTokens, Temperature
 from megatron_r1.data.mixture import build_mixture, replica_range
 from megatron_r1.data.tokenizers.tokenizer import Tokenizer
@@ -73,11 +74,8 @@ class OnPolicyDistillation(TrainingStage):
             found.append(
                 f"questions: {self.questions} leave some of {run.layout.data} replicas without; raise it"
             )
-        if run.rollout_precision is not None:
-            found.append(
-                f"kind: on_policy_distillation learns from samples of the student's own probabilities, and "
-                f"rollout_precision {run.rollout_precision} draws them from others; leave it out in this run"
-            )
+        kind = {self.kind: f"kind={self.kind}"}
+        found += conflicts(run.rollout.engine, kind, run.rollout.features())
         if self.evaluate is not None:
             key = "evaluate.evaluation.max_new_tokens"
             found += too_long(key, self.evaluate.evaluation.max_new_tokens, run)

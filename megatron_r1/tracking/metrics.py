@@ -65,12 +65,14 @@ METRICS: dict[str, Metric] = {
     "rollout/drift": Metric(
         "exp of the mean absolute gap of rollout and training log-prob; 1 is none", "ratio", "down"
     ),
-    "rollout/staleness": Metric("updates since a token was drawn, with steps_ahead", "updates", "down"),
+    "rollout/staleness": Metric(
+        "updates since a token was drawn, with max_off_policy_steps", "updates", "down"
+    ),
     "rollout/staleness_max": Metric("those of the oldest token", "updates", "down"),
     "rollout/carried": Metric("tokens drawn before this step's rollout", "share"),
     "rollout/tokens_per_s": Metric("tokens sampled, all ranks", "tokens/s", "up"),
     "rollout/accepted": Metric(
-        "drafts of rollout_speculation that were the token sampled there", "share", "up"
+        "drafts of rollout.speculation that were the token sampled there", "share", "up"
     ),
     "rollout/kept": Metric("samples that rejection sampling keeps", "share"),
     "rollout/dropped_<why>": Metric("samples that rejection sampling drops for one reason", "share"),
@@ -110,7 +112,7 @@ METRICS: dict[str, Metric] = {
     "eval/mixed": Metric("responses that mix languages", "share", "down"),
     "eval/length": Metric("mean length of a response", "tokens"),
     "eval/cut": Metric("responses cut at the maximum length", "share", "down"),
-    "eval/accepted": Metric("drafts of rollout_speculation that were the token sampled there", "share", "up"),
+    "eval/accepted": Metric("drafts of rollout.speculation that were the token sampled there", "share", "up"),
     "eval/loss": Metric("loss on held-out documents", "nats/token", "down"),
     "eval/preference_accuracy": Metric(
         "held-out preferences that the reward model agrees with", "share", "up"

@@ -79,27 +79,29 @@ def test_a_model_that_can_t_be_built_is_named_with_its_line():
 
 
 def test_speculation_needs_an_mtp_layer_and_our_own_loop():
-    (line,) = [line for line in errors("rollout_speculation=mtp") if "rollout_speculation" in line]
+    (line,) = [line for line in errors("rollout.speculation=mtp") if "rollout.speculation" in line]
     assert "no model has an MTP layer to draft with; set model.mtp_layers: 1" in line
     Path("moe.yaml").write_text(f"base: x.yaml\n{MOE}", encoding="utf-8")
     Path("x.yaml").write_text(TEXT, encoding="utf-8")
-    assert "no problems found" in check(Path("moe.yaml"), overrides=["rollout_speculation=mtp"])
-    with pytest.raises(ConfigError, match="rollout_engine modules checks no drafts; use megatron"):
-        check(Path("moe.yaml"), overrides=["rollout_speculation=mtp", "rollout_engine=modules"])
+    assert "no problems found" in check(Path("moe.yaml"), overrides=["rollout.speculation=mtp"])
+    refused = r"rollout\.speculation: mtp doesn't work with .*=modules, which checks no drafts; use megatron"
+    with pytest.raises(ConfigError, match=refused):
+        check(Path("moe.yaml"), overrides=["rollout.speculation=mtp", "rollout.engine=modules"])
 
 
 def test_rollouts_in_fp8_need_our_own_loop_and_widths_that_fit():
     Path("moe.yaml").write_text(f"base: x.yaml\n{MOE}", encoding="utf-8")
     Path("x.yaml").write_text(TEXT, encoding="utf-8")
-    fp8, fits = "rollout_precision=fp8", "model.qk_pos_emb_head_dim=16"
+    fp8, fits = "rollout.precision=fp8", "model.qk_pos_emb_head_dim=16"
     assert "  precision       fp32, rollouts fp8\n" in check(Path("moe.yaml"), overrides=[fp8, fits])
     with pytest.raises(ConfigError) as error:
-        check(Path("moe.yaml"), overrides=[fp8, "rollout_engine=modules", "model.hidden_size=40"])
-    assert [line.partition("rollout_precision: fp8: ")[2] for line in str(error.value).splitlines()] == [
-        "rollout_engine modules multiplies by the weights as they are; use megatron",
-        "hidden_size = 40 is no multiple of 16, as FP8 products need; change it",
-        "kv_lora_rank + qk_pos_emb_head_dim = 40 is no multiple of 16, as FP8 products need; change it",
-    ]
+        check(Path("moe.yaml"), overrides=[fp8, "rollout.engine=modules", "model.hidden_size=40"])
+    assert {line.partition("rollout.precision: fp8")[2] for line in str(error.value).splitlines()} == {
+        " doesn't work with rollout.engine=modules, which multiplies by the weights as they are; use "
+        "megatron, or leave rollout.precision out",
+        ": hidden_size = 40 is no multiple of 16, as FP8 products need; change it",
+        ": kv_lora_rank + qk_pos_emb_head_dim = 40 is no multiple of 16, as FP8 products need; change it",
+    }
 
 
 def test_a_gpu_that_is_too_old_for_fp8_is_refused_where_it_is(monkeypatch):
@@ -107,20 +109,19 @@ def test_a_gpu_that_is_too_old_for_fp8_is_refused_where_it_is(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
     Path("x.yaml").write_text(TEXT, encoding="utf-8")
     with pytest.raises(ConfigError, match=r"needs a GPU of compute capability 8\.9 or newer"):
-        check(Path("x.yaml"), overrides=["rollout_precision=fp8"])
-    assert "no problems found" in check(Path("x.yaml"), overrides=["rollout_precision=fp8"], files=False)
+        check(Path("x.yaml"), overrides=["rollout.precision=fp8"])
+    assert "no problems found" in check(Path("x.yaml"), overrides=["rollout.precision=fp8"], files=False)
 
 
 def test_decoding_steps_as_graphs_are_for_our_loop_on_whole_models():
-    graphs = "rollout_cuda_graphs=true"
+    graphs = "rollout.cuda_graphs=true"
     assert "no problems found" in checked(graphs, "layout={ranks: 2, tensor: 2}")
-    found = errors(graphs, "layout={ranks: 4, pipeline: 2}", "rollout_engine=dynamic")
-    assert [line.partition("': ")[2] for line in found] == [
-        f"rollout_cuda_graphs: {text}, or set it to false"
-        for text in (
-            "rollout_engine dynamic decodes otherwise; use megatron",
-            "between the stages of pipeline=2 it is the host that sends; use 1",
-        )
+    found = errors(graphs, "layout={ranks: 4, pipeline: 2}", "rollout.engine=dynamic")
+    assert [line.partition("rollout.cuda_graphs: true doesn't work with ")[2] for line in found] == [
+        "rollout.engine=dynamic, which takes its steps otherwise; use megatron, or set rollout.cuda_graphs "
+        "to false",
+        "layout.pipeline=2: it is the host that sends between pipeline stages; set rollout.cuda_graphs to "
+        "false, or set pipeline to 1",
     ]
 
 
@@ -139,35 +140,37 @@ def test_an_uneven_pipeline_is_summed_up():
 
 
 def test_a_rollout_layout_is_held_to_the_same_rules():
-    assert "  rollout        tensor 2 x 1 replicas = 2\n" in checked("rollout_layout={tensor: 2}")
-    assert "rollout" not in checked("rollout_layout={distributed_optimizer: false}").split("stages")[0]
-    lines = errors("rollout_layout={ranks: 4, tensor: 3, expert: 2}")
+    assert "  rollout        tensor 2 x 1 replicas = 2\n" in checked("rollout.layout={tensor: 2}")
+    assert "rollout" not in checked("rollout.layout={distributed_optimizer: false}").split("stages")[0]
+    lines = errors("rollout.layout={ranks: 4, tensor: 3, expert: 2}")
     for words in (
-        "rollout_layout.ranks: 4, and layout.ranks=2; training and rollout take turns",
+        "rollout.layout.ranks: 4, and layout.ranks=2; training and rollout take turns",
         "2 ranks cannot hold tensor=3 (3)",
-        "rollout_layout: tensor=3 does not divide num_attention_heads=4; use 1 or 2",
-        "rollout_layout: expert=2 needs a model with experts",
+        "rollout.layout: tensor=3 does not divide num_attention_heads=4; use 1 or 2",
+        "rollout.layout: expert=2 needs a model with experts",
     ):
         assert any(words in line for line in lines), lines
-    (line,) = errors("rollout_layout={context: 2}", "rollout_engine=dynamic")
-    assert "rollout_engine: the dynamic engine can't run with layout.context=2" in line
-    (line,) = errors("rollout_engine=modules", "layout.context=2")
-    assert "rollout_engine: modules can't run with layout.context=2; use megatron" in line
+    (line,) = errors("rollout.layout={context: 2}", "rollout.engine=dynamic")
+    assert "rollout.engine: rollout.layout.context=2 doesn't work with rollout.engine=dynamic" in line
+    (line,) = errors("rollout.engine=modules", "layout.context=2")
+    assert "rollout.engine: layout.context=2 doesn't work with rollout.engine=modules, which has RoPE" in line
 
 
 def test_what_nemo_can_t_sample_is_said_before_it_is_asked_to():
-    (line,) = errors("rollout_engine=nemo")
-    assert "rollout_engine: nemo needs nemo-toolkit 2.7, which is not in this environment;" in line
+    (line,) = errors("rollout.engine=nemo")
+    assert "rollout.engine: nemo needs nemo-toolkit 2.7, which is not in this environment;" in line
     Path("x.yaml").write_text(TEXT, encoding="utf-8")
-    assert "no problems found" in check(Path("x.yaml"), overrides=["rollout_engine=nemo"], files=False)
+    assert "no problems found" in check(Path("x.yaml"), overrides=["rollout.engine=nemo"], files=False)
     Path("moe.yaml").write_text(f"base: x.yaml\n{MOE}", encoding="utf-8")
     with pytest.raises(ConfigError) as error:
-        check(Path("moe.yaml"), overrides=["rollout_engine=nemo", "layout.expert=2"], files=False)
-    assert [line.partition("rollout_engine: ")[2] for line in str(error.value).splitlines()] == [
-        "megatron-core 0.19.2's dynamic engine, which NeMo runs, can't run MLA on the modules that train; "
-        "use megatron",
-        "the nemo engine can't run with layout.expert=2; use megatron",
-    ]
+        check(Path("moe.yaml"), overrides=["rollout.engine=nemo", "layout.expert=2"], files=False)
+    beside = "doesn't work with rollout.engine=nemo, which"
+    assert {line.partition("rollout.engine: ")[2] for line in str(error.value).splitlines()} == {
+        f"multi-head latent attention {beside} can't run MLA on the modules that train (megatron-core 0.19.2)"
+        "; use megatron",
+        f"layout.expert=2 {beside} ends with a rank's own completions, while others wait for its experts; "
+        "use megatron, or set expert to 1",
+    }
 
 
 def test_all_mistakes_come_at_once_each_where_it_was_made():

@@ -17,7 +17,7 @@ def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def two_replicas(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two_replicas") / "micro"
-    run(folder, "layout.ranks=2", "stages.zero.rewards_beside=true")
+    run(folder, "layout.ranks=2", "stages.zero.rollout.overlap_rewards=true")
     return folder
 
 

@@ -11,7 +11,8 @@ from tests.end_to_end.micro_run import lines, log_of, metrics, run, start, tenso
 pytestmark = pytest.mark.slow
 
 AHEAD = (
-    "stages.zero.steps_ahead=1", "stages.zero.loss.rollout_correction=truncate", "stages.zero.evaluate=null",
+    "stages.zero.rollout.max_off_policy_steps=1",
+    "stages.zero.loss.rollout_correction=truncate", "stages.zero.evaluate=null",
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from tests.end_to_end.micro_run import lines, log_of, metrics, run, start, tenso
 
 pytestmark = pytest.mark.slow
 
-LAYOUTS = ("layout.ranks=2", "layout.expert=2", "rollout_layout={expert: 1}")
+LAYOUTS = ("layout.ranks=2", "layout.expert=2", "rollout.layout={expert: 1}")
 EXPERT_BYTES = 2 * 4 * 3 * 16 * 8 * 4  # of the MoE layer and MTP's: experts x (gate, up, down) in fp32
 
 

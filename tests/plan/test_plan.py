@@ -11,7 +11,7 @@ from megatron_r1.errors import ConfigError
 from megatron_r1.plan.hardware import FOLDER, load_hardware, names
 from megatron_r1.plan.plan import make_plan
 from megatron_r1.plan.text import report
-from megatron_r1.run.config import load_run
+from megatron_r1.run.config import RunConfig, load_run
 
 PAPER = Path(__file__).parents[2] / "conf" / "r1_zero_671b.yaml"
 MICRO = Path(__file__).parents[1] / "end_to_end" / "micro.yaml"
@@ -55,6 +55,11 @@ def test_flops_and_hours_are_near_what_the_paper_reports(paper):
     assert without_bubble / tokens * 1e12 == pytest.approx(180_000, rel=0.1)
 
 
+def rolling(run: RunConfig, **update: object) -> RunConfig:
+    """The run with other values in its `rollout`."""
+    return run.model_copy(update={"rollout": run.rollout.model_copy(update=update)})
+
+
 @pytest.mark.slow
 def test_r1_zero_as_published_fits_on_512_only_if_its_rollout_is_bounded():
     run = load_run(PAPER).value
@@ -62,20 +67,19 @@ def test_r1_zero_as_published_fits_on_512_only_if_its_rollout_is_bounded():
     assert not bounded.misfits()
     # outputs x tokens x layers x (latent + rotated key) x bytes
     assert bounded.stages[0].memory[1].kv_cache == 12 * (65536 + 1024) * 16 * 576 * 2
-    unbounded = make_plan(run.model_copy(update={"rollout_rows": None}), "h800")
+    unbounded = make_plan(rolling(run, max_concurrent=None), "h800")
     phases = unbounded.stages[0].fullest.phases()
     assert phases["training"] < unbounded.hardware.usable_bytes < phases["rollout"]
     (text,) = unbounded.misfits()
     assert text.startswith("stages.zero: rollout needs ")
-    assert "lower rollout_rows" in text
+    assert "lower rollout.max_concurrent" in text
 
 
 @pytest.mark.slow
 def test_the_rollouts_own_layout_costs_a_copy_of_the_weights_and_saves_most_of_its_time():
     run = load_run(PAPER).value
     (stage,) = make_plan(run, "h800").stages
-    update = {"rollout_layout": None, "rollout_rows": 128}
-    (shared,) = make_plan(run.model_copy(update=update), "h800").stages
+    (shared,) = make_plan(rolling(run, layout=None, max_concurrent=128), "h800").stages
     # 4 of 61 layers a stage, 2 bytes a weight: a fourth of what is no expert, a 512th of the experts
     experts = 58 * 256 * 3 * 7168 * 2048
     assert stage.fullest.rollout_model > 2 * ((671_026_419_200 - experts) / 4 + experts / 512)
@@ -89,8 +93,8 @@ def test_a_run_that_does_not_fit_is_refused_unless_told_otherwise():
     from megatron_r1.check.findings import check
 
     with pytest.raises(ConfigError, match=r"rollout needs .* or plan\.refuse=false"):
-        check(PAPER, overrides=["rollout_rows=null"], files=False)
-    report = check(PAPER, overrides=["rollout_rows=null", "plan.refuse=false"], files=False)
+        check(PAPER, overrides=["rollout.max_concurrent=null"], files=False)
+    report = check(PAPER, overrides=["rollout.max_concurrent=null", "plan.refuse=false"], files=False)
     assert report.startswith("r1_zero_671b: no problems found")
     assert "plan for h800" in report
     assert "  stages.zero: rollout needs " in report.split("warnings")[1]
@@ -98,7 +102,7 @@ def test_a_run_that_does_not_fit_is_refused_unless_told_otherwise():
 
 @pytest.mark.slow
 def test_the_report_tells_exact_from_modelled():
-    text = plan(PAPER, overrides=["rollout_rows=null", "rollout_layout=null"], hardware="b200")
+    text = plan(PAPER, overrides=["rollout.max_concurrent=null", "rollout.layout=null"], hardware="b200")
     for words in (
         "exact, from the real model code: parameters",
         "models: fp8 copy, KV cache",
@@ -117,15 +121,15 @@ def test_rollouts_in_fp8_cost_a_copy_of_the_layers_and_save_bytes_of_every_step(
     )  # fmt: skip
 
     def planned(**update: str):
-        plan = make_plan(run.model_copy(update=update), "h100", built=[shard])
+        plan = make_plan(rolling(run, **update), "h100", built=[shard])
         stage = next(stage for stage in plan.stages if stage.name == "zero")
         return stage.fullest.phases(), stage.work.rollout_s
 
-    (before, stored_s), (after, fp8_s) = planned(), planned(rollout_precision="fp8")
+    (before, stored_s), (after, fp8_s) = planned(), planned(precision="fp8")
     assert {name: after[name] - size for name, size in before.items() if after[name] != size} == {
         "rollout": 905 * 10**6
     }
-    drafting, fp8 = {"rollout_speculation": "mtp"}, {"rollout_precision": "fp8"}
+    drafting, fp8 = {"speculation": "mtp"}, {"precision": "fp8"}
     assert planned(**drafting, **fp8)[0]["rollout"] - planned(**drafting)[0]["rollout"] == 912 * 10**6
     saved = 2 * 9 * 10**8 - 905 * 10**6  # bytes of each of the longest output's 16 steps
     bandwidth = 3350e9 * run.plan.bandwidth_share

@@ -14,16 +14,18 @@ MICRO = Path(__file__).parents[1] / "end_to_end" / "micro.yaml"
 STAGES = ["base", "zero", "measure"]
 
 SAME = (
-    "name=another", "run_dir=elsewhere", "layout={ranks: 2, tensor: 2}", "rollout_layout={tensor: 2}",
-    "rollout_engine=modules", "rollout_rows=3", "rollout_speculation=mtp", "rollout_cuda_graphs=true",
+    "name=another", "run_dir=elsewhere", "layout={ranks: 2, tensor: 2}", "rollout.layout={tensor: 2}",
+    "rollout.engine=modules", "rollout.max_concurrent=3", "rollout.speculation=mtp",
+    "rollout.cuda_graphs=true", "rollout.overlap_rewards=true", "stages.zero.rollout.overlap_rewards=true",
     "recompute=full", "max_logits=null", "prompt_logits=true", "offload=[optimizer]", "timeout_s=60",
     "watchdog_s=600", "plan.hardware=h800", "plan={hardware: b200, refuse: false}", "slurm.partition=debug",
     "slurm.stages.zero.time=1:00:00", "stages.base.checkpoint_every=1", "stages.zero.keep_checkpoints=5",
     "stages.zero.export={}", "stages.zero.export={to: models/out, fp8: true}",
 )  # fmt: skip
 OTHERS = {
-    "seed=8": STAGES, "precision=bf16": STAGES, "rollout_precision=fp8": STAGES,
+    "seed=8": STAGES, "precision=bf16": STAGES, "rollout.precision=fp8": STAGES,
     "model.num_layers=4": STAGES, "tokenizer.train.vocab_size=60": STAGES, "template=deepseek_r1": STAGES,
+    "rollout.max_off_policy_steps=1": ["zero"], "stages.zero.rollout={max_off_policy_steps: 2}": ["zero"],
     "stages.base.optim.lr=0.5": ["base"], "stages.zero.optim.lr=0.5": ["zero"],
     "stages.zero.loss.kl_coef=0.5": ["zero"], "stages.zero.rewards.accuracy.weight=3": ["zero"],
     "stages.zero.tokens_per_pack=64": ["zero"], "stages.measure.evaluation.questions=3": ["measure"],
@@ -58,7 +60,7 @@ def test_a_stage_keeps_the_hash_that_earlier_versions_gave_it(begun: RunConfig) 
     theirs = {
         "stage": stage, "model": begun.model.model_dump(mode="json"), "seed": begun.seed,
         "tokenizer": begun.tokenizer.model_dump(mode="json"), "template": begun.template,
-        "precision": begun.precision,
+        "precision": begun.precision, "plugins": begun.decisive("base")["plugins"],
     }  # fmt: skip
     section = begun.stages["base"]
     assert config_changes(theirs, begun.decisive("base"), name="base", section=section) == []
@@ -67,6 +69,20 @@ def test_a_stage_keeps_the_hash_that_earlier_versions_gave_it(begun: RunConfig) 
     theirs["stage"] = {**stage, "steps": 7}
     (found,) = config_changes(theirs, begun.decisive("base"), name="base", section=section)
     assert found.startswith("stages.base.steps: 7 then, ")
+
+
+def test_a_stage_of_before_the_rollout_section_is_the_same_by_the_new_names() -> None:
+    ahead = ("stages.zero.rollout.max_off_policy_steps=1", "stages.zero.loss.rollout_correction=mask")
+    now = run("rollout.precision=fp8", *ahead)
+    decisive, section = now.decisive("zero"), now.stages["zero"]
+    stage = {key: value for key, value in section.model_dump(mode="json").items() if key != "rollout"}
+    theirs = {**decisive, "stage": {**stage, "steps_ahead": 1, "rewards_beside": True}}
+    theirs["rollout_precision"] = theirs.pop("rollout")["precision"]
+    assert config_changes(theirs, decisive, name="zero", section=section) == []
+    theirs["stage"] = {**theirs["stage"], "steps_ahead": 0}
+    assert config_changes(theirs, decisive, name="zero", section=section) == [
+        "stages.zero.rollout.max_off_policy_steps: 0 then, 1 now"
+    ]
 
 
 def finish(config: RunConfig, folder: Path) -> None:

@@ -36,13 +36,19 @@ def test_rl_needs_a_reward():
 
 @pytest.mark.parametrize("engine", ["dynamic", "nemo"])
 def test_megatron_s_own_engine_keeps_no_routes(engine):
-    found = problems("zero", "stages.zero.routing_replay=true", f"rollout_engine={engine}")
-    assert f"routing_replay: the {engine} engine keeps no routes; set it to false" in found
+    found = problems("zero", "stages.zero.routing_replay=true", f"rollout.engine={engine}")
+    assert found == [
+        f"routing_replay: true doesn't work with rollout.engine={engine}, which keeps no routes; use "
+        "megatron, or set routing_replay to false"
+    ]
 
 
 def test_a_graph_notes_no_routes():
-    (found,) = problems("zero", "stages.zero.routing_replay=true", "rollout_cuda_graphs=true")
-    assert found == "routing_replay: a step of rollout_cuda_graphs notes no routes; set one to false"
+    (found,) = problems("zero", "stages.zero.routing_replay=true", "rollout.cuda_graphs=true")
+    assert found == (
+        "routing_replay: true doesn't work with rollout.cuda_graphs=true: a step as a graph notes no routes"
+        "; set routing_replay to false, or set rollout.cuda_graphs to false"
+    )
 
 
 @pytest.mark.parametrize(
@@ -86,15 +92,17 @@ def test_what_the_stages_of_r1_find():
 
 
 def test_samples_in_fp8_are_corrected_or_refused():
-    fp8 = "rollout_precision=fp8"
+    fp8 = "rollout.precision=fp8"
     (found,) = problems("zero", fp8)
-    assert found.startswith("loss.rollout_correction: none, but rollout_precision fp8 samples from other")
+    assert found.startswith(
+        "loss.rollout_correction: none doesn't work with rollout.precision=fp8: its tokens"
+    )
     assert problems("zero", fp8, "stages.zero.loss.rollout_correction=mask") == []
     assert problems("measure", fp8) == [], "nothing learns from an evaluation"
     run = load_run(R1, overrides=[fp8]).value
     assert run.stages["rejection"].problems(run.for_stage("rejection")) == [], "text, whatever drew it"
     (found,) = run.stages["on_policy"].problems(run.for_stage("on_policy"))
-    assert found.endswith("rollout_precision fp8 draws them from others; leave it out in this run")
+    assert found.endswith("samples of the student's own probabilities; leave rollout.precision out")
 
 
 def test_what_on_policy_distillation_finds():
@@ -108,16 +116,19 @@ def test_what_on_policy_distillation_finds():
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("stages.zero.loss.rollout_correction=none", "trains on tokens of older weights; set loss.rollout_"),
-        ("stages.zero.groups.no_signal=resample", "fixes which questions a step has"),
+        ("stages.zero.loss.rollout_correction=none", "its tokens are of older weights; set loss.rollout_"),
+        (
+            "stages.zero.groups.no_signal=resample",
+            "groups.no_signal=resample: it fixes which questions a step has",
+        ),
         ("stages.zero.routing_replay=true", "set routing_replay to false"),
-        ("stages.zero.top_p=0.9", "carries over no tokens that top_p=0.9 left out; set top_p to 1"),
+        ("stages.zero.top_p=0.9", "top_p=0.9: the tokens that top_p left out are not carried over; set"),
         ("stages.zero.steps=1", "is not below the 1 steps of the stage; lower it"),
-        ("rollout_engine=dynamic", "begins every output anew; use megatron"),
+        ("rollout.engine=dynamic", "begins every completion anew; use megatron"),
     ],
 )
 def test_what_rollouts_ahead_of_training_cannot_have(override, says):
-    ahead = ("stages.zero.steps_ahead=1", "stages.zero.loss.rollout_correction=truncate")
+    ahead = ("stages.zero.rollout.max_off_policy_steps=1", "stages.zero.loss.rollout_correction=truncate")
     assert problems("zero", *ahead) == []
     found = problems("zero", *ahead, override)
-    assert any(text.startswith("steps_ahead: 1") and says in text for text in found)
+    assert any("rollout.max_off_policy_steps" in text and says in text for text in found)

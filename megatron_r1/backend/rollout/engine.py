@@ -22,12 +22,12 @@ from megatron_r1.backend.rollout.decoder.module_decoder import ModuleDecoder
 from megatron_r1.backend.rollout.decoder.speculative import DraftingDecoder
 from megatron_r1.backend.rollout.fp8 import RolloutPrecision
 from megatron_r1.backend.rollout.te_sampling import engine_can_sample
-from megatron_r1.config.layout import ENGINES_OF_MEGATRON, Layout, graph_problems
+from megatron_r1.config.layout import Layout
+from megatron_r1.config.rollout import FEATURES, Engine, conflicts, features, layout_features
 from megatron_r1.errors import ConfigError
 from megatron_r1.models.shape import FamilyConfig
 from megatron_r1.types import Begun, OnEnd, Sampled, Sampling
 
-Engine = Literal["megatron", "modules", "dynamic", "nemo"]
 Speculation = Literal["mtp"]
 
 # Attributes that turn on sequence parallelism in Megatron's modules (transformer/utils.py lists them too).
@@ -84,30 +84,22 @@ def require(
     options: RolloutOptions, family: FamilyConfig, layout: Layout, chunks: Sequence[GPTModel]
 ) -> None:
     """Raises ConfigError where the engine, this model or this layout doesn't support an option."""
-    found, lean = [], is_lean(chunks)
-    if options.speculation is not None:
-        found += _speculation_problems(options.engine, chunks)
+    lean, speculation, precision = is_lean(chunks), options.speculation, options.precision
+    asked = features(speculation=speculation, precision=precision, cuda_graphs=options.cuda_graphs)
+    found = list(conflicts(options.engine, asked, layout_features(layout)))
+    if speculation is not None:
+        if not chunks[0].config.mtp_num_layers:
+            found.append("rollout.speculation: mtp: the model has no MTP layer to draft with; leave it out")
         if not lean:
-            found.append(_not_lean("rollout_speculation: mtp", "check no drafts"))
-    if options.precision is not None:
-        found += [*rollout_precision.problems(options.engine, family, layout), *rollout_precision.missing()]
+            found.append(_not_lean("rollout.speculation: mtp", "check no drafts"))
+    if precision is not None:
+        found += [*rollout_precision.problems(family, layout), *rollout_precision.missing()]
         if not lean:
             found.append(_not_lean(rollout_precision.KEY, "multiply by the weights as they are"))
-    if options.cuda_graphs:
-        found += graph_problems(options.engine, layout, speculation=options.speculation)
-        if not lean:
-            found.append(_not_lean("rollout_cuda_graphs", "launch their operators one by one"))
+    if options.cuda_graphs and not lean:
+        found.append(_not_lean("rollout.cuda_graphs", "launch their operators one by one"))
     if found:
         raise ConfigError(found[0])
-
-
-def _speculation_problems(engine: Engine, chunks: Sequence[GPTModel]) -> list[str]:
-    key, found = "rollout_speculation: mtp", []
-    if not chunks[0].config.mtp_num_layers:
-        found.append(f"{key}: the model has no MTP layer to draft with; set mtp_layers: 1 or leave it out")
-    if engine != "megatron":
-        found.append(f"{key}: rollout_engine {engine} checks no drafts; use megatron or leave it out")
-    return found
 
 
 def _not_lean(key: str, behind: str) -> str:
@@ -140,7 +132,8 @@ def generate(
         lean = engine == "megatron" and is_lean(chunks)
         assert options.precision is None or (lean and decoder is None), "only LeanDecoder has FP8"
         assert not (options.cuda_graphs and sampling.keep_routes), "CUDA graphs record no routes"
-        assert begun is None or engine not in ENGINES_OF_MEGATRON, "they begin every output anew"
+        unable = FEATURES["max_off_policy_steps"].engines
+        assert begun is None or engine not in unable, unable[engine]
         if engine == "dynamic":
             from megatron_r1.backend.rollout import dynamic_engine
 

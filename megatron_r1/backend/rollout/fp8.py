@@ -19,7 +19,7 @@ from megatron_r1.models.shape import FamilyConfig
 
 RolloutPrecision = Literal["fp8"]
 
-KEY = "rollout_precision: fp8"
+KEY = "rollout.precision: fp8"
 MULTIPLE = 16  # elements: torch's scaled products require it of both sides of a matrix
 SCALE_BYTES = 4  # for each output row
 CAPABILITY = (8, 9)
@@ -37,15 +37,13 @@ def fp8_bytes(weight: Tensor) -> int:
     return weight.numel() + SCALE_BYTES * weight.shape[0]
 
 
-def problems(engine: str, family: FamilyConfig, layout: Layout) -> list[str]:
-    """Why this model can't be sampled from in FP8 by this engine in this layout."""
-    found = []
-    if engine != "megatron":
-        found.append(f"rollout_engine {engine} multiplies by the weights as they are; use megatron")
-    for what, width in _widths(family, layout).items():
-        if width % MULTIPLE:
-            found.append(f"{what} = {width} is no multiple of {MULTIPLE}, as FP8 products need; change it")
-    return [f"{KEY}: {text}" for text in found]
+def problems(family: FamilyConfig, layout: Layout) -> list[str]:
+    """Why this model can't be sampled from in FP8 in this layout."""
+    return [
+        f"{KEY}: {what} = {width} is no multiple of {MULTIPLE}, as FP8 products need; change it"
+        for what, width in _widths(family, layout).items()
+        if width % MULTIPLE
+    ]
 
 
 def missing() -> list[str]:

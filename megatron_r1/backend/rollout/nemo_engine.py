@@ -34,7 +34,7 @@ from megatron_r1.backend.rollout.dynamic_engine import (
     cache_gib,
     places,
 )
-from megatron_r1.config.layout import NEMO_REMEDY, engine_missing
+from megatron_r1.config.rollout import NEMO_REMEDY, missing
 from megatron_r1.errors import ConfigError
 from megatron_r1.types import Sampled, Sampling
 
@@ -126,7 +126,7 @@ def _inference() -> Any:
     NeMo's models import InferenceWrapperConfig, which megatron-core has dropped. A placeholder makes the
     import work; it raises if NeMo ever builds one.
     """
-    for text in engine_missing("nemo"):
+    for text in missing("nemo"):
         raise ConfigError(text)
     name = "nemo.collections.llm.inference.base"
     if name not in sys.modules:
@@ -137,7 +137,7 @@ def _inference() -> Any:
             importlib.import_module(name)
         except ImportError as error:
             raise ConfigError(
-                f"rollout_engine: nemo: `import {name}` fails: {error}; {NEMO_REMEDY}"
+                f"rollout.engine: nemo: `import {name}` fails: {error}; {NEMO_REMEDY}"
             ) from error
         finally:
             del sys.modules[REMOVED]

@@ -96,7 +96,7 @@ class Refitter:
             more = f" and {len(wrong) - 1} other weights" if len(wrong) > 1 else ""
             raise CheckpointError(
                 f"refit: {wrong[0]}{more} of the rollout's layout is not what trains: checksum "
-                f"{copied[wrong[0]]:016x}, in training {trained[wrong[0]]:016x}; without rollout_layout "
+                f"{copied[wrong[0]]:016x}, in training {trained[wrong[0]]:016x}; without rollout.layout "
                 "the rollout reads the weights that train"
             )
 

@@ -1,4 +1,5 @@
-"""Rollouts ahead of training: a question is asked `steps_ahead` steps before its outputs are trained on.
+"""Rollouts ahead of training: a question is asked some steps before its outputs are trained on, which is
+`rollout.max_off_policy_steps`.
 
 A rollout takes as long as its longest output, and for most of that time few outputs are left to fill the
 machine. Here it ends as soon as the outputs that are due in this step have ended; the others are carried over
@@ -17,12 +18,13 @@ that drew the token ("decoupled" PPO: Hilton et al., 2110.00641; AReaL, 2505.242
 # Q questions a step over all replicas, G outputs a question
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from megatron_r1.config.rollout import FEATURES, conflicts
 from megatron_r1.data.tokenizers.tokenizer import Tokenizer
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.sampling import completion_of, draw_key, ended
@@ -47,9 +49,9 @@ class Asked:
 class Ahead:
     """The questions of this replica that are asked and not yet trained on, in their order."""
 
-    def __init__(self, context: StageContext, *, group_size: int, steps_ahead: int) -> None:
+    def __init__(self, context: StageContext, *, group_size: int, max_off_policy_steps: int) -> None:
         self.context, self.group_size = context, group_size
-        self.rollouts = 1 + steps_ahead  # that an output has
+        self.rollouts = 1 + max_off_policy_steps  # that an output has
         self.asked: list[Asked] = []
 
     def ask(self, question: int, prompt: Prompt) -> None:
@@ -132,26 +134,22 @@ class Ahead:
                 self._add(question, prompt(question), [o for o, _ in pairs], [v for _, v in pairs])
 
 
-def ahead_problems(stage: "Grpo", run: "RunConfig") -> list[str]:
-    """What check says of a stage whose rollouts are ahead."""
-    key, found = f"steps_ahead: {stage.steps_ahead}", []
-    if stage.steps_ahead >= stage.steps:
-        found.append(f"{key} is not below the {stage.steps} steps of the stage; lower it")
-    if not stage.loss.needs_rollout:
-        found.append(
-            f"{key} trains on tokens of older weights; set loss.rollout_correction to truncate or mask"
-        )
-    if stage.groups.no_signal == "resample":
-        found.append(f"{key} fixes which questions a step has; set groups.no_signal to keep or drop")
-    if stage.routing_replay:
-        found.append(f"{key} has outputs of several weights and routes; set routing_replay to false")
-    if stage.rewards_beside:
-        found.append(f"{key} judges outputs when they are due; set rewards_beside to false")
-    if stage.top_p < 1:
-        found.append(f"{key} carries over no tokens that top_p={stage.top_p} left out; set top_p to 1")
-    if not run.samples_by_own_loop:
-        found.append(f"{key}: rollout_engine {run.rollout_engine} begins every output anew; use megatron")
-    return found
+def rollout_problems(stage: "Grpo", run: "RunConfig") -> Iterator[str]:
+    """What check says of how a stage samples."""
+    steps = stage.max_off_policy_steps
+    asked = {
+        "routing_replay": "true" if stage.routing_replay else "",
+        "top_p": str(stage.top_p) if stage.top_p < 1 else "",
+        "resample": stage.groups.no_signal if stage.groups.no_signal == "resample" else "",
+        "overlap_rewards": "true" if stage.rollout.overlap_rewards else "",
+        "max_off_policy_steps": str(steps) if steps else "",
+        "uncorrected": "" if stage.loss.needs_rollout else "none",
+    }
+    written = {name: f"{FEATURES[name].key}={value}" for name, value in asked.items() if value}
+    yield from conflicts(run.rollout.engine, written, run.rollout.features())
+    if steps >= stage.steps:
+        key = "rollout.max_off_policy_steps"
+        yield f"{key}: {steps} is not below the {stage.steps} steps of the stage; lower it"
 
 
 def _has_ended(output: Sampled, tokenizer: Tokenizer, limit: int) -> bool:

@@ -29,12 +29,14 @@ class Asker:
         self.phase = self.opening = opening_phase(stage, context)
         self.final: Phase | None = None  # once a question of the last phase is asked
         self.final_from: int | None = context.state.get("final_from")  # questions asked before the last phase
-        if stage.steps_ahead:  # it may be asked for in any step
+        if stage.max_off_policy_steps:  # it may be asked for in any step
             self.final_from = first_final_step(stage) * stage.questions
         self.questions_asked = int(context.state.get("questions_asked", 0))
         self.judge = ThreadPoolExecutor(1, thread_name_prefix="rewards")
         self.beside: JudgedBeside | None = None  # of the rollout that is being scored
-        self.ahead = Ahead(context, group_size=stage.group_size, steps_ahead=stage.steps_ahead)
+        self.ahead = Ahead(
+            context, group_size=stage.group_size, max_off_policy_steps=stage.max_off_policy_steps
+        )
         self.ahead.restore(context.state.get("ahead", []), self._question, self._is_mine)
 
     def state(self) -> dict[str, Any]:
@@ -62,7 +64,7 @@ class Asker:
         """The outputs of `count` questions of this replica, whole groups in a row, and how many tokens were
         drawn; collective."""
         sampling = self._sampling(updates_done)
-        if self.stage.steps_ahead:
+        if self.stage.max_off_policy_steps:
             return self._asked_ahead(step, sampling)
         return self._asked_now(count, sampling)
 
@@ -82,7 +84,7 @@ class Asker:
         rows = [(index, output) for index in indices for output in range(self.stage.group_size)]
         prompts = {index: self.phase.prompt(index) for index in indices}
         asked = [prompts[index] for index, _ in rows]
-        if self.stage.rewards_beside:
+        if self.stage.rollout.overlap_rewards:
             size = self.stage.group_size
             self.beside = JudgedBeside(self.judge, self.context, self.phase.rules, asked, group_size=size)
         completions = sample(
@@ -97,7 +99,9 @@ class Asker:
     def _asked_ahead(self, step: int, sampling: Sampling) -> tuple[list[Completion], int]:
         """The outputs of this step's questions, while those of the next steps begin or go on."""
         stage, each = self.stage, self.stage.questions
-        for asked in range(self.questions_asked // each, min(step + stage.steps_ahead + 1, stage.steps)):
+        for asked in range(
+            self.questions_asked // each, min(step + stage.max_off_policy_steps + 1, stage.steps)
+        ):
             for question in range(asked * each, (asked + 1) * each):
                 if self._is_mine(question):
                     self.ahead.ask(question, self._question(question))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from megatron_r1 import registry
+from megatron_r1.config.rollout import StageRollout
 from megatron_r1.config.spelling import MOST_ITEMS, MOST_STEPS, SAMPLES_OR_GROUP_SIZE, Temperature
 from megatron_r1.rl.advantage import Normalise
 from megatron_r1.rl.aggregation import Aggregation, token_weights
@@ -23,7 +24,7 @@ from megatron_r1.stages.base import Demand, too_long
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.evaluation.accuracy import EvaluateEvery, Sources, evaluate
 from megatron_r1.stages.evaluation.ungraded import IdleRewards, UngradedWatch, first_reason
-from megatron_r1.stages.grpo.async_rollout import ahead_problems
+from megatron_r1.stages.grpo.async_rollout import rollout_problems
 from megatron_r1.stages.grpo.balance import deal
 from megatron_r1.stages.grpo.batch import advantages_of, graded_sequences, idle_sequence
 from megatron_r1.stages.grpo.collapse_checks import Guards, GuardWatch
@@ -70,13 +71,8 @@ class Grpo(TrainingStage):
     balance: bool = True
     """Outputs move between replicas before they are trained on, so that each update has as many of them and
     as many tokens on every replica; false: each replica trains on what it sampled. The same updates."""
-    steps_ahead: int = Field(default=0, ge=0)
-    """Steps between a question's first rollout and the step that trains on it. 0: synchronous. 1: one step
-    off: a rollout ends when the outputs due have, and the others go on in the next, with newer weights. It
-    needs loss.rollout_correction."""
-    rewards_beside: bool = False
-    """Rules judge complete groups while others are being sampled, in the rollout's own layout. Worth it where
-    they wait for other processes (code, mathematics). The same rewards."""
+    rollout: StageRollout = StageRollout()
+    """What is otherwise than in the run's `rollout`."""
     temperature: Temperature = 1.0
     """Of the rollout, and of the log-probs in training. R1-Zero: 1; the last RL: 0.7."""
     top_p: float = Field(default=1.0, gt=0, le=1)
@@ -145,16 +141,7 @@ class Grpo(TrainingStage):
             found += too_long(key, self.evaluate.evaluation.max_new_tokens, run)
         if self.routing_replay and not run.model.shape().num_experts:
             found.append("routing_replay: this model has no experts, so no routes; set it to false")
-        if self.routing_replay and not run.samples_by_own_loop:
-            found.append(f"routing_replay: the {run.rollout_engine} engine keeps no routes; set it to false")
-        if self.routing_replay and run.rollout_cuda_graphs:
-            found.append("routing_replay: a step of rollout_cuda_graphs notes no routes; set one to false")
-        if run.rollout_precision is not None and not self.loss.needs_rollout:
-            found.append(
-                f"loss.rollout_correction: none, but rollout_precision {run.rollout_precision} samples from "
-                "other probabilities than those that train; set it to truncate or mask"
-            )
-        found += ahead_problems(self, run) if self.steps_ahead else []
+        found += rollout_problems(self, run)
         found += phase_problems(self, run)
         if not chosen(self.rewards):
             found.append("rewards: none is set; give at least one, such as accuracy: {weight: 1}")
@@ -164,6 +151,11 @@ class Grpo(TrainingStage):
         if self.updates > outputs:
             found.append(f"updates: {self.updates}, and a step has {outputs} outputs; lower it")
         return found
+
+    @property
+    def max_off_policy_steps(self) -> int:
+        """Of its own section; 0 where neither it nor a run has said anything."""
+        return self.rollout.max_off_policy_steps or 0
 
     def warnings(self, run: "RunConfig") -> list[str]:
         """What the rewards of all phases lack here."""
@@ -195,7 +187,7 @@ class Grpo(TrainingStage):
             reference=self.loss.needs_reference,
             outputs=outputs,
             output_tokens=longest,
-            steps_ahead=self.steps_ahead,
+            max_off_policy_steps=self.max_off_policy_steps,
             checkpoints=self.steps // self.checkpoint_every + 1,
             other_models=tuple(self._other_models()),
         )
@@ -456,7 +448,7 @@ class _Training:
         total = self.policy.replicas.sum({"outputs": float(len(mine)), "tokens": float(sum(lengths))})
         if not mine:
             names: list[LossInput] = ["advantages", "rollout_logprobs", *self._scored_inputs()]
-            if self.stage.steps_ahead:
+            if self.stage.max_off_policy_steps:
                 names.append("fresh")
             return [idle_sequence(self.context.tokenizer.eos_id, loss_inputs=names)]
         shares = token_weights(

@@ -1,4 +1,4 @@
-"""rollout_engine nemo where NeMo isn't installed. What it samples is tested by `make nemo` (tests/nemo)."""
+"""rollout.engine nemo where NeMo isn't installed. What it samples is tested by `make nemo` (tests/nemo)."""
 
 import sys
 from importlib import metadata
@@ -6,14 +6,14 @@ from importlib import metadata
 import pytest
 
 from megatron_r1.backend.rollout import nemo_engine
-from megatron_r1.config import layout
+from megatron_r1.config import rollout
 from megatron_r1.errors import ConfigError
 
 REMEDY = "`make nemo` builds the environment that has it .*megatron or dynamic"
 
 
 def test_without_nemo_one_sentence_says_what_to_do() -> None:
-    with pytest.raises(ConfigError, match=f"^rollout_engine: nemo needs nemo-toolkit 2.7, .* {REMEDY}$"):
+    with pytest.raises(ConfigError, match=f"^rollout.engine: nemo needs nemo-toolkit 2.7, .* {REMEDY}$"):
         nemo_engine._inference()
 
 
@@ -32,4 +32,4 @@ def test_a_nemo_that_is_not_whole_is_named_and_nothing_stays_behind(monkeypatch:
 
 @pytest.mark.parametrize("engine", ["megatron", "modules", "dynamic"])
 def test_the_other_engines_ask_for_nothing(engine: str) -> None:
-    assert layout.engine_missing(engine) == []
+    assert rollout.missing(engine) == []

@@ -94,6 +94,6 @@ def test_the_update_is_corrected_and_says_by_how_much(one: Results):
 
 def test_what_can_not_decode_in_fp8_is_refused(one: Results):
     engine, beyond, width = one["fp8_refused"]
-    assert engine.startswith("rollout_precision: fp8: rollout_engine modules multiplies by the weights as")
+    assert engine.startswith("rollout.precision: fp8 doesn't work with rollout.engine=modules, which multi")
     assert "what model.megatron sets" in beyond
     assert "kv_lora_rank + qk_pos_emb_head_dim = 24 is no multiple of 16" in width

@@ -14,7 +14,8 @@ from megatron_r1.backend.rollout.decoder.decoder import LeanDecoder, is_lean
 from megatron_r1.backend.rollout.decoder.expert_weights import expert_weights, stacked
 from megatron_r1.backend.rollout.decoder.module_decoder import ModuleDecoder
 from megatron_r1.backend.rollout.engine import RolloutOptions
-from megatron_r1.config.layout import Layout, graph_problems
+from megatron_r1.config.layout import Layout
+from megatron_r1.config.rollout import conflicts, features, layout_features
 from megatron_r1.models.deepseek_v3 import DeepseekV3
 from megatron_r1.models.llama import Llama
 from megatron_r1.models.qwen3 import Qwen3
@@ -51,7 +52,7 @@ def compare(layout: Layout, shared: Path, *, family: str) -> dict[str, Any]:
     unique = [torch.randint(2, models.VOCABULARY, (n,), generator=generator).tolist() for n in PROMPT_LENGTHS]
     prompts = [unique[place] for place in PLACES[: 5 if policy.replicas.index else None]]
     decoders = [ModuleDecoder, LeanDecoder]
-    if not graph_problems("megatron", layout, speculation=None):
+    if not list(conflicts("megatron", features(cuda_graphs=True), layout_features(layout))):
         decoders.append(GraphedDecoder)
     outputs = {decoder.__name__: _generate(policy, prompts, decoder=decoder) for decoder in decoders}
     modules, lean = outputs["ModuleDecoder"], outputs["LeanDecoder"]

@@ -17,10 +17,11 @@ TRUNCATE = {"kl": "none", "rollout_correction": "truncate"}
 
 @pytest.fixture
 def stage(questions):
-    def make(**changes):
+    def make(ahead=1, **changes):
         fields = {
+            "rollout": {"max_off_policy_steps": ahead},
             "kind": "grpo", "data": questions(["integer"] * 16), "rewards": {"accuracy": {}},
-            "loss": TRUNCATE, "steps": 4, "questions": 2, "group_size": 2, "steps_ahead": 1,
+            "loss": TRUNCATE, "steps": 4, "questions": 2, "group_size": 2,
             "max_new_tokens": {"steps": {0: 40}}, "optim": {"lr": 1e-3}, "checkpoint_every": 99,
         }  # fmt: skip
         return Grpo.model_validate(fields | changes)
@@ -42,15 +43,15 @@ def trained(policy):
 @pytest.mark.parametrize("ahead", [1, 2, 3])
 def test_every_step_trains_on_the_outputs_that_it_would_train_on_without(stage, context, texts, ahead):
     found, expected = FakePolicy(texts(16)), FakePolicy(texts(16))
-    stage(steps_ahead=ahead).run(context(found))
-    stage(steps_ahead=0).run(context(expected))
+    stage(ahead).run(context(found))
+    stage(0).run(context(expected))
     assert trained(found) == trained(expected)
 
 
 def test_an_output_that_has_ended_is_asked_no_more(stage, context, texts):
     policy = FakePolicy(texts(16))
     policy.pace = 99
-    stage(steps_ahead=2, max_new_tokens={"steps": {0: 99}}).run(context(policy))
+    stage(2, max_new_tokens={"steps": {0: 99}}).run(context(policy))
     assert len(policy.asked) == len(set(policy.keys)) == 16, "all end in the rollout that begins them"
     assert [len(sequences) for sequences in policy.trained] == [4, 4, 4, 4]
 
@@ -58,7 +59,7 @@ def test_an_output_that_has_ended_is_asked_no_more(stage, context, texts):
 def test_each_rollout_takes_an_output_its_share_of_the_longest_further(stage, context, texts):
     policy, journal = FakePolicy(texts(16)), FakeJournal()
     policy.pace = 99
-    stage(steps_ahead=2, max_new_tokens={"steps": {0: 6}}).run(context(policy, journal))
+    stage(2, max_new_tokens={"steps": {0: 6}}).run(context(policy, journal))
     found = [[s.completion.trace.versions for s in scored] for _, scored in journal.sampled]
     # three rollouts end at 2, 4 and 6 tokens; all texts are longer, and cut
     expected = ([0] * 6, [0, 0, 0, 0, 1, 1], [0, 0, 1, 1, 2, 2], [1, 1, 2, 2, 3, 3])
@@ -123,7 +124,7 @@ def test_questions_of_the_last_phase_are_asked_ahead_too(stage, context, texts, 
     final = {"updates": 2, "data": {"general": general}, "rewards": {"format": {}}}
     found, expected = FakeJournal(), FakeJournal()
     stage(final=final).run(context(FakePolicy(texts(16)), found))
-    stage(final=final, steps_ahead=0).run(context(FakePolicy(texts(16)), expected))
+    stage(0, final=final).run(context(FakePolicy(texts(16)), expected))
     for (_, one), (_, other) in zip(found.sampled, expected.sampled, strict=True):
         assert [s.completion.prompt for s in one] == [s.completion.prompt for s in other]
         assert [set(s.parts) for s in one] == [set(s.parts) for s in other]

@@ -17,7 +17,7 @@ def stage(questions):
     def make(**changes):
         fields = {
             "kind": "grpo", "data": questions(["integer"] * 16), "rewards": {"accuracy": {}}, "steps": 2,
-            "questions": 2, "group_size": 2, "rewards_beside": True, "optim": {"lr": 1e-3},
+            "questions": 2, "group_size": 2, "rollout": {"overlap_rewards": True}, "optim": {"lr": 1e-3},
         }  # fmt: skip
         return Grpo.model_validate(fields | changes)
 
@@ -48,7 +48,7 @@ def test_the_rewards_are_those_of_judging_afterwards(stage, context, texts, told
     policy = FakePolicy(texts)
     policy.told = told
     stage().run(context(policy, found))
-    stage(rewards_beside=False).run(context(FakePolicy(texts), expected))
+    stage(rollout={"overlap_rewards": False}).run(context(FakePolicy(texts), expected))
     assert [scored for _, scored in found.sampled] == [scored for _, scored in expected.sampled]
     assert [[s.reward for s in scored] for _, scored in found.sampled] == [[1, 0, 1, 0]] * 2
 

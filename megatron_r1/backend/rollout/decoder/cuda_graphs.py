@@ -83,7 +83,7 @@ def require_grouped_experts(decoder: LeanDecoder) -> None:
     layers = [layer.mlp for chunk in decoder.chunks for layer in chunk.layers]
     if any(isinstance(mlp, Experts) and not mlp.products.grouped for mlp in layers):
         raise ConfigError(
-            "rollout_cuda_graphs: a layer's experts are computed one after the other, since their weights "
+            "rollout.cuda_graphs: a layer's experts are computed one after the other, since their weights "
             "don't lie behind each other or this GPU has no grouped product of them; set it to false"
         )
 

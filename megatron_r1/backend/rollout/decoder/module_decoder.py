@@ -31,8 +31,8 @@ class ModuleDecoder:
     def __init__(self, chunks: Sequence[GPTModel], *, rows: int, length: int) -> None:
         if parallel_state.get_context_parallel_world_size() > 1:
             raise ConfigError(
-                "rollout_layout: Megatron's modules, through which this model samples, cut RoPE's tables for "
-                "context ranks; set rollout_layout.context: 1"
+                "rollout.layout: Megatron's modules, through which this model samples, cut RoPE's tables for "
+                "context ranks; set rollout.layout.context: 1"
             )
         self.chunks, self.length = chunks, length
 

@@ -110,5 +110,5 @@ def test_a_weight_is_as_it_was_when_the_product_was_made():
 
 def test_a_weight_that_does_not_fit_is_refused():
     for shape in ((24, 32), (32, 24)):
-        with pytest.raises(ConfigError, match=f"^rollout_precision: fp8: a rank's weight of {shape[0]} x"):
+        with pytest.raises(ConfigError, match=f"^rollout.precision: fp8: a rank's weight of {shape[0]} x"):
             product(torch.zeros(shape), "fp8")
