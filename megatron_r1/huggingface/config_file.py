@@ -1,4 +1,4 @@
-"""config.json and the files that travel with a model: found, read, and carried along untouched."""
+"""config.json, and the other files of a model that conversions copy unchanged ("carried files")."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,11 +14,11 @@ from megatron_r1.models.shape import FamilyConfig
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
-# generation_config.json, tokenizers, chat templates, the remote code that a config names, licences
+# carried: generation_config.json, tokenizers, chat templates, remote code, licences
 CARRIED = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken", ".md")
 LICENCES = ("LICENSE", "LICENCE", "NOTICE")
 LARGEST_CARRIED = 64 << 20
-# Keys whose spelling belongs together: if one changes, none of the others may stay.
+# Alternative keys for one setting: if one of them changes, the others must be removed.
 ROPE_KEYS = ("rope_theta", "rope_scaling", "rope_parameters")
 DTYPE_KEYS = ("torch_dtype", "dtype")
 
@@ -40,9 +40,9 @@ def family_of(values: Mapping[str, Any], where: Path) -> FamilyConfig:
     architecture = str(named[0] if isinstance(named, list) else named) if named else None
     types = {config.hf_model_type: name for name, config in known.items()}
     by_type = types.get(str(values.get("model_type")))
-    if architecture is None:  # older files give the type only
+    if architecture is None:  # older files have only model_type
         architecture = by_type
-    # a type of its own, as Kimi K2 has, contradicts nothing
+    # an unknown model_type, as Kimi K2 has, is no contradiction
     elif architecture in known and by_type not in (None, architecture):
         raise ConfigError(
             f"{where}: architectures names {architecture} and model_type={values.get('model_type')!r} is "
@@ -69,9 +69,9 @@ def merged_config(
     dtype: str,
     quantization: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The config.json to write: the carried one, changed only where the family now says something else.
+    """The config.json to write: the carried one, changed only where the family differs from it.
 
-    dtype: the name of the weights' number format. quantization: what says how they are quantised.
+    dtype: the name of the weights' dtype. quantization: its quantization_config.
     """
     ours = family.to_hf()
     if carried is None:
@@ -94,7 +94,7 @@ def merged_config(
 
 
 def carried_files(directory: Path) -> list[Path]:
-    """What travels with the weights: everything small that is neither weights nor an index of them."""
+    """The carried files: every small file that is neither weights nor their index."""
     found = []
     for path in sorted(directory.iterdir()):
         named = path.suffix in CARRIED or path.name.split(".")[0] in LICENCES

@@ -1,4 +1,4 @@
-"""What a directory of Hugging Face holds, and what would not convert and why; only headers are read."""
+"""Describes a Hugging Face model and says why parts of it can't be converted; reads only headers."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ Rows = list[tuple[str, str]]
 
 
 def describe(directory: Path) -> str:
-    """The report. Raises CheckpointError where there is no model at all."""
+    """The report. Raises CheckpointError if the directory holds no model."""
     config = read_json(directory / CONFIG)
     named = config.get("architectures") or ["no architecture named"]
     rows: Rows = [("Hugging Face", ", ".join(map(str, named)) if isinstance(named, list) else str(named))]
@@ -41,7 +41,8 @@ def describe(directory: Path) -> str:
 
 
 def yaml_at(directory: Path) -> str:
-    """The `model:` section for weights that convert. Raises CheckpointError or ConfigError for others."""
+    """The `model:` section for these weights. Raises CheckpointError or ConfigError if they can't be
+    converted."""
     return yaml_of(Source(directory).plan().family)
 
 

@@ -1,7 +1,7 @@
 """FP8 weights in blocks of 128 x 128, as DeepSeek-V3 is released (arXiv 2412.19437, section 3.3).
 
-weight = codes (float8_e4m3fn) * weight_scale_inv of its block; the scales are fp32, one a block, and blocks
-at the right and lower edge are cut. transformers gets those wrong on the CPU: V3's own kv_a_proj has one.
+weight = codes (float8_e4m3fn) * weight_scale_inv of its block. There is one fp32 scale a block; blocks at the
+right and lower edge may be smaller. transformers gets those wrong on the CPU; V3's kv_a_proj has one.
 """
 
 # M x N weights, m x n blocks: m = ceil(M / 128)
@@ -24,18 +24,18 @@ CONFIG = {  # config.json's quantization_config
     "weight_block_size": [BLOCK, BLOCK],
 }
 POWERS = "ue8m0"  # DeepSeek-V3.1's scale_fmt
-TILE_BLOCKS = 16  # a tile of one row of blocks stays in a core's cache
+TILE_BLOCKS = 16  # blocks of a tile, which fits into a core's cache
 
 
 @dataclass(frozen=True, slots=True)
 class _Tile:
-    """A part of one row of blocks: where it lies in the tensor at hand, and its blocks in the whole."""
+    """A part of one row of blocks: its location in the given slice, and its blocks in the whole tensor."""
 
     rows: slice
     columns: slice
     block_row: int
     block_columns: slice
-    skipped: int  # columns of the first block that are not in the tensor at hand
+    skipped: int  # columns of the first block that are not in the given slice
 
     def spread(self, blocks: Tensor) -> Tensor:
         """[n of the tile] -> [columns of the tile]: each block's value for its columns."""
@@ -50,14 +50,14 @@ def scale_shape(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def are_powers_of_two(config: Mapping[str, Any]) -> bool:
-    """Whether a quantization_config says so of its scales."""
+    """Whether a quantization_config says that its scales are powers of two."""
     return config.get("scale_fmt") == POWERS
 
 
 def dequantize(codes: Tensor, scales: Tensor, dtype: torch.dtype, *, top: int = 0, left: int = 0) -> Tensor:
     """codes [M, N] float8_e4m3fn and scales [m, n] fp32 -> [M, N] of dtype, rounded once.
 
-    top, left: where in the whole tensor the codes begin, if they are a part of it; scales are the whole's.
+    top, left: offset of the codes in the whole tensor, if they are a slice; scales are of the whole tensor.
     """
     out = torch.empty(codes.shape, dtype=dtype)
     for tile in _tiles(*codes.shape, top=top, left=left):
@@ -71,10 +71,10 @@ def quantize(
 ) -> tuple[Tensor, Tensor]:
     """[M, N] -> codes [M, N] and scales [m, n].
 
-    scales: those that an import found. A block whose weights are still those codes times that scale, rounded
-    to the weights' own type, keeps it, so that nothing changes; any other block gets a new one, its largest
-    magnitude / 448 (1 for a block of zeros). powers_of_two: that one rounded up to 2^k, as DeepSeek-V3.1 is
-    released (scale_fmt ue8m0: an exponent and nothing else); no other scale is kept.
+    scales: of the import. A block whose weights are still exactly representable with its scale keeps it, so a
+    round trip changes nothing; any other block gets its largest magnitude / 448 (1 for a block of zeros).
+    powers_of_two: new scales are rounded up to 2^k, as in DeepSeek-V3.1 (scale_fmt ue8m0, only an exponent),
+    and no other scale is kept.
     """
     rows, columns = weight.shape
     codes = torch.empty(rows, columns, dtype=CODES)
@@ -93,7 +93,7 @@ def quantize(
         scale = _next_power(_fresh_scale(exact)) if powers_of_two else _fresh_scale(exact)
         if scales is not None:
             scale = torch.where(kept, old, scale)
-        # division, not a product with the inverse: quantising again must give the same codes
+        # division, not multiplication by the inverse: quantising again must give the same codes
         codes[tile.rows, tile.columns] = exact.div_(tile.spread(scale)).to(CODES)
         found[place] = scale
     return codes, found
@@ -113,15 +113,15 @@ def _tiles(rows: int, columns: int, *, top: int = 0, left: int = 0) -> Iterator[
 
 
 def _cuts(size: int, offset: int, step: int) -> list[tuple[int, int]]:
-    """Ranges of 0 .. size that multiples of `step` separate, where 0 is `offset` of the whole."""
+    """Split 0 .. size at the multiples of `step` of the whole tensor, in which 0 is at `offset`."""
     edges = [0, *range(step - offset % step, size, step), size]
     return list(pairwise(edges))
 
 
 def _decode(codes: Tensor) -> Tensor:
-    """Codes -> fp32. torch's own conversion takes twice as long.
+    """Codes -> fp32, in half the time of torch's own conversion.
 
-    The seven bits below the sign, moved to the place of fp16's exponent and mantissa, are the value / 256.
+    The seven bits below the sign, shifted to fp16's exponent and mantissa, are the value / 256.
     """
     bits = codes.view(torch.uint8)
     if codes.numel() and int(bits.bitwise_and(0x7F).max()) == 0x7F:  # NaN has its own code
@@ -145,13 +145,13 @@ def _fresh_scale(part: Tensor) -> Tensor:
 
 
 def _next_power(scale: Tensor) -> Tensor:
-    """The smallest 2^k that is not below it."""
+    """The scale rounded up to a power of two."""
     mantissa, exponent = torch.frexp(scale)  # 0.5 <= mantissa < 1
     return torch.ldexp(torch.ones_like(scale), exponent - (mantissa == 0.5).to(exponent.dtype))
 
 
 def _again(part: Tensor, scale: Tensor, tile: _Tile) -> tuple[Tensor, Tensor]:
-    """Codes with a given scale, and [n of the tile] whether they give back every weight of the block."""
+    """Codes with the given scales, and [n of the tile] whether they reproduce every weight of the block."""
     wide = tile.spread(scale)
     codes = part.to(torch.float32, copy=True).div_(wide).clamp_(-LARGEST, LARGEST).to(CODES)
     differs = _decode(codes).mul_(wide).to(part.dtype).ne(part)

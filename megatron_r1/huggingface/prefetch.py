@@ -1,11 +1,11 @@
-"""The next tensor is read while this one is hashed and written."""
+"""Prefetch: the next tensor is read while this one is hashed and written."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 
-def ahead[T](items: Iterator[T]) -> Iterator[T]:
-    """The same items; a thread of its own makes each of them while the one before is in use."""
+def prefetched[T](items: Iterator[T]) -> Iterator[T]:
+    """The same items; a thread computes the next one while the current one is in use."""
     end = object()
     with ThreadPoolExecutor(1) as pool:
         following = pool.submit(next, items, end)

@@ -13,7 +13,7 @@ TOKENIZER = "tokenizer.json"
 
 
 def random_prompts(directory: Path) -> list[list[int]]:
-    """The same two for every model of a vocabulary."""
+    """Two random prompts, the same for every model with this vocabulary size."""
     vocab_size = _vocab_size(directory)
     draw = random.Random(0)
     return [[draw.randrange(vocab_size) for _ in range(length)] for length in LENGTHS]

@@ -1,10 +1,10 @@
-"""What a checkpoint keeps of the Hugging Face model it came from, so that an export can give it back.
+"""Provenance: what a checkpoint keeps of its Hugging Face model, so that an export can restore it.
 
-    CHECKPOINT/huggingface/config.json, tokenizer.json, ...   the carried files, untouched
-    CHECKPOINT/huggingface/origin.json                        the number format of the tensors
-    CHECKPOINT/huggingface/scales.safetensors                 the scales of weights that came in FP8 blocks
+    CHECKPOINT/huggingface/config.json, tokenizer.json, ...   the carried files, unchanged
+    CHECKPOINT/huggingface/origin.json                        the tensors' dtypes
+    CHECKPOINT/huggingface/scales.safetensors                 the scales of weights that were FP8 blocks
 
-Training carries the first two along (policy.py); new weights get new scales.
+Training keeps the first two in its checkpoints (policy.py); new weights get new scales.
 """
 
 import json
@@ -27,7 +27,7 @@ SCALES = "scales.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Number formats by safetensors' names. others: tensors that differ from `dtype`."""
+    """The tensors' dtypes, by safetensors' names. others: tensors that differ from `dtype`."""
 
     dtype: str
     others: dict[str, str] = field(default_factory=dict)
@@ -49,7 +49,7 @@ def origin_of(source: Source, family: FamilyConfig) -> Origin:
 
 
 def main_dtype(source: Source) -> torch.dtype:
-    """The number format of most bytes; FP8 blocks count as bf16, in which they are trained."""
+    """The dtype of most bytes; FP8 blocks count as bf16, in which they are trained."""
     sizes: Counter[torch.dtype] = Counter()
     for name in source.names:
         dtype = torch.bfloat16 if source.in_blocks(name) else source.dtype(name)
@@ -58,13 +58,13 @@ def main_dtype(source: Source) -> torch.dtype:
 
 
 def files_to_carry(source: Source, family: FamilyConfig) -> dict[str, bytes]:
-    """By name within FOLDER: what travels with the weights through training."""
+    """The files that training keeps in its checkpoints, by name within FOLDER."""
     found = {path.name: path.read_bytes() for path in carried_files(source.directory)}
     return {**found, ORIGIN: origin_of(source, family).text().encode()}
 
 
 def read_origin(folder: Path) -> Origin | None:
-    """None: the weights never were files of Hugging Face."""
+    """The origin in this folder; None: the weights don't come from Hugging Face's files."""
     if not (folder / ORIGIN).is_file():
         return None
     content: Mapping = read_json(folder / ORIGIN)

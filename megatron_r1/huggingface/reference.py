@@ -1,6 +1,6 @@
-"""What transformers says of a model: the logits, and the states between the layers, to hold ours against.
+"""transformers' logits and hidden states of a model, as the reference for `verify`.
 
-transformers is no dependency of the package; `verify` alone asks for it.
+transformers is no dependency of the package; only `verify` needs it.
 """
 
 # S tokens, V vocabulary, h hidden
@@ -24,9 +24,9 @@ from megatron_r1.huggingface.safetensors_file import Planned, bytes_of, header_o
 from megatron_r1.huggingface.source import SCALE, Source
 
 EMBEDDING, LOGITS = "embedding", "logits"
-# keys for which transformers would run other code: of quantised weights, or out of the directory itself
+# config keys for which transformers would run other code: for quantised weights, or from the directory itself
 OTHERS_CODE = ("quantization_config", "auto_map")
-LONGEST_ERROR = 300  # characters of transformers' own words that are repeated
+LONGEST_ERROR = 300  # characters of transformers' message in ours
 
 
 def layer_name(index: int) -> str:
@@ -41,10 +41,10 @@ def reference_states(
     model_type: str,
     like: Callable[[str], torch.dtype],
 ) -> list[dict[str, Tensor]]:
-    """Of each prompt, in fp32: logits [S, V], and the states after the embedding and each layer [S, h].
+    """For each prompt, in fp32: logits [S, V], and the states after the embedding and each layer [S, h].
 
-    model_type: of the architecture, in transformers; a config.json may name one of its own and code for it
-    (Kimi K2). like: the number format that the checkpoint holds a tensor of Hugging Face's name in.
+    model_type: transformers' name of the architecture; a config.json may have its own type with remote code
+    (Kimi K2). like: the checkpoint's dtype of a tensor, by its Hugging Face name.
     """
     with _loaded(Source(directory), model_type, like) as model, torch.no_grad():
         return [_states(model, prompt) for prompt in prompts]
@@ -86,7 +86,7 @@ def _loaded(source: Source, model_type: str, like: Callable[[str], torch.dtype])
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             attn_implementation="eager",
-            experts_implementation="eager",  # its grouped products take widths that 4 divides only
+            experts_implementation="eager",  # its grouped products need widths divisible by 4
             dtype=torch.float32,
             trust_remote_code=False,
         )
@@ -95,12 +95,14 @@ def _loaded(source: Source, model_type: str, like: Callable[[str], torch.dtype])
 
 @contextmanager
 def _in_words(directory: Path) -> Iterator[None]:
-    """What goes wrong inside transformers, whose errors are of any type, as one sentence."""
+    """Turns an error inside transformers, of whatever type, into a CheckpointError."""
     try:
         yield
     except R1Error:
         raise
-    except Exception as error:  # foreign code: KeyError, ValueError, RuntimeError, ImportError and others
+    except (
+        Exception
+    ) as error:  # transformers raises KeyError, ValueError, RuntimeError, ImportError and others
         text = " ".join(str(error).split())[:LONGEST_ERROR] or "without a word"
         raise CheckpointError(
             f"{directory}: transformers {version('transformers')} can't compute this model, so there is "
@@ -109,11 +111,11 @@ def _in_words(directory: Path) -> Iterator[None]:
 
 
 def _write_view(source: Source, folder: Path, model_type: str, like: Callable[[str], torch.dtype]) -> None:
-    """The model as an import reads it, in a form that every transformers reads: an index and shards.
+    """Write the model as an import reads it: shards and an index, which every version of transformers reads.
 
-    A file stays where it is (a link) if its tensors lose nothing in the checkpoint. One with FP8 blocks, or
-    with wider numbers than the checkpoint has, is written anew with the numbers that an import makes of it:
-    rounding is no mistake of a conversion. transformers gets cut FP8 blocks wrong on a CPU, too.
+    A file is only linked if an import doesn't round its tensors. One with FP8 blocks, or with wider dtypes
+    than the checkpoint's, is written with the rounded values: rounding is no error of a conversion, and
+    transformers gets partial FP8 blocks wrong on a CPU.
     """
     config = {key: value for key, value in source.config.items() if key not in OTHERS_CODE}
     config["model_type"] = model_type
@@ -129,7 +131,7 @@ def _write_view(source: Source, folder: Path, model_type: str, like: Callable[[s
 
 
 class _Shard:
-    """One file of the view: what it holds, and whether it has to be written."""
+    """One file of this copy: its tensors, and whether it has to be written."""
 
     def __init__(self, name: str, file: Path, source: Source, like: Callable[[str], torch.dtype]) -> None:
         self.name, self.file, self.source, self.like = name, file, source, like

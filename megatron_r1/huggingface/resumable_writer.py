@@ -1,11 +1,11 @@
-"""A directory that grows part by part: an interrupted conversion goes on where it stopped, or starts anew.
+"""Resumable writer of a directory, part by part: an interrupted conversion resumes, or starts again.
 
-    TARGET.tmp/plan.json       what is to be written, and from what; another plan throws the parts away
-    TARGET.tmp/NAME            a finished part, on the disk before it gets its name
-    TARGET.tmp/NAME.done       its size, its hash and what its writer noted
+    TARGET.tmp/plan.json       what is written, and from what; another plan discards the parts
+    TARGET.tmp/NAME            a finished part, synced to disk before it gets this name
+    TARGET.tmp/NAME.done       its size, its hash and its writer's note
 
-The directory gets its own name last, in one rename (`finish`), so that nothing unfinished looks complete.
-Several ranks may write parts of one directory; one of them starts and finishes it.
+The directory is renamed to TARGET last (`publish`), so nothing unfinished looks complete. Several ranks may
+write parts of one directory; one of them starts and publishes it.
 """
 
 import contextlib
@@ -27,25 +27,25 @@ PLAN = "plan.json"
 DONE = ".done"
 PART = ".part"
 CHUNK = 1 << 20  # hashed at a time
-WRITTEN = 1 << 16  # at a time: more takes huge pages, which a virtual machine has often given back
-SMALL = 1 << 16  # below this a copy costs nothing, and headers come out of passing buffers
+WRITTEN = 1 << 16  # at a time: larger writes use huge pages, which a virtual machine has often given back
+SMALL = 1 << 16  # smaller data is copied: that is cheap, and headers are in temporary buffers
 TRIM_BYTES = 256 << 20  # written between two clean-ups of the allocator
 QUEUED = 4  # chunks that wait to be hashed
 
 
 class Hash(Protocol):
-    """As hashlib has them."""
+    """The interface of hashlib's hashes."""
 
     def update(self, data: Any, /) -> object: ...
     def hexdigest(self) -> str: ...
 
 
 class HashedFile:
-    """A file being written; its hash is computed meanwhile by a thread of its own."""
+    """A file being written, hashed at the same time by a thread."""
 
     def __init__(self, file: BinaryIO, hasher: Hash) -> None:
         self._file, self._hash = file, hasher
-        self._small = bytearray()  # small pieces, handed over together: a zip archive has dozens a tensor
+        self._small = bytearray()  # small pieces, hashed together: a zip archive has dozens a tensor
         self._queue: queue.Queue[memoryview | None] = queue.Queue(QUEUED)
         self._queued = self._hashed = self._settled = 0  # chunks; `settled`: queued when `settle` came last
         self._progress = threading.Condition()
@@ -54,7 +54,7 @@ class HashedFile:
         self._thread.start()
 
     def write(self, data: bytes | memoryview) -> int:
-        """Large data is not copied: it must stay as it is, and alive, until the next `settle` but one."""
+        """Large data isn't copied: it must stay alive and unchanged until the second `settle` after this."""
         view = memoryview(data).cast("B")
         if len(view) < SMALL:
             self._small += view
@@ -70,7 +70,7 @@ class HashedFile:
         return len(view)
 
     def settle(self) -> None:
-        """Wait until what was written before the last `settle` is hashed: its memory may be used again."""
+        """Wait until all data written before the previous `settle` is hashed; its memory may be reused."""
         with self._progress:
             self._progress.wait_for(lambda: self._hashed >= self._settled)
         self._settled = self._queued
@@ -85,7 +85,7 @@ class HashedFile:
         self._file.flush()
 
     def digest(self) -> str:
-        """Ends the thread; nothing may be written any more."""
+        """The hash. Ends the thread; nothing may be written afterwards."""
         self._hand_over_small()
         self._queue.put(None)
         self._thread.join()
@@ -113,16 +113,16 @@ class Parts:
 
     def __init__(self, target: Path, new_hash: Callable[[], Hash], *, replaceable: str | None = None) -> None:
         """new_hash: of each part, such as hashlib.sha256.
-        replaceable: a target with a file of this name is ours, and the new one takes its place."""
+        replaceable: an existing target that has a file of this name may be replaced."""
         self.target, self._new_hash, self._replaceable = target, new_hash, replaceable
         self._finisher = ThreadPoolExecutor(1)
         self._finishing: Future[None] | None = None
         self.partial = target.with_name(target.name + ".tmp")
 
     def start(self, plan: dict[str, Any], *, num_bytes: int) -> list[str]:
-        """Make the partial directory, or go on in the one that holds the same plan; returns what is done.
+        """Create the partial directory, or resume one with the same plan; returns the finished parts.
 
-        Raises CheckpointError where the target exists or the disk can't hold it; nothing is written then.
+        Raises CheckpointError, before anything is written, if the target exists or the disk is too small.
         """
         if self.target.exists() and not self._may_replace():
             raise CheckpointError(f"{self.target}: exists; remove it or give another name")
@@ -147,9 +147,9 @@ class Parts:
         return read_json_object(self.partial / (name + DONE), error=CheckpointError, remedy=remedy)
 
     def write(self, name: str, fill: Callable[[HashedFile], Any]) -> None:
-        """Write a part with `fill`, whose answer (JSON) is kept as its note.
+        """Write a part with `fill`, whose result (JSON) is kept as its note.
 
-        The disk takes it while the next one is written; `settle` waits for the last one.
+        It is synced to disk while the next one is written; `settle` waits for the last one.
         """
         raw = (self.partial / (name + PART)).open("wb")
         file = HashedFile(raw, self._new_hash())
@@ -164,7 +164,7 @@ class Parts:
         self._finishing = self._finisher.submit(self._finish, name, raw, digest, note)
 
     def settle(self) -> None:
-        """Every part written so far has its name; raises what went wrong with it."""
+        """Wait until every part is finished; raises the error of one that failed."""
         if self._finishing is not None:
             self._finishing.result()
             self._finishing = None
@@ -179,7 +179,7 @@ class Parts:
         _write_durably(self.partial / (name + DONE), text)
 
     def written(self) -> int:
-        """Bytes of all parts so far, unfinished ones as well."""
+        """Bytes of all parts so far, including unfinished ones."""
         if not self.partial.is_dir():
             return 0
         size = 0
@@ -189,16 +189,16 @@ class Parts:
         return size
 
     def own_files(self) -> set[str]:
-        """Names of what is here only while the directory grows."""
+        """Names of the files that exist only while the directory is written."""
         return {path.name for path in self.partial.iterdir() if path.suffix in (DONE, PART)} | {PLAN}
 
     def sweep(self) -> None:
-        """Remove the notes, last of all before the directory gets its name."""
+        """Remove the plan and the notes; call it just before `publish`."""
         for name in self.own_files():
             (self.partial / name).unlink(missing_ok=True)
 
     def publish(self) -> None:
-        """The directory gets its name."""
+        """Rename the directory to its final name."""
         _sync(self.partial)
         replaced = self.target.with_name(self.target.name + ".old")
         if self.target.exists():
@@ -222,13 +222,13 @@ class Parts:
 
 
 def _trim() -> None:
-    """Give freed memory back: glibc keeps what lies between small pieces that are still in use."""
+    """Return freed memory to the system: glibc keeps what lies between small pieces still in use."""
     with contextlib.suppress(AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def _write_durably(path: Path, text: str) -> None:
-    """The file is whole or not there."""
+    """Write a file atomically and sync it."""
     new = path.with_name(path.name + PART)
     with new.open("w", encoding="utf-8") as file:
         file.write(text)

@@ -1,8 +1,8 @@
-"""One .safetensors file: read by slices with plain reads, and written as a stream.
+"""Reads slices of a .safetensors file, and plans files that are written as a stream.
 
 The format is eight bytes of length, a JSON header and the data (github.com/huggingface/safetensors, README).
-Read here rather than by the library for three reasons: a mapped file that is cut while it is read kills the
-process, mapped pages count as the process's own memory, and every mistake in a file gets a name.
+The safetensors library isn't used for three reasons: it maps files, so one that is truncated meanwhile kills
+the process; mapped pages count as the process's memory; and here every error in a file names its tensor.
 """
 
 import json
@@ -38,14 +38,14 @@ DTYPES = {
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 LONGEST_HEADER = 100_000_000
-LARGEST_NUMBER = 1 << 62  # of a shape or a place
-FEWEST_BYTES = 4096  # of a row that are worth a read of their own
-BLOCK_BYTES = 8 << 20  # of whole rows, where a narrow column is cut out of them
+LARGEST_NUMBER = 1 << 62  # in a shape or an offset
+FEWEST_BYTES = 4096  # slices of a row from this size on are read separately
+BLOCK_BYTES = 8 << 20  # of whole rows read at a time, for narrower slices
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Where a tensor lies in its file, and what it is."""
+    """A tensor's location in its file, dtype and shape."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -54,10 +54,11 @@ class Entry:
 
 
 class Buffer:
-    """Three pieces of memory that are used again and again: what `take` gave out is overwritten by the next.
+    """Three reused pieces of memory: the memory of `take` is overwritten by the next `take` of the same
+    piece.
 
-    A conversion reads thousands of tensors; fresh memory for each costs as much time as reading them, and the
-    allocator keeps much of it. After a `turn` another piece serves: while a tensor is read, the one before is
+    A conversion reads thousands of tensors; new memory for each takes as much time as reading them, and the
+    allocator keeps much of it. `turn` moves to the next piece: while one tensor is read, the one before is
     written, and the one before that may still be hashed.
     """
 
@@ -69,14 +70,15 @@ class Buffer:
         self._now = self._others.pop(0)
 
     def take(self, num_bytes: int) -> Tensor:
-        """[num_bytes] uint8, not initialised; its storage is no larger, for torch.save writes all of it."""
+        """[num_bytes] uint8, uninitialised; the storage has the same size, since torch.save writes all of
+        it."""
         if len(self._now) < num_bytes:
             self._now = np.empty(num_bytes, dtype=np.uint8)
         return torch.from_numpy(self._now[:num_bytes])
 
 
 class SafetensorsFile:
-    """The header of a file, checked, and reads of its tensors. Raises CheckpointError for a damaged file."""
+    """A file with a validated header; reads its tensors. Raises CheckpointError for a damaged file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -184,7 +186,7 @@ def _entry(path: Path, name: str, value: Any, base: int) -> Entry:
 
 
 def _check_extent(path: Path, entries: Mapping[str, Entry], *, begin: int, size: int) -> None:
-    """The data is what the header says, without holes and overlaps, to the last byte."""
+    """Raises CheckpointError unless the tensors cover the data exactly, without gaps and overlaps."""
     at = begin
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].num_bytes)):
         if entry.start != at:
@@ -200,7 +202,7 @@ def _check_extent(path: Path, entries: Mapping[str, Entry], *, begin: int, size:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A tensor that a file will hold."""
+    """A tensor to be written."""
 
     name: str
     dtype: torch.dtype
@@ -212,7 +214,7 @@ class Planned:
 
 
 def header_of(tensors: Sequence[Planned]) -> bytes:
-    """The first bytes of a file with these tensors, in this order."""
+    """The header of a file with these tensors, in this order."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
     for tensor in tensors:
@@ -228,5 +230,5 @@ def header_of(tensors: Sequence[Planned]) -> bytes:
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
-    """The bytes of a tensor on the CPU, without a copy where it is contiguous."""
+    """The bytes of a tensor on the CPU, without a copy if it is contiguous."""
     return memoryview(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy())

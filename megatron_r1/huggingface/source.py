@@ -1,7 +1,6 @@
-"""A Hugging Face model on disk: its configuration, its tensors by name, and everything that is wrong with it.
+"""A Hugging Face model on disk: its configuration and its tensors by name, fully validated.
 
-Opening reads headers only. Tensors are read by slices; FP8 blocks come out dequantised. Nothing is pickled:
-files that only pickle could open are refused.
+Opening reads only headers. Tensors are read by slices; FP8 blocks are dequantised. Pickle files are refused.
 """
 
 import re
@@ -21,17 +20,17 @@ from megatron_r1.huggingface.safetensors_file import Buffer, Entry, SafetensorsF
 from megatron_r1.models.shape import FamilyConfig
 from megatron_r1.models.weights import Weight
 
-SCALE = "_scale_inv"  # after the name of a weight in FP8 blocks
+SCALE = "_scale_inv"  # suffix of a weight's name for the scales of its FP8 blocks
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 COPY_ROWS = 4096  # compared at a time
 MOST_NAMED = 8  # tensors that an error lists
-MOST_MISSING = 100  # times as many tensors as there are, of which the names are still looked for
+MOST_MISSING = 100  # a config that needs this many times the tensors that exist is refused at once
 NUMBERED = re.compile(r"-of-(\d+)\.safetensors$")
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What of the files becomes which weight. dropped: tensors that are left out, and why (for the log)."""
+    """Which tensors become which weights. dropped: tensors that are left out, and why (for the log)."""
 
     family: FamilyConfig
     weights: list[Weight]
@@ -39,7 +38,7 @@ class Plan:
 
 
 class Source:
-    """The tensors of a directory. CheckpointError: files are missing, damaged or contradictory."""
+    """The tensors of a directory. Raises CheckpointError if files are missing, damaged or contradictory."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -73,7 +72,7 @@ class Source:
         return name + SCALE in self._files
 
     def dtype(self, name: str) -> torch.dtype:
-        """Of the weight as it is stored."""
+        """The stored dtype of the weight."""
         return self.entry(name).dtype
 
     def read(
@@ -85,7 +84,8 @@ class Source:
         columns: range | None = None,
         buffer: Buffer | None = None,
     ) -> Tensor:
-        """A tensor or a part of it, in this number format. buffer: what it may lie in until the next read."""
+        """A tensor or a slice of it, in this dtype. buffer: its memory may hold the result until the next
+        read."""
         data = self._files[name].read(name, rows, columns, buffer=buffer)
         if self.in_blocks(name):
             top, left = (0 if part is None else part.start for part in (rows, columns))
@@ -102,9 +102,9 @@ class Source:
         return self._scales[1]
 
     def plan(self, wanted: FamilyConfig | None = None) -> Plan:
-        """Every tensor accounted for. wanted: the shape that a run asks for; without it, config.json's.
+        """The plan for all tensors. wanted: the shape in the run's configuration; None: config.json's.
 
-        Raises CheckpointError with the tensors that are missing, left over, or of another shape or type.
+        Raises CheckpointError with the tensors that are missing, unused, or of another shape or dtype.
         """
         self._check_quantization()
         found = family_of(self.config, self.directory / CONFIG)
@@ -127,7 +127,7 @@ class Source:
         return Plan(family, weights, warnings)
 
     def check_copies(self, family: FamilyConfig) -> None:
-        """Tensors that repeat another one must do so: Megatron holds them once. Reads both."""
+        """Tensors that repeat another one must equal it, since Megatron holds one for both. Reads both."""
         for copy in family.copies():
             if copy.name not in self._files:
                 continue
@@ -143,7 +143,7 @@ class Source:
     def _as_wanted(
         self, family: FamilyConfig, wanted: FamilyConfig, warnings: list[str]
     ) -> tuple[FamilyConfig, list[Weight]]:
-        """The run's own shape; it may leave MTP out, and set what no weight depends on."""
+        """The run's shape, which may leave MTP out and differ in settings that no weight depends on."""
         differences = shape_differences(family, wanted)
         mtp = "mtp_layers"
         if any(text.startswith(f"{mtp}:") for text in differences) and not wanted.shape().num_mtp_layers:
@@ -168,7 +168,7 @@ class Source:
             )
 
     def _check_tensors(self, family: FamilyConfig) -> Iterator[str]:
-        """Names that the table uses; raises unless all are there, in the right shapes and types."""
+        """Names that the weight table uses; raises unless all exist with the right shapes and dtypes."""
         missing, wrong = [], []
         self._check_count(family)
         for weight in family.weights():
@@ -191,7 +191,7 @@ class Source:
         yield from (name for name in self.names if name.endswith(family.hf_recomputed))
 
     def _check_count(self, family: FamilyConfig) -> None:
-        """Before millions of names are made and listed one by one."""
+        """Refuse a wrong config.json before millions of names are computed from it."""
         rows = family.weight_rows()
         needed = sum(len(row.hf) * max(1, len(row.layers)) * max(1, row.experts) for row in rows)
         if needed > MOST_MISSING * len(self.names) + MOST_MISSING:
@@ -217,7 +217,7 @@ class Source:
 
 
 def fingerprint(directory: Path) -> dict[str, Any]:
-    """What decides the weights of a directory, without reading them: configuration and sizes."""
+    """Identifies the weights of a directory without reading them: configuration and file sizes."""
     source = Source(directory)
     return {
         "config": source.config,
@@ -226,9 +226,9 @@ def fingerprint(directory: Path) -> dict[str, Any]:
 
 
 class Stream:
-    """Reads a source tensor by tensor: what `read` returns is gone with the next read (assemble.Reader).
+    """Reads a source tensor by tensor: the next `read` overwrites the result (weight_mapping.Reader).
 
-    After a `turn` the tensors read before stay until the third one.
+    After a `turn` the tensors read before stay valid until the third one.
     """
 
     def __init__(self, source: Source) -> None:
@@ -244,7 +244,7 @@ class Stream:
 
 
 def shape_differences(found: FamilyConfig, wanted: FamilyConfig) -> list[str]:
-    """Fields that weights or logits depend on and in which the two differ."""
+    """The differing fields on which weights or logits depend."""
     if type(found) is not type(wanted):
         return [f"family: {found.family} in the files, {wanted.family} in the run"]
     here, there = wanted.model_dump(mode="json"), found.model_dump(mode="json")
@@ -258,7 +258,7 @@ def shape_differences(found: FamilyConfig, wanted: FamilyConfig) -> list[str]:
 
 
 def _same_head(name: str, found: FamilyConfig, wanted: FamilyConfig) -> bool:
-    """head_dim may be left out where it is hidden_size / num_attention_heads."""
+    """Whether both have the same head_dim, which defaults to hidden_size / num_attention_heads."""
     if name != "head_dim":
         return False
     return found.to_hf().get("head_dim") == wanted.to_hf().get("head_dim")
@@ -278,10 +278,10 @@ def _list(texts: Sequence[str]) -> str:
 
 
 def _open(directory: Path) -> dict[str, SafetensorsFile]:
-    """Which file holds which tensor."""
+    """The file of each tensor."""
     paths = sorted(directory.glob("*.safetensors"))
     index = directory / INDEX
-    if index.exists() or index.is_symlink():  # a link to nothing is no reason to go on without
+    if index.exists() or index.is_symlink():  # a dangling link is an error, not a missing index
         return _by_index(directory, index)
     if not paths:
         pickled = sorted(path.name for path in directory.iterdir() if path.suffix in PICKLES)
@@ -300,7 +300,7 @@ def _open(directory: Path) -> dict[str, SafetensorsFile]:
 
 
 def _check_complete(directory: Path, paths: Sequence[Path]) -> None:
-    """Numbered files say how many there are."""
+    """Raises CheckpointError if numbered files are missing: their names contain the total."""
     totals = {int(match[1]) for path in paths if (match := NUMBERED.search(path.name))}
     if totals and (len(totals) > 1 or totals != {len(paths)}):
         raise CheckpointError(f"{directory}: {len(paths)} of {max(totals)} shards; fetch the others")
@@ -335,5 +335,5 @@ def _by_index(directory: Path, index: Path) -> dict[str, SafetensorsFile]:
 
 
 def _plain(name: str) -> bool:
-    """A file of this directory: an index must not lead anywhere else."""
+    """Whether the name is of a file in this directory: an index must not lead anywhere else."""
     return Path(name).name == name and name not in ("", "..")

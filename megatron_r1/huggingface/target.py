@@ -1,7 +1,7 @@
-"""A Hugging Face model being written: shards, their index, config.json and the carried files.
+"""Writes a Hugging Face model: shards, their index, config.json and the carried files.
 
-Names, types and shapes are known beforehand, so that every shard is planned before the first byte is
-written: the ranks share the shards, each holds one tensor at a time, and the header comes first.
+Names, dtypes and shapes are known before, so every shard is planned before the first byte is written: the
+ranks share the shards, each holds one tensor at a time, and the header comes first.
 """
 
 import json
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from megatron_r1.errors import ConfigError
 from megatron_r1.huggingface.config_file import CONFIG, INDEX
-from megatron_r1.huggingface.prefetch import ahead
+from megatron_r1.huggingface.prefetch import prefetched
 from megatron_r1.huggingface.resumable_writer import HashedFile, Parts
 from megatron_r1.huggingface.safetensors_file import Planned, bytes_of, header_of
 
@@ -46,7 +46,7 @@ def size_in_bytes(text: str) -> int:
 
 
 def plan_shards(groups: Sequence[Sequence[Planned]], *, limit_bytes: int) -> list[Shard]:
-    """Files of at most so many bytes, in this order. A group (a weight and its scales) stays together."""
+    """Shards of at most limit_bytes, in this order. A group (a weight and its scales) stays together."""
     files: list[list[Planned]] = [[]]
     size = 0
     for group in groups:
@@ -62,11 +62,11 @@ def plan_shards(groups: Sequence[Sequence[Planned]], *, limit_bytes: int) -> lis
 
 
 def write_shard(parts: Parts, shard: Shard, make: Callable[[str], Mapping[str, Tensor]]) -> None:
-    """make: the tensors that belong to the named one (itself, and scales), called in the file's order."""
+    """make: returns the named tensor with its scales; called in the file's order."""
 
     def fill(file: HashedFile) -> None:
         file.write(header_of(shard.tensors))
-        for value in ahead(_made(shard, make)):
+        for value in prefetched(_made(shard, make)):
             file.write(bytes_of(value))
             file.settle()  # the memory of the tensor before is used again
 

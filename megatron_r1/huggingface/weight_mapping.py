@@ -1,4 +1,4 @@
-"""Weights of Megatron out of tensors of Hugging Face, and back: only the rows and columns asked for."""
+"""Weight mapping between Hugging Face and Megatron, both ways; reads only the rows and columns asked for."""
 
 from collections.abc import Callable
 from typing import Protocol

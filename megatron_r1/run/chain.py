@@ -189,7 +189,7 @@ class Chain:
         from megatron_r1.backend.parallel.collectives import on_first_rank
 
         directory = self.run_dir / name
-        resumed, warnings = checkpoint.to_go_on_from(directory / CHECKPOINTS)
+        resumed, warnings = checkpoint.to_resume_from(directory / CHECKPOINTS)
         step = None if resumed is None else step_of(resumed)
         goes_on = resumed is not None or self.run.stages[name].done_before(directory) > 0
         begun = on_first_rank(f"{directory}: not read", lambda: read_begun(directory))

@@ -1,1 +1,1 @@
-"""Checkpoints of a policy: written by any layout, read by any other, complete or absent."""
+"""Checkpoints of a policy: written in any layout, read in any other, complete or absent."""

@@ -1,4 +1,4 @@
-"""The ranks check checkpoints together: is every byte as it was written, and which does a run go on from?"""
+"""Collective checks of checkpoints: verify all hashes, and choose the checkpoint that a run resumes from."""
 
 from pathlib import Path
 
@@ -13,7 +13,8 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def check_files(directory: Path) -> Manifest:
-    """Every file is as it was written, and there is no other; the ranks share the reading."""
+    """Raises CheckpointError unless every file matches its hash and there are no others; ranks share the
+    work."""
     manifest = read_manifest(directory)
 
     def check() -> None:
@@ -25,11 +26,11 @@ def check_files(directory: Path) -> Manifest:
     return manifest
 
 
-def to_go_on_from(root: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint of a run that is as it was written, with warnings; None: there is none at all.
+def to_resume_from(root: Path) -> tuple[Path | None, list[str]]:
+    """The newest undamaged checkpoint of a run, with warnings; None: there is no checkpoint.
 
-    Collective. CheckpointError: there are some, and each is damaged. What an interrupted save left complete
-    gets its name first. `load(..., checked=True)` need not read the files again.
+    Collective. CheckpointError: all are damaged. A complete checkpoint that an interrupted save left under
+    another name is renamed first. `load(..., checked=True)` doesn't hash the files again.
     """
     what, damaged = f"{root}: not read", []
     notes = on_first_rank(what, lambda: choice.recover(root))

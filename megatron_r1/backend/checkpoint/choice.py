@@ -1,14 +1,13 @@
-"""Which checkpoint an interrupted stage goes on from, said in words wherever that is not simply the newest.
+"""Chooses the checkpoint from which an interrupted stage resumes; warns if it isn't simply the newest.
 
-A kill can come at any moment of a save (files.py). What it leaves is one of these, and each has
-one way on:
+A process can be killed at any moment of a save (files.py). What is left is one of these:
 
-    step_N.tmp without a manifest      the save was not over: it counts for nothing and is written over
-    step_N.tmp with all that it lists  only the last rename was missing: it gets its name
-    step_N.old, no step_N, no such .tmp  the one that was to be replaced gets its name back
+    step_N.tmp without a manifest        an unfinished save: ignored, and overwritten later
+    step_N.tmp with all listed files     only the last rename is missing: it is renamed to step_N
+    step_N.old, no step_N, no such .tmp  the replaced checkpoint is renamed back to step_N
 
-A checkpoint that has its name was whole. If it isn't any more, something else damaged it: the run says what,
-and goes on from the one before, which leads to the same result; without one it stops. It never begins anew.
+A checkpoint under its final name was complete. If it is damaged later, the run warns and resumes from the one
+before, which leads to the same result; without one it stops. It never starts from scratch.
 """
 
 from dataclasses import dataclass
@@ -20,14 +19,14 @@ from megatron_r1.errors import CheckpointError
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A checkpoint of a run. problem: why it can't be read, as far as that is seen without reading it all."""
+    """A checkpoint of a run. problem: why it can't be read, as far as is known without hashing its files."""
 
     directory: Path
     problem: str | None
 
 
 def recover(root: Path) -> list[str]:
-    """Give what an interrupted save left complete its name; says which. One process calls it."""
+    """Rename complete checkpoints that an interrupted save left; returns warnings. One process calls it."""
     notes = []
     for suffix in (".tmp", ".old"):
         for leftover in files.leftovers(root, suffix):
@@ -41,14 +40,14 @@ def recover(root: Path) -> list[str]:
 
 
 def candidates(root: Path) -> list[Candidate]:
-    """The newest first; those from the first sound one on are enough to choose from."""
+    """All checkpoints of a run, the newest first."""
     return [Candidate(path, files.problem_of(path)) for path in reversed(files.numbered_ones(root))]
 
 
 def newest(root: Path) -> Path | None:
-    """The newest checkpoint, for who reads it alone; None: there is none.
+    """The newest checkpoint, for a single process that reads it; None: there is none.
 
-    CheckpointError: it is damaged, and whoever wants the one before has to name it.
+    CheckpointError: it is damaged; to read an older one, name that one.
     """
     found = candidates(root)
     if not found:
@@ -61,7 +60,7 @@ def newest(root: Path) -> Path | None:
 
 
 def passed_over(damaged: list[str], chosen: Path) -> str:
-    """The warning where a run goes on from an older checkpoint."""
+    """The warning when a run resumes from an older checkpoint."""
     return (
         f"goes on from {chosen.name}, the newest checkpoint that is sound, and makes the steps after it "
         f"again: {_joined(damaged)}"
@@ -69,7 +68,7 @@ def passed_over(damaged: list[str], chosen: Path) -> str:
 
 
 def none_sound(root: Path, damaged: list[str]) -> CheckpointError:
-    """What ends a run that has checkpoints and none to go on from."""
+    """The error of a run whose checkpoints are all damaged."""
     return CheckpointError(
         f"{root}: {len(damaged)} checkpoint{'s' if damaged[1:] else ''}, and none to go on from: "
         f"{_joined(damaged)}; nothing was changed: restore one of them, or use --from {root.parent.name} to "
@@ -78,5 +77,5 @@ def none_sound(root: Path, damaged: list[str]) -> CheckpointError:
 
 
 def _joined(damaged: list[str]) -> str:
-    """Without the remedy of each: there is no other to take."""
+    """The problems without their remedy: there is no other checkpoint to take."""
     return "; ".join(text.removesuffix(f"; {files.REMEDY}") for text in damaged)

@@ -1,12 +1,12 @@
-"""What a checkpoint is on disk: complete or absent, and every byte accounted for.
+"""The files of a checkpoint on disk: complete or absent, each with its size and hash.
 
-    step_00000020/            the directory appears under this name in one rename, when all of it is on disk
+    step_00000020/            renamed to this once all files are on disk
       __0_0.distcp ...        tensors, a file a rank (megatron.core.dist_checkpointing, torch_dist format)
       .metadata metadata.json that format's own index
-      state.json              the stage's state and what the policy counts
+      state.json              the stage's state and the policy's counters
       manifest.json           written last: format, model, layout, and size and BLAKE3 of every other file
 
-Plain files here, one process; save_load.py lets the ranks work together.
+This module is for one process; save_load.py is collective.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ REMEDY = "take another checkpoint"
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What is in the directory. model, layout: the sections of the configuration, as plain values."""
+    """The content of manifest.json. model, layout: sections of the configuration, as plain values."""
 
     model: dict[str, Any]
     layout: dict[str, Any]
@@ -46,7 +46,7 @@ class Manifest:
     format: int = FORMAT
 
     def text(self) -> str:
-        """JSON with a digest of its own, so that a flipped bit shows here too."""
+        """JSON with its own digest, so that a flipped bit in it is noticed."""
         content = asdict(self)
         return json.dumps({**content, "digest": _digest(content)}, indent=1)
 
@@ -56,12 +56,12 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 
 def partial_of(directory: Path) -> Path:
-    """Where a checkpoint grows until it is complete."""
+    """The directory in which a checkpoint is written until it is complete."""
     return directory.with_name(directory.name + ".tmp")
 
 
 def start(directory: Path, state: str) -> None:
-    """An empty partial directory with the state in it; what an interrupted save left is removed."""
+    """Create the partial directory with the state in it, after removing one that an interrupted save left."""
     partial = partial_of(directory)
     remove(partial)
     partial.mkdir(parents=True)
@@ -69,7 +69,7 @@ def start(directory: Path, state: str) -> None:
 
 
 def finish(directory: Path, manifest: Manifest) -> None:
-    """Write the manifest and give the directory its name. An older checkpoint of that name is replaced."""
+    """Write the manifest and rename the directory; it replaces an older checkpoint of that name."""
     partial = partial_of(directory)
     write_durably(partial / MANIFEST, manifest.text())
     _sync_directory(partial)
@@ -83,7 +83,7 @@ def finish(directory: Path, manifest: Manifest) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a checkpoint, or whatever bears its name; of a link the link alone."""
+    """Remove a checkpoint, or anything else of that name; of a link only the link."""
     if path.is_symlink() or path.is_file():
         path.unlink()
     elif path.exists():
@@ -93,7 +93,7 @@ def remove(path: Path) -> None:
 
 
 def write_durably(path: Path, text: str) -> None:
-    """The text is on the disk, not only in its cache, when this returns."""
+    """Write and fsync the text."""
     with path.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -109,7 +109,7 @@ def _sync_directory(directory: Path) -> None:
 
 
 def file_names(directory: Path) -> list[str]:
-    """Every file but the manifest, sorted; those of a folder as FOLDER/NAME. A link counts as a file."""
+    """All files but the manifest, sorted; files of a folder as FOLDER/NAME. A link counts as a file."""
     found = [
         Path(folder, name).relative_to(directory).as_posix()
         for folder, folders, names in directory.walk()
@@ -126,7 +126,7 @@ def describe(path: Path) -> dict[str, Any]:
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The manifest. Raises CheckpointError where there is none, or one that can't be relied on."""
+    """The manifest. Raises CheckpointError where it is missing, damaged, malformed or of another format."""
     path = directory / MANIFEST
     if not os.path.lexists(path):
         raise CheckpointError(f"{directory}: no complete checkpoint, {MANIFEST} is missing; {REMEDY}")
@@ -146,7 +146,7 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def _manifest_problem(content: Mapping[str, Any]) -> str | None:
-    """What of the manifest is not as this version writes it."""
+    """The first part of the manifest that this version wouldn't write; None: there is none."""
     kinds = {"model": dict, "layout": dict, "precision": str, "has_optimizer": bool, "has_reference": bool,
              "files": dict, "format": int}  # fmt: skip
     if content.keys() != kinds.keys():
@@ -174,7 +174,7 @@ def _entry_problem(name: str, entry: Any) -> str | None:
 
 
 def read_state(directory: Path) -> dict[str, dict[str, Any]]:
-    """state.json: `policy`, what the policy counts, and `stage`, the stage's own state."""
+    """state.json: `policy`, the policy's counters, and `stage`, the stage's own state."""
     path = directory / STATE
     content = read_json_object(path, error=CheckpointError, remedy=REMEDY)
     counters = content.get("policy")
@@ -186,7 +186,7 @@ def read_state(directory: Path) -> dict[str, dict[str, Any]]:
 
 
 def check_listed(directory: Path, manifest: Manifest) -> None:
-    """Raises CheckpointError where there is a file that the manifest does not name: nobody vouches for it."""
+    """Raises CheckpointError where there is a file that the manifest doesn't list: it has no hash."""
     unlisted = [name for name in file_names(directory) if name not in manifest.files]
     if unlisted:
         raise CheckpointError(
@@ -196,28 +196,28 @@ def check_listed(directory: Path, manifest: Manifest) -> None:
 
 
 def check_index(directory: Path, manifest: Manifest) -> None:
-    """Raises CheckpointError unless all files are there in their sizes, no others, and those that say how to
-    read the tensors are byte for byte as they were written. The tensors' own hashes take time."""
+    """Raises CheckpointError unless exactly the listed files exist in their sizes, and all but the tensors
+    match their hashes. The tensors' hashes take time."""
     check_listed(directory, manifest)
     for name, file in manifest.files.items():
         (check_size if name.endswith(TENSORS) else check_file)(directory, name, file)
 
 
 def tensors_digest(directory: Path) -> str:
-    """SHA-256 over the digests of the tensors' files: the same weights in the same layout give the same."""
+    """SHA-256 over the digests of the tensors' files; equal for equal weights in the same layout."""
     files = read_manifest(directory).files
     return _digest({name: file["blake3"] for name, file in files.items() if name.endswith(TENSORS)})
 
 
 def check_file(directory: Path, name: str, expected: Mapping[str, Any]) -> None:
-    """Raises CheckpointError unless the file is there, byte for byte as it was written."""
+    """Raises CheckpointError unless the file exists and matches its hash."""
     check_size(directory, name, expected)
     if describe(directory / name)["blake3"] != expected["blake3"]:
         raise CheckpointError(f"{directory / name}: damaged, its BLAKE3 hash does not match; {REMEDY}")
 
 
 def check_size(directory: Path, name: str, expected: Mapping[str, Any]) -> None:
-    """Raises CheckpointError unless the file is there in its size; takes no time."""
+    """Raises CheckpointError unless the file exists in its size; fast."""
     path = directory / name
     problem = file_problem(path)
     if problem is not None:
@@ -246,7 +246,7 @@ def latest(root: Path) -> Path | None:
 def prune(root: Path, *, keep: int) -> None:
     """Remove all but the newest `keep` complete checkpoints, and what interrupted saves and removals left
     before them. One process calls it."""
-    assert keep >= 1, "a run needs a checkpoint to go on from"
+    assert keep >= 1, "a run needs a checkpoint to resume from"
     kept = complete(root)[-keep:]
     if not kept:
         return
@@ -259,13 +259,13 @@ def prune(root: Path, *, keep: int) -> None:
 
 
 def leftovers(root: Path, suffix: str) -> list[Path]:
-    """What an interrupted save left beside the checkpoints: .tmp, the new one; .old, the one it replaces."""
+    """Directories that an interrupted save left: .tmp, the new checkpoint; .old, the one it replaces."""
     found = root.glob(f"{NUMBERED}[0-9]*{suffix}") if root.is_dir() else ()
     return sorted(path for path in found if path.stem.removeprefix(NUMBERED).isdecimal())
 
 
 def numbered_ones(root: Path) -> list[Path]:
-    """All that bears the name of a run's checkpoint, complete or not, the oldest first."""
+    """Everything named like a run's checkpoint, complete or not, the oldest first."""
     found = root.glob(f"{NUMBERED}[0-9]*") if root.is_dir() else ()
     return sorted((path for path in found if path.name.removeprefix(NUMBERED).isdecimal()), key=step_of)
 
@@ -276,8 +276,8 @@ def step_of(directory: Path) -> int:
 
 
 def problem_of(directory: Path) -> str | None:
-    """Why this is no complete checkpoint; None: all files are there in their sizes, and no others. The bytes
-    are checked when they are read."""
+    """Why this is no complete checkpoint; None: exactly the listed files exist in their sizes. Hashes are
+    checked when the files are read."""
     try:
         if not directory.is_dir():
             raise CheckpointError(f"{directory}: {_no_folder(directory)}; {REMEDY}")

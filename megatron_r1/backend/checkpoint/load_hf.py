@@ -1,4 +1,4 @@
-"""Hugging Face's files into a live model of any layout: each rank reads its own slices and nothing else."""
+"""Load Hugging Face's files into a live model of any layout: each rank reads only its own slices."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,9 +22,9 @@ MOST_NAMED = 8
 
 
 def load_weights(chunks: Sequence[GPTModel], source: Source, plan: Plan) -> list[str]:
-    """Fill every weight of this rank's chunks. Returns what is worth a warning, the same on all ranks.
+    """Fill every weight of this rank's chunks. Returns warnings, the same on all ranks.
 
-    A collective call. Raises CheckpointError before a weight changes where model and table differ.
+    A collective call. Raises CheckpointError, before a weight changes, if model and weight table differ.
     """
     mine = [piece for piece in pieces(chunks) if not piece.place.name.startswith(SCORE_HEAD)]
     table = by_name(plan.weights)
@@ -47,12 +47,13 @@ def read_piece(source: Source, weight: Weight, piece: Piece) -> Tensor:
 
 
 def is_finite(value: Tensor) -> bool:
-    """A sum shows NaN and infinity at a twentieth of the time; what overflows it is looked at closely."""
+    """Whether all values are finite. A sum finds NaN and infinity in a twentieth of the time of isfinite,
+    which runs only if the sum isn't finite."""
     return bool(value.sum().isfinite()) or bool(value.isfinite().all())
 
 
 def _check_cover(mine: Sequence[Piece], weights: Sequence[Weight], table: dict[str, Weight]) -> None:
-    """Every piece has its row and every weight is somewhere; on all ranks together."""
+    """Every piece must have a row of the table, and every weight a rank that holds it. Collective."""
     names = {name for part in gather([piece.place.name for piece in mine]) for name in part}
     unknown = sorted(name for name in names if name not in table)
     if unknown:
@@ -62,7 +63,7 @@ def _check_cover(mine: Sequence[Piece], weights: Sequence[Weight], table: dict[s
     if unheld:
         raise CheckpointError(f"the model has no weight {_list(unheld)}")
     for place, shape in ((piece.place, table[piece.place.name].shape) for piece in mine):
-        # rows may lie behind the whole: the vocabulary's padding
+        # rows may lie beyond the weight: the vocabulary's padding
         fits = len(shape) == 1 if place.columns is None else place.columns.stop <= shape[1]
         assert fits, f"{place} of a weight of shape {shape}"
 
@@ -77,8 +78,8 @@ def load_directory(
 ) -> list[str]:
     """All of `init: hf:PATH`: open, check, fill. Returns warnings. A collective call.
 
-    score_head: the chunks have one (backend/model/reward_head.py), which no file holds, in the place of what
-    makes language.
+    score_head: the chunks have a reward head (backend/model/reward_head.py) instead of the lm_head; no file
+    holds it.
     """
     source = Source(directory)
     plan = source.plan(family)

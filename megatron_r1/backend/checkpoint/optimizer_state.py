@@ -1,18 +1,17 @@
-"""The optimizer in a checkpoint: Adam's moments and the masters in the shape of the weights, for any layout.
+"""Optimizer state in a checkpoint: Adam's moments and fp32 masters in the weights' shapes, for any layout.
 
-Only these tensors and one step count are kept; rates and coefficients are the configuration's. Each tensor
-bears its weight's name, so that one or two chained optimizers, distributed or not, read each other's files.
-That goes around four places of megatron-core 0.19.2 where its own optimizer state dict fails without apex and
+Only these tensors and one step count are saved; learning rates and coefficients come from the configuration.
+Each tensor has its weight's name, so one or two chained optimizers, distributed or not, read each other's
+files. This avoids four places in which megatron-core 0.19.2's optimizer state dict fails without apex and
 Transformer Engine:
 
-- distrib_optimizer.py:839 asserts that some state exists: `allocate` makes Adam's first, without a step;
-- distrib_optimizer.py:1225 copies every tensor of the state and finds no "step" among the loaded ones, so
-  the steps are taken away for that call;
+- distrib_optimizer.py:839 asserts that some state exists: `allocate` creates Adam's, without a step;
+- distrib_optimizer.py:1225 copies every tensor of the state and finds no "step" among the loaded ones:
+  the steps are removed for that call;
 - distrib_optimizer.py:1032 gives all parameters one shared `step` tensor, which Adam then increments once a
   parameter, silently: every parameter gets its own here;
-- backend/train/optimizer.py:1580 refuses another number of chained optimizers, and load_state_dict replaces
-the param
-  groups, `fused` among them: neither is stored.
+- megatron-core's optimizer.py:1580 refuses another number of chained optimizers, and load_state_dict replaces
+  the param groups with `fused` in them: neither is stored.
 """
 
 # w a weight's local shard
@@ -33,20 +32,20 @@ from megatron_r1.backend.train.optimizer import parts
 
 PREFIX = "optimizer.state"  # also DistributedOptimizer's own
 MOMENTS = ("exp_avg", "exp_avg_sq")
-# all-gathers instead of a gather to the first replica: every replica then writes its share of the file
+# all-gathers instead of a gather to one rank, so that every data-parallel rank writes its share of the file
 SHARDING = {"distrib_optim_fully_reshardable_mem_efficient": False}
 
 
 def sharded_state(
     optimizer: MegatronOptimizer, weights: dict[str, Any], *, loading: bool = False
 ) -> dict[str, Any]:
-    """Tensors to save, or to load into. weights: the model's own sharded state, holding the parameters."""
+    """Tensors to save, or to load into. weights: the model's sharded state, which holds the parameters."""
     allocate(optimizer)
     return {str(i): _sharded_part(part, weights, loading) for i, part in enumerate(parts(optimizer))}
 
 
 def restore(optimizer: MegatronOptimizer, loaded: Mapping[str, Any], *, step: int) -> None:
-    """Take over what was loaded into `sharded_state(..., loading=True)`."""
+    """Copy what was loaded into `sharded_state(..., loading=True)` into the optimizer."""
     for i, part in enumerate(parts(optimizer)):
         if isinstance(part, DistributedOptimizer):
             _drop_steps(part)
@@ -57,7 +56,7 @@ def restore(optimizer: MegatronOptimizer, loaded: Mapping[str, Any], *, step: in
 
 
 def allocate(optimizer: MegatronOptimizer) -> None:
-    """Zero moments where Adam has not stepped yet; it would make them so itself."""
+    """Create zero moments where Adam has not stepped yet, as its first step would."""
     before = get_step(optimizer)
     for part in parts(optimizer):
         part.init_state_fn(part.optimizer, part.config)
@@ -65,7 +64,7 @@ def allocate(optimizer: MegatronOptimizer) -> None:
 
 
 def get_step(optimizer: MegatronOptimizer) -> int:
-    """How many updates Adam has made; 0 on a rank without parameters."""
+    """The number of Adam's updates; 0 on a rank without parameters."""
     steps = {int(state["step"]) for state in _adam_states(optimizer) if "step" in state}
     # Transformer Engine's FusedAdam counts in its groups
     steps |= {
@@ -76,7 +75,7 @@ def get_step(optimizer: MegatronOptimizer) -> int:
 
 
 def set_step(optimizer: MegatronOptimizer, step: int) -> None:
-    """The same count for all parameters, each in a tensor of its own."""
+    """Set the same step count for all parameters, each in its own tensor."""
     for part in parts(optimizer):
         if not isinstance(part.optimizer, torch.optim.AdamW):
             for group in part.param_groups:
@@ -84,7 +83,7 @@ def set_step(optimizer: MegatronOptimizer, step: int) -> None:
             continue
         for group in part.optimizer.param_groups:
             for parameter in group["params"]:
-                # torch's fused kernels want the count where the parameter is, the others on the CPU
+                # torch's fused kernels need the count on the parameter's device, the others on the CPU
                 where = parameter.device if group["fused"] or group["capturable"] else "cpu"
                 count = torch.tensor(float(step), dtype=torch.float32, device=where)
                 part.optimizer.state[parameter]["step"] = count
@@ -103,7 +102,7 @@ def _drop_steps(part: MegatronOptimizer) -> None:
 def _sharded_part(part: MegatronOptimizer, weights: dict[str, Any], loading: bool) -> dict[Any, Any]:
     if isinstance(part, DistributedOptimizer):
         state = part.sharded_param_state_fully_reshardable(weights, loading, metadata=SHARDING)
-        assert state is not None, "only the memory-efficient variant leaves replicas without"
+        assert state is not None, "only the memory-efficient variant gives some ranks none"
         return state
     shard_of = {
         id(shard.data): shard
@@ -126,12 +125,12 @@ def _copy_into(part: MegatronOptimizer, loaded: Mapping[int, Mapping[str, Tensor
 
 
 def _tensors(part: MegatronOptimizer, master: Tensor) -> dict[str, Tensor]:
-    """[w] each, under DistributedOptimizer's names."""
+    """The master and the moments, [w] each, under DistributedOptimizer's names."""
     return {"param": master, **{name: part.optimizer.state[master][name] for name in MOMENTS}}
 
 
 def _masters(part: MegatronOptimizer) -> Iterator[tuple[Tensor, Tensor]]:
-    """Each parameter of an optimizer that is not distributed, with the fp32 tensor that Adam updates."""
+    """Each parameter of a non-distributed optimizer with the fp32 tensor that Adam updates."""
     if not isinstance(part, Float16OptimizerWithFloat16Params):
         yield from ((parameter, parameter) for parameter in part.get_parameters())
         return

@@ -1,6 +1,6 @@
-"""Single weights out of a checkpoint of any layout, without a model: what an export streams from.
+"""Reads single weights from a checkpoint of any layout, without a model; exports stream from it.
 
-Optimizer, reference and everything else that is no weight is left alone.
+The optimizer, the reference and everything else that isn't a weight is skipped.
 """
 
 from collections import defaultdict
@@ -23,7 +23,7 @@ from megatron_r1.huggingface.safetensors_file import Buffer, fill
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """A chunk of a weight, and where its bytes are."""
+    """A chunk of a weight and the location of its bytes."""
 
     place: Place
     file: str
@@ -32,10 +32,10 @@ class _Stored:
 
 
 class CheckpointReader:
-    """The weights of a checkpoint, by the names of backend/model/weight_slices.py.
+    """The weights of a checkpoint by their names in backend/model/weight_slices.py.
 
-    What `read` returns stays until the third read after it. `check_index` comes first: what is read here says
-    where the rest lies.
+    A tensor from `read` is valid until the third read after it. Call `check_index` before: the index read
+    here is trusted.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -44,8 +44,8 @@ class CheckpointReader:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._chunks: dict[str, list[_Stored]] = defaultdict(list)
         self._buffer, self._turned = Buffer(), False
-        self._fakes: dict[bytes, Tensor] = {}  # by the pickle: experts are all alike
-        self._last: tuple[_Stored, Tensor] | None = None  # q, k and v are cut out of one chunk
+        self._fakes: dict[bytes, Tensor] = {}  # cached by pickle: all experts have the same
+        self._last: tuple[_Stored, Tensor] | None = None  # q, k and v are slices of one chunk
         self._index()
 
     def _index(self) -> None:
@@ -65,7 +65,7 @@ class CheckpointReader:
             self.shapes[place.name] = tuple(tensor.size[-axes:])
 
     def read(self, name: str, rows: range) -> Tensor:
-        """These rows of a weight, put together from the chunks that hold them."""
+        """These rows of a weight, joined from the chunks that hold them."""
         shape = self.shapes[name]
         self._turned = False
         found = [chunk for chunk in self._chunks[name] if _overlap(chunk.place.rows, rows)]
@@ -87,7 +87,7 @@ class CheckpointReader:
     def _load(self, chunk: _Stored) -> Tensor:
         if self._last is not None and self._last[0] is chunk:
             return self._last[1]
-        if not self._turned:  # once a read: the others are still needed
+        if not self._turned:  # once a read: its other buffers are still in use
             self._buffer.turn()
             self._turned = True
         value = self._read(chunk)
@@ -96,7 +96,7 @@ class CheckpointReader:
         return self._last[1]
 
     def _read(self, chunk: _Stored) -> Tensor:
-        """A tensor that torch.save wrote, read straight into its memory."""
+        """A tensor that torch.save wrote, read directly into its memory."""
         with (self.directory / chunk.file).open("rb", buffering=0) as file:
             view: Any = _create_file_view(file, chunk.start, chunk.length)
             archive: Any = torch._C.PyTorchFileReader(view)  # its stubs lack get_record_offset
@@ -111,7 +111,7 @@ class CheckpointReader:
 
 
 def _without_data(archive: Any) -> Tensor:
-    """Type, shape and strides of the tensor in a file of torch.save: under FakeTensorMode no data is read."""
+    """The tensor in a file of torch.save with dtype, shape and strides only: FakeTensorMode reads no data."""
     with FakeTensorMode():
         return torch.load(archive, weights_only=True)
 

@@ -1,11 +1,10 @@
-"""Checkpoints of a policy: any layout reads what any other wrote, and a directory is complete or not there.
+"""Save and load checkpoints of a policy: any layout reads any other's, and a save is complete or absent.
 
-Weights, the router's expert bias, the optimizer and, where one is kept, the reference are tensors of
-megatron.core.dist_checkpointing; what is a number goes to state.json. There is no random state to keep:
-dropout is 0, weights are drawn by name (backend/model/init_weights.py) and tokens by a hash
-(backend/rollout/sampling.py).
+Weights, the router's expert bias, the optimizer and the reference, if there is one, are tensors of
+megatron.core.dist_checkpointing; numbers go to state.json. There is no random state to save: dropout is 0,
+weights are drawn by name (backend/model/init_weights.py) and tokens by a hash (backend/rollout/sampling.py).
 
-All ranks call `save` and `load` together, and a failure on one of them is raised on all of them.
+All ranks call `save` and `load` together; a failure on any rank is raised on all of them.
 """
 
 import json
@@ -43,7 +42,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
 from megatron_r1.backend.checkpoint import files, optimizer_state, unpickling
-from megatron_r1.backend.checkpoint.check import check_files, read_manifest, to_go_on_from
+from megatron_r1.backend.checkpoint.check import check_files, read_manifest, to_resume_from
 from megatron_r1.backend.checkpoint.files import Manifest, latest, prune
 from megatron_r1.backend.model import reward_head as heads
 from megatron_r1.backend.model.vocabulary import padded_rows
@@ -56,11 +55,11 @@ from megatron_r1.huggingface.provenance import FOLDER, SCALES
 if TYPE_CHECKING:
     from megatron_r1.backend.policy import MegatronPolicy
 
-__all__ = ["latest", "load", "prune", "save", "to_go_on_from"]
+__all__ = ["latest", "load", "prune", "save", "to_resume_from"]
 
 unpickling.guard()
 
-REFERENCE = "reference."  # before the name of every tensor of the reference
+REFERENCE = "reference."  # prefix of the reference's tensors
 NOT_WEIGHTS = (REFERENCE, optimizer_state.PREFIX)
 VOCABULARY = ("embedding.word_embeddings.", "output_layer.")
 SCORE_HEAD = f"{heads.NAME}.weight"
@@ -68,7 +67,7 @@ MOST_NAMED = 8  # differences that an error lists
 
 
 def save(directory: Path, policy: "MegatronPolicy", state: Mapping[str, Any]) -> None:
-    """Write all of the policy and the stage's `state` (JSON). Raises CheckpointError, and leaves no trace."""
+    """Write the policy and the stage's `state` (JSON). After a CheckpointError no file is left behind."""
     finish_parameter_gather(policy.models)
     text = json.dumps({"policy": _counters(policy), "stage": dict(state)}, indent=1)
     partial = files.partial_of(directory)
@@ -91,9 +90,9 @@ def load(
 ) -> dict[str, Any]:
     """Read a checkpoint of any layout into the policy and return the stage's `state`.
 
-    weights_only: the policy's version, optimizer and reference stay as they are. checked: `to_go_on_from` has
-    just read all of it. Raises CheckpointError, before anything of the policy has changed, where the
-    checkpoint is damaged or another model's.
+    weights_only: the policy's version, optimizer and reference stay as they are. checked: `to_resume_from`
+    has just verified all hashes. Raises CheckpointError, before the policy has changed, if the checkpoint is
+    damaged or of another model.
     """
     manifest = read_manifest(directory) if checked else check_files(directory)
     _check_model(directory, manifest, policy)
@@ -126,7 +125,8 @@ def _start(directory: Path, policy: "MegatronPolicy", text: str) -> None:
 
 
 def _carried(directory: Path) -> dict[str, bytes]:
-    """The files that came with Hugging Face's weights; not the scales, which new weights don't fit."""
+    """The files that came with Hugging Face's weights, without the FP8 scales, which don't fit new
+    weights."""
     folder = directory / FOLDER
     paths = sorted(folder.iterdir()) if folder.is_dir() else []
     return {path.name: path.read_bytes() for path in paths if path.name != SCALES}
@@ -155,7 +155,7 @@ def _load_weights(directory: Path, policy: "MegatronPolicy") -> None:
 
 
 def _read_weights(directory: Path, policy: "MegatronPolicy") -> dict[str, Any]:
-    """The weights; a reward model that begins from a language model keeps the head that it has."""
+    """The weights; a reward model that starts from a language model keeps its own head."""
     wanted = _weights(policy)
     kept: dict[str, dict[str, Any]] = {number: {} for number in wanted}
     if policy.score_head and SCORE_HEAD not in _stored_tensors(directory):
@@ -169,7 +169,7 @@ def _read_weights(directory: Path, policy: "MegatronPolicy") -> dict[str, Any]:
 def _load_everything(
     directory: Path, policy: "MegatronPolicy", manifest: Manifest, counters: Mapping[str, int]
 ) -> None:
-    assert policy.optimizer is not None, "start_training comes before load: the optimizer is loaded as well"
+    assert policy.optimizer is not None, "call start_training before load: the optimizer is loaded as well"
     policy.reference = ReferenceWeights(policy.chunks) if manifest.has_reference else None
     loaded = _read_tensors(directory, _sharded_state(policy, loading=True))
     _set_weights(policy, loaded["weights"])
@@ -189,7 +189,8 @@ def _sharded_state(policy: "MegatronPolicy", *, loading: bool = False) -> dict[s
     if policy.reference is not None:
         with policy.reference.swapped_in():
             state["reference"] = _weights(policy)
-            # the parameters go back to the live weights; these aliases stay with the reference's
+            # detached: after the swap back the parameters hold the live weights, these aliases the
+            # reference's
             dict_list_map_inplace(_detached, state["reference"])
         add_prefix_for_sharding(state["reference"], REFERENCE)
     return state
@@ -206,7 +207,7 @@ def _set_weights(policy: "MegatronPolicy", loaded: Mapping[str, Any]) -> None:
 
 
 def _replicas() -> Any:
-    """The ranks that hold the same weights."""
+    """The group of ranks that hold the same weights."""
     return parallel_state.get_data_parallel_group(with_context_parallel=True)
 
 
@@ -217,22 +218,22 @@ def _detached(shard: Any) -> Any:
 
 
 class _Writer(FileSystemWriter):
-    """torch's writer, but a full disk is an OSError even where the zip format stumbles over it first."""
+    """torch's writer; a full disk is raised as the OSError, not as the zip writer's RuntimeError."""
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         try:
             return super().write_data(plan, planner)
-        except RuntimeError as error:  # "unexpected pos", raised while the OSError was on its way
+        except RuntimeError as error:  # "unexpected pos", raised while the OSError propagates
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
 
 
 class _InProcessSave(TorchDistSaveShardedStrategy):
-    """The strategy's format, written by this process.
+    """Writes the strategy's format in this process.
 
-    Upstream's `save` (strategies/filesystem_async.py) spawns a manager process for one queue, seconds on the
-    first call, and reports a full disk as "AssertionError"; torch's own writer does neither.
+    Megatron's `save` (strategies/filesystem_async.py) spawns a manager process for one queue, which takes
+    seconds at the first call, and reports a full disk as "AssertionError"; torch's own writer does neither.
     """
 
     def save(self, sharded_state_dict: dict[str, Any], checkpoint_dir: Path) -> None:
@@ -248,11 +249,11 @@ class _InProcessSave(TorchDistSaveShardedStrategy):
 
 
 def _write_tensors(partial: Path, state: dict[str, Any]) -> None:
-    """dist_checkpointing.save, but for its last line: a barrier that rank 0 never reaches on a full disk."""
+    """dist_checkpointing.save without its last line, a barrier that rank 0 never reaches on a full disk."""
     tensors: Any
     # the strategy checks that every part of a tensor has one writer
     tensors, common = save_preprocess(state, validate_access_integrity=False)
-    assert not list(nested_values(common)), f"numbers belong into state.json: {common}"
+    assert not list(nested_values(common)), f"numbers belong in state.json: {common}"
     tensors["common_state"] = ShardedObject("common_state", {}, (1,), (0,), replica_id=dist.get_rank())
     strategy = FullyParallelSaveStrategyWrapper(_InProcessSave(), _replicas())
     strategy.save(tensors, partial)
@@ -262,10 +263,10 @@ def _write_tensors(partial: Path, state: dict[str, Any]) -> None:
 
 
 def _read_tensors(directory: Path, state: dict[str, Any]) -> dict[str, Any]:
-    # Megatron keeps every index that it has read by its path, also after another was written there
+    # Megatron caches indexes by path, so it would use the old one after another was written there
     CachedMetadataFileSystemReader.clear_metadata_cache()
-    # what is missing torch says by a CheckpointException, which is no Exception;
-    # backend/parallel/collectives.py gives it words
+    # torch reports missing tensors by a CheckpointException, which is no Exception;
+    # backend/parallel/collectives.py turns it into a CheckpointError
     return on_all_ranks(
         f"{directory}: not read",
         lambda: dist_checkpointing.load(state, str(directory)),  # type: ignore[return-value]
@@ -278,7 +279,7 @@ def _stored_tensors(directory: Path) -> Mapping[str, Any]:
 
 
 def _describe_files(partial: Path) -> dict[str, dict[str, Any]]:
-    """Size and hash of every file, each computed by one of the ranks."""
+    """Size and hash of every file; the ranks share the work."""
     names = on_first_rank(f"{partial}: not read back", lambda: files.file_names(partial))
     mine = on_all_ranks(
         f"{partial}: not read back", lambda: {name: files.describe(partial / name) for name in share(names)}
@@ -291,7 +292,7 @@ def _check_model(directory: Path, manifest: Manifest, policy: "MegatronPolicy") 
     stored = _stored_tensors(directory)
     found = {key: tuple(t.global_shape) for key, t in stored.items() if not key.startswith(NOT_WEIGHTS)}
     here = {key: shape for part in gather(_shapes(policy)) for key, shape in part.items()}
-    if policy.score_head and SCORE_HEAD not in found:  # it begins from a language model
+    if policy.score_head and SCORE_HEAD not in found:  # it starts from a language model
         found = {key: shape for key, shape in found.items() if not key.startswith(heads.LANGUAGE_ONLY)}
         here.pop(SCORE_HEAD)
     if found == here or _same_but_padding(found, here, manifest.model.get("vocab_size"), policy):
@@ -302,7 +303,7 @@ def _check_model(directory: Path, manifest: Manifest, policy: "MegatronPolicy") 
 
 
 def _check_padding(directory: Path, manifest: Manifest, policy: "MegatronPolicy") -> None:
-    """An optimizer's state can't be read with other rows of padding than it was written with."""
+    """Raises CheckpointError where the optimizer state was written with other rows of padding."""
     vocab_size = policy.family.shape().vocab_size
     tensor = manifest.layout.get("tensor", 1)
     there, here = padded_rows(vocab_size, tensor), padded_rows(vocab_size, policy.layout.tensor)
@@ -316,7 +317,7 @@ def _check_padding(directory: Path, manifest: Manifest, policy: "MegatronPolicy"
 def _same_but_padding(
     found: dict[str, Any], here: dict[str, Any], vocab_size: int | None, policy: "MegatronPolicy"
 ) -> bool:
-    """Whether the shapes agree but for the rows that a layout adds to the vocabulary."""
+    """Whether the shapes agree, except for the vocabulary's padding."""
     if vocab_size != policy.family.shape().vocab_size:
         return False
     cut = [{k: s[1:] if k.startswith(VOCABULARY) else s for k, s in side.items()} for side in (found, here)]
@@ -324,7 +325,7 @@ def _same_but_padding(
 
 
 def _shapes(policy: "MegatronPolicy") -> dict[str, tuple[int, ...]]:
-    """Name and whole shape of the weights on this rank."""
+    """Names and global shapes of the weights on this rank."""
     shapes = {}
     for value in nested_values(_weights(policy)):
         built = value.build() if isinstance(value, ShardedTensorFactory) else {"": value}

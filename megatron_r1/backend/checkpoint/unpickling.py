@@ -1,9 +1,9 @@
-"""Pickles in a checkpoint, read with an allow-list: a file that names anything else is refused, not run.
+"""Reads a checkpoint's pickles with an allow-list: a file that names anything else is refused, not executed.
 
-The torch_dist format keeps its index, `.metadata`, as a pickle, and what is no tensor as torch.save's pickles
-among the tensors. torch 2.13 reads both without restriction (checkpoint/filesystem.py:930,
-default_planner.py:387), and megatron-core reads through torch. `guard` replaces these two places in the whole
-process, so that there is no other way in; tensors are read with weights_only=True by torch itself.
+The torch_dist format stores its index, `.metadata`, as a pickle, and everything but tensors as pickles of
+torch.save. torch 2.13 reads both without restriction (checkpoint/filesystem.py:930, default_planner.py:387),
+and megatron-core reads through torch. `guard` replaces both functions in the whole process; tensors are read
+with weights_only=True by torch itself.
 """
 
 import io
@@ -31,16 +31,16 @@ ALLOWED = {
         )
     ),
     ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
-    ("torch.serialization", "_get_layout"),  # a name -> torch.strided and its like
+    ("torch.serialization", "_get_layout"),  # returns torch.strided and other layouts by name
     ("torch", "Size"),
-    # the path that the index was written under; only a PurePath of other systems can't be made here
+    # the path that the index was written under; another system's Path class can't be created here
     ("pathlib", "PosixPath"),
     ("pathlib._local", "PosixPath"),
     ("collections", "OrderedDict"),
     *(("torch", str(dtype).removeprefix("torch.")) for dtype in vars(torch).values()
       if isinstance(dtype, torch.dtype)),
 }  # fmt: skip
-# what a damaged or hostile pickle makes Python raise, besides its own UnpicklingError
+# exceptions that a damaged or hostile pickle raises
 FAILURES = (
     ArithmeticError, AttributeError, EOFError, ImportError, LookupError, MemoryError, RecursionError,
     TypeError, ValueError, pickle.UnpicklingError,
@@ -55,13 +55,14 @@ class _Unpickler(pickle.Unpickler):
 
 
 def guard() -> None:
-    """From now on torch and Megatron read checkpoints of this process with the allow-list."""
+    """Make torch and Megatron read checkpoints with the allow-list in this process."""
     filesystem.FileSystemReader.read_metadata = _read_metadata
     DefaultLoadPlanner.load_bytes = _load_bytes
 
 
 def read_index(directory: Path) -> Metadata:
-    """The index of a checkpoint. CheckpointError: it is not there, or no index, or it leads outside."""
+    """The index of a checkpoint. CheckpointError: missing, malformed, or naming files outside the
+    directory."""
     path = directory / INDEX
     try:
         with path.open("rb") as file:
@@ -83,7 +84,7 @@ def _restricted(file: BinaryIO) -> Any:
 
 
 def _problem(index: Any, directory: Path) -> str | None:
-    """Why this can't be relied on as an index of the directory's files."""
+    """Why this isn't a valid index of the directory's files; None: it is."""
     if not isinstance(index, Metadata) or not isinstance(getattr(index, "storage_data", None), dict):
         return f"it holds a {type(index).__name__}, not an index"
     for stored in index.storage_data.values():
@@ -104,7 +105,7 @@ def _read_metadata(self: filesystem.FileSystemReader, *_: Any, **__: Any) -> Met
 
 
 def _load_bytes(self: DefaultLoadPlanner, read_item: ReadItem, value: io.BytesIO) -> None:
-    """What default_planner.py:382 does, with weights_only."""
+    """DefaultLoadPlanner.load_bytes (default_planner.py:382) with weights_only."""
     name = read_item.dest_index.fqn
     try:
         with torch.serialization.safe_globals([io.BytesIO]):

@@ -1,1 +1,1 @@
-"""Checkpoints from and to Hugging Face's files, and the proof that the logits agree."""
+"""Convert checkpoints from and to Hugging Face's files, and verify that the logits agree."""

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, and whether it can become files of Hugging Face."""
+"""Describes a checkpoint, and says whether it can be exported to Hugging Face's files."""
 
 import os
 from collections import Counter
@@ -14,7 +14,7 @@ from megatron_r1.huggingface.describe import dtype_row, family_rows, table, yaml
 
 
 def checkpoint_at(path: Path) -> Path:
-    """A checkpoint, or the newest one of a stage's directory. CheckpointError: there is none, or it is
+    """The checkpoint at `path`, or the newest one of a stage's directory. CheckpointError: missing or
     damaged."""
     if os.path.lexists(path / files.MANIFEST):
         return path
@@ -34,7 +34,7 @@ def yaml_at(path: Path) -> str:
 def describe(path: Path) -> str:
     directory = checkpoint_at(path)
     manifest = files.read_manifest(directory)
-    files.check_index(directory, manifest)  # no file is opened for what it says before its hash is right
+    files.check_index(directory, manifest)  # no file is parsed before its hash is verified
     family, reader = family_in(manifest), CheckpointReader(directory)
     sizes: Counter[str] = Counter()
     for name, shape in reader.shapes.items():

@@ -1,7 +1,7 @@
-"""A checkpoint of any layout -> a Hugging Face model, one tensor in memory at a time.
+"""Exports a checkpoint of any layout to a Hugging Face model, one tensor in memory at a time.
 
-Weights are read out of the checkpoint's files, so it does not matter which ranks wrote them, or whether
-there is an optimizer beside them. The ranks share the shards; a conversion that was cut goes on.
+Weights are read from the checkpoint's files without a model, with or without an optimizer beside them. The
+ranks share the shards; an interrupted export resumes.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ CONFIG_NAMES = {torch.bfloat16: "bfloat16", torch.float32: "float32", torch.floa
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """dtype: of all tensors but those that stay fp32; None: as they came, or as they are trained."""
+    """dtype: of all tensors but those that stay fp32; None: as imported, or as trained."""
 
     dtype: torch.dtype | None = None
     blocks: bool = False  # FP8 blocks, where the table or the origin has them
@@ -46,14 +46,14 @@ class ExportOptions:
 
 
 def export_options(*, dtype: str | None, fp8: bool, max_shard_size: str) -> ExportOptions:
-    """From what a command or a YAML file says."""
+    """The options from the values of a command or a YAML file."""
     return ExportOptions(
         None if dtype is None else DTYPE_OF[dtype], fp8, target.size_in_bytes(max_shard_size)
     )
 
 
 def family_in(manifest: Manifest) -> FamilyConfig:
-    """The model that a checkpoint says it holds."""
+    """The family and shape of the model in a checkpoint."""
     name, known = manifest.model.get("family"), registry.families()
     if not isinstance(name, str) or name not in known:
         raise CheckpointError(
@@ -79,9 +79,9 @@ def export_model(
     progress: Callable[[int, int], None],
     replace: bool = False,
 ) -> None:
-    """Write the model. A collective call. replace: what an earlier export left there.
+    """Write the model. A collective call. replace: an earlier export at `out`.
 
-    Raises CheckpointError before anything is written where the checkpoint is damaged or can't be converted.
+    Raises CheckpointError, before anything is written, if the checkpoint is damaged or can't be converted.
     """
     manifest = on_all_ranks(f"{directory}: not read", lambda: files.read_manifest(directory))
     on_all_ranks(f"{directory}: not read", lambda: files.check_index(directory, manifest))
@@ -125,7 +125,7 @@ class _Export:
         progress(total, total)
 
     def _check_hashes(self, manifest: Manifest) -> None:
-        """This rank's share of the checkpoint's files, while they are exported: reading is cheap by then."""
+        """Verify this rank's share of the checkpoint's files, during the export: it fills the page cache."""
         for name in share(list(manifest.files)):
             files.check_file(self.directory, name, manifest.files[name])
 
@@ -154,7 +154,7 @@ class _Export:
         target.finish(self.parts, self.shards, self._config(), carried)
 
     def _quantization(self) -> dict[str, Any]:
-        """What config.json will say of FP8 blocks: the model's own words, if it came in the same blocks."""
+        """quantization_config of config.json: the imported one, if the model came in the same FP8 blocks."""
         came_in_blocks = self.origin is not None and self.origin.blocks
         own = (self._carried_config() or {}).get("quantization_config") if came_in_blocks else None
         return own or fp8.CONFIG
@@ -176,7 +176,7 @@ class _Export:
         return max(sizes, key=lambda dtype: sizes[dtype])
 
     def _groups(self) -> Iterator[list[Planned]]:
-        """What lies together in a shard: a weight with its scales."""
+        """Tensors that must be in the same shard: a weight and its scales."""
         for weight in self.weights:
             for part, name in enumerate(weight.hf):
                 yield from self._planned(name, weight, weight.hf_shape(part))
@@ -204,7 +204,7 @@ class _Export:
         return self.reader.dtypes[stored_name(self.reader, weight)]
 
     def _tensors(self, name: str) -> dict[str, Tensor]:
-        """What `write_shard` asks for: a tensor by its name, with its scales."""
+        """For `write_shard`: the tensor of this name with its scales."""
         original = self.copies[name].of if name in self.copies else name
         weight, part = self.places[original]
         stored = stored_name(self.reader, weight)
@@ -222,7 +222,8 @@ class _Export:
 
 
 def uncovered(reader: CheckpointReader, family: FamilyConfig) -> str | None:
-    """What of the checkpoint the family's table doesn't cover, or the other way round; None: nothing."""
+    """Weights of the checkpoint missing in the family's table, or the other way round; None: there are
+    none."""
     weights = family.weights()
     known = {stored_name(reader, weight): weight for weight in weights}
     missing = sorted(known.keys() - reader.shapes.keys())
@@ -241,6 +242,6 @@ def uncovered(reader: CheckpointReader, family: FamilyConfig) -> str | None:
 
 
 def stored_name(reader: CheckpointReader, weight: Weight) -> str:
-    """The weight's name in this checkpoint: that of either kind of modules."""
+    """The weight's name in this checkpoint, of local modules or of Transformer Engine's."""
     other = weight.engine_name()
     return other if other is not None and other in reader.shapes else weight.megatron

@@ -1,8 +1,8 @@
-"""A Hugging Face model -> a checkpoint, one tensor in memory at a time, whatever the model's size.
+"""Imports a Hugging Face model as a checkpoint, one tensor in memory at a time, whatever the model's size.
 
-Megatron builds the model without memory (the meta device) and says what its checkpoint holds; the files are
-then written here in the same format (torch.distributed.checkpoint) from slices of the source. The result has
-no layout: any one reads it. The ranks share the files, and a conversion that was cut goes on with the next.
+Megatron builds the model on the meta device and describes its checkpoint; the files are then written here in
+the same format (torch.distributed.checkpoint) from slices of the source. Any layout can read the result. The
+ranks share the files, and an interrupted import resumes.
 """
 
 import json
@@ -43,7 +43,7 @@ from megatron_r1.backend.parallel.collectives import gather, on_all_ranks, on_fi
 from megatron_r1.config.layout import Layout
 from megatron_r1.errors import CheckpointError
 from megatron_r1.huggingface import provenance
-from megatron_r1.huggingface.prefetch import ahead
+from megatron_r1.huggingface.prefetch import prefetched
 from megatron_r1.huggingface.resumable_writer import HashedFile, Parts
 from megatron_r1.huggingface.safetensors_file import Planned, bytes_of, header_of
 from megatron_r1.huggingface.source import Plan, Source, Stream
@@ -54,12 +54,12 @@ from megatron_r1.models.weights import Weight
 MOST_NAMED = 8
 PART_BYTES = 1 << 30
 STATE = {"policy": {"version": 0, "optimizer_step": 0}, "stage": {}}
-Progress = Callable[[int, int], None]  # (bytes done by all ranks, bytes in all)
+Progress = Callable[[int, int], None]  # (bytes done by all ranks, total bytes)
 
 
 @dataclass(frozen=True, slots=True)
 class _Format:
-    """What Megatron wants in the checkpoint: the items in its order, and the index that will name them."""
+    """Megatron's description of the checkpoint: the items in its order, and their index."""
 
     planner: MCoreSavePlanner
     items: list[WriteItem]
@@ -69,10 +69,10 @@ class _Format:
 def import_model(
     directory: Path, target: Path, *, precision: Precision | None, progress: Progress
 ) -> list[str]:
-    """Write the checkpoint; returns warnings. A collective call of ranks without a model.
+    """Write the checkpoint; returns warnings. A collective call; no rank has built a model yet.
 
-    precision: of the checkpoint's weights; None: the source's own, where FP8 counts as bf16 and fp16 as fp32.
-    Raises CheckpointError or ConfigError before anything is written where the source can't be converted.
+    precision: of the checkpoint's weights; None: the source's, with FP8 as bf16 and fp16 as fp32.
+    Raises CheckpointError or ConfigError, before anything is written, if the source can't be converted.
     """
     source = Source(directory)
     plan = source.plan()
@@ -95,7 +95,7 @@ class _Import:
         self.held: Tensor | None = None
         check_cover(self.format.items, plan.weights)
         self.groups = list(_groups(self.format.items))
-        self.bad: list[str] = []  # names, on rank 0 when all is written
+        self.bad: list[str] = []  # weights that aren't finite, on rank 0 after the import
 
     def run(self, progress: Progress) -> list[str]:
         total = sum(map(_num_bytes, self.format.items))
@@ -112,7 +112,7 @@ class _Import:
         return [f"{self.source.directory}: {name} holds numbers that are not finite" for name in bad]
 
     def _plan(self) -> dict[str, Any]:
-        """What the parts depend on."""
+        """Everything that the parts depend on: another plan discards them."""
         return {
             "source": [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in self.source.files],
             "family": self.plan.family.model_dump(mode="json"),
@@ -127,7 +127,7 @@ class _Import:
     def _write_part(self, name: str, items: Sequence[WriteItem]) -> None:
         def fill(file: HashedFile) -> dict[str, Any]:
             places, bad = [], []
-            for data, not_finite in ahead(map(self._content, items)):
+            for data, not_finite in prefetched(map(self._content, items)):
                 start = file.tell()
                 self._write_item(file, data)
                 places.append([start, file.tell() - start])
@@ -137,7 +137,7 @@ class _Import:
         self.parts.write(name, fill)
 
     def _content(self, item: WriteItem) -> tuple[bytes | Tensor, list[str]]:
-        """What the item holds, and the name of a weight with a number that is not finite."""
+        """The item's content, and the name of the weight if it isn't finite."""
         if item.type == WriteItemType.BYTE_IO:
             return self.format.planner.resolve_data(item).getvalue(), []  # type: ignore[union-attr]
         assert item.tensor_data is not None
@@ -153,10 +153,10 @@ class _Import:
             file.write(data)
             return
         _save(data, file)
-        self.held = data  # torch hands out its bare memory, which may not be hashed yet; the one before is
+        self.held = data  # keep it alive: its memory may not be hashed yet; the previous one is
 
     def _finish(self, names: Sequence[str]) -> None:
-        """The index of all parts, the state and the carried files; the manifest comes last."""
+        """Write the index of all parts, the state, the carried files and, last, the manifest."""
         notes = {name: self.parts.note(name) for name in names}
         self.bad = sorted({bad for note in notes.values() for bad in note["note"]["not_finite"]})
         storage = {}
@@ -198,7 +198,7 @@ class _Import:
 
 
 def check_cover(items: Sequence[WriteItem], weights: Sequence[Weight]) -> None:
-    """Table and model hold the same weights, to the last number. CheckpointError names those that differ."""
+    """Raises CheckpointError unless weight table and model hold the same weights with the same sizes."""
     table = by_name(weights)
     found: Counter[str] = Counter()
     for item in items:
@@ -216,10 +216,10 @@ def check_cover(items: Sequence[WriteItem], weights: Sequence[Weight]) -> None:
 
 
 def _save(value: Tensor, file: HashedFile) -> None:
-    """torch.save, but a full disk is an OSError even where the zip format stumbles over it first."""
+    """torch.save; a full disk is raised as the OSError, not as the zip writer's RuntimeError."""
     try:
         torch.save(value, file)  # type: ignore[arg-type]
-    except RuntimeError as error:  # "unexpected pos", raised while the OSError was on its way
+    except RuntimeError as error:  # "unexpected pos", raised while the OSError propagates
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
@@ -229,7 +229,7 @@ def _save(value: Tensor, file: HashedFile) -> None:
 
 @contextmanager
 def _no_crc() -> Iterator[None]:
-    """torch.save without CRC-32 of its records: the manifest has a hash, and torch.load asks for neither."""
+    """Within: torch.save writes no CRC-32: the manifest has a hash, and torch.load checks no CRC."""
     before = serialization.get_crc32_options()
     serialization.set_crc32_options(False)
     try:
@@ -239,20 +239,22 @@ def _no_crc() -> Iterator[None]:
 
 
 def on_each(mine: Sequence[str], *, progress: Callable[[], None]) -> Iterator[str | None]:
-    """This rank's names, then None until the rank with the most is through: a collective call each."""
+    """This rank's names, then None until the rank with the most is done. Collective at each step."""
     for i in range(max(gather(len(mine)))):
         yield mine[i] if i < len(mine) else None
         progress()
 
 
 def checkpoint_format(family: FamilyConfig, precision: Precision) -> _Format:
-    """Of a whole model in one piece."""
+    """The format of a whole model, unsharded."""
     options = ModelOptions(precision=precision)
     with torch.device("meta"):
         chunks = build_model(family, Layout(), options, on=torch.device("meta"))
         state = {"weights": {"0": chunks[0].sharded_state_dict(metadata={"singleton_local_shards": False})}}
     tensors, _ = save_preprocess(state, validate_access_integrity=False)
-    for part in nested_values(tensors):  # every rank is the only one: they share the files, not the tensors
+    for part in nested_values(
+        tensors
+    ):  # every rank describes the whole model: ranks share files, not tensors
         part.replica_id = 0
     tensors["common_state"] = ShardedObject("common_state", {}, (1,), (0,), replica_id=0)
     named, _, _ = _replace_state_dict_keys_with_sharded_keys(tensors, True)
@@ -267,7 +269,7 @@ def checkpoint_format(family: FamilyConfig, precision: Precision) -> _Format:
 
 
 def _groups(items: Sequence[WriteItem]) -> Iterator[list[WriteItem]]:
-    """Items of one file each, in the model's order, so that the source is read from front to back."""
+    """The items of each file, in the model's order, so that the source is read sequentially."""
     group: list[WriteItem] = []
     size = 0
     for item in items:

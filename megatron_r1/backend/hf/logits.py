@@ -1,7 +1,7 @@
-"""Logits and the states between the layers, of any layout, as whole tensors on every rank.
+"""Logits and hidden states of every layer, in any layout, as whole tensors on every rank.
 
-They are caught by hooks on the modules that training and scoring run, so what is compared with another
-implementation is what is trained, not a second forward pass written for the comparison.
+Hooks on the modules that training runs catch them, so a comparison with another implementation tests the code
+that trains, not a second forward pass.
 """
 
 # S tokens, V vocabulary without padding, h hidden
@@ -23,7 +23,7 @@ from megatron_r1.types import TrainSequence
 
 @dataclass(slots=True)
 class Trace:
-    """Of one sequence: logits [S, V], and the state after the embedding and after each layer [S, h]."""
+    """Of one sequence: logits [S, V], and the states after the embedding and after each layer [S, h]."""
 
     states: dict[str, Tensor] = field(default_factory=dict)
 
@@ -33,14 +33,14 @@ class Trace:
 
 
 def traces(policy: MegatronPolicy, prompts: Sequence[Sequence[int]], *, states: bool = False) -> list[Trace]:
-    """One trace a prompt, on every rank; states: those between the layers too. A collective call."""
-    assert policy.layout.context == 1, "a context rank holds a part of the positions only"
+    """One trace for each prompt, on every rank; states: of the layers too. A collective call."""
+    assert policy.layout.context == 1, "a context rank holds only a part of the positions"
     return [_trace(policy, prompt, states=states) for prompt in prompts]
 
 
 def _trace(policy: MegatronPolicy, prompt: Sequence[int], *, states: bool) -> Trace:
     found: dict[str, Tensor] = {}
-    # the last token is only predicted: one more, so that every token of the prompt is read
+    # the model doesn't read a sequence's last token: append one, so that it reads all of the prompt
     tokens = torch.tensor([*prompt, 0])
     with _caught(policy, found, states=states):
         policy.logprobs([TrainSequence(tokens, torch.ones(len(tokens)))])
@@ -52,7 +52,7 @@ def _trace(policy: MegatronPolicy, prompt: Sequence[int], *, states: bool) -> Tr
 
 
 def _whole(name: str, value: Tensor) -> Tensor:
-    """[S / tp, 1, h] of sequence parallel ranks, or [S, 1, V / tp] -> the whole."""
+    """Gather [S / tp, 1, h] of sequence parallel ranks, or [S, 1, V / tp]."""
     group = parallel_state.get_tensor_model_parallel_group()
     size = group.size()
     if size == 1:
@@ -64,7 +64,7 @@ def _whole(name: str, value: Tensor) -> Tensor:
 
 @contextmanager
 def _caught(policy: MegatronPolicy, found: dict[str, Tensor], *, states: bool) -> Iterator[None]:
-    """Within: what the hooked modules return is kept in `found`."""
+    """Within: outputs of the hooked modules are stored in `found`."""
     with ExitStack() as stack:
         for name, module in _modules(policy, states=states):
             handle = module.register_forward_hook(_keep(found, name))

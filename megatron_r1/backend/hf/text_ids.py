@@ -1,9 +1,9 @@
-"""The ids that a text has here beside those that transformers' AutoTokenizer gives it: `verify` says both.
+"""Compares token ids of texts with those of transformers' AutoTokenizer, for `verify`.
 
-Logits on the same ids say nothing of a text: AutoTokenizer reads a tokenizer.json as it is for most models,
-but beside a config.json of Qwen2 it builds a tokenizer of its own from the vocabulary (transformers 5.23),
-with other ids where the file cuts numbers or spaces otherwise. Whoever serves the model through AutoTokenizer
-then serves it other ids than it was trained on.
+Equal logits on the same ids aren't enough. AutoTokenizer uses most models' tokenizer.json as it is, but for a
+config.json of Qwen2 it builds its own tokenizer from the vocabulary (transformers 5.23), with other ids where
+the file splits numbers or spaces differently. A model served through AutoTokenizer then gets other ids than
+it was trained on.
 """
 
 from collections.abc import Iterator
@@ -35,8 +35,8 @@ TEXTS = [
 
 @dataclass(frozen=True, slots=True)
 class TextIds:
-    """kind: AutoTokenizer's class. different: (text, ids here, ids there). misread: a text whose ids here are
-    not those of the file itself; None: all are."""
+    """kind: AutoTokenizer's class. different: (text, our ids, AutoTokenizer's ids). misread: a text whose ids
+    here differ from those of tokenizer.json itself; None: there is none."""
 
     kind: str
     num_texts: int
@@ -58,7 +58,7 @@ class TextIds:
 
 
 def compare_text_ids(directory: Path) -> TextIds | str:
-    """The comparison, or why there is none."""
+    """The comparison, or the reason why there is none."""
     if not (directory / TOKENIZER).exists():
         return f"ids       not compared: {directory} has no {TOKENIZER}"
     try:
@@ -70,7 +70,7 @@ def compare_text_ids(directory: Path) -> TextIds | str:
 
     try:
         theirs: Any = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-    except Exception as error:  # foreign code, which raises anything
+    except Exception as error:  # transformers raises exceptions of any type
         text = " ".join(str(error).split())[:LONGEST_ERROR]
         return f"ids       not compared: AutoTokenizer can't read {directory}: {type(error).__name__}: {text}"
     file = Tokenizer.from_file(str(directory / TOKENIZER))

@@ -1,4 +1,4 @@
-"""Our logits beside transformers', token by token, and the first layer in which the two part ways."""
+"""Compares logits with transformers', token by token, and finds the first layer in which they differ."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,12 +19,14 @@ from megatron_r1.config.layout import Layout
 from megatron_r1.huggingface.reference import EMBEDDING, LOGITS, layer_name, reference_states
 from megatron_r1.models.shape import FamilyConfig
 
-TOLERANCE = 1e-3  # of the standard deviation; both sides compute in fp32, traps cost a thousand times as much
+TOLERANCE = (
+    1e-3  # of the standard deviation; both compute in fp32, and real errors are a thousand times larger
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Between the states of one place, over all prompts; deviation: of theirs."""
+    """The difference of one layer's states over all prompts; deviation: the standard deviation of theirs."""
 
     place: str
     largest: float
@@ -38,7 +40,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """argmax_agreement: share of the positions in which both would choose the same token."""
+    """argmax_agreement: the share of positions with the same most likely token."""
 
     places: list[Difference]  # from the embedding over the layers to the logits
     argmax_agreement: float
@@ -51,7 +53,7 @@ class Comparison:
 
     @property
     def first_different(self) -> Difference | None:
-        # a comparison with NaN is false: what is no number differs as well
+        # `not <=`: a comparison with NaN is false, and NaN must count as different
         return next((p for p in self.places if not p.relative <= self.tolerance), None)
 
     def text(self) -> str:
@@ -82,9 +84,9 @@ def verify(
     layout: Layout,
     tolerance: float = TOLERANCE,
 ) -> Comparison | None:
-    """The comparison on rank 0, None on the others. A collective call of the layout's ranks.
+    """The comparison on rank 0, None on the other ranks. A collective call of the layout's ranks.
 
-    transformers runs first, on rank 0; its model is gone before ours is built.
+    transformers runs first, on rank 0; its model is freed before ours is built.
     """
     main = dist.get_rank() == 0
     manifest = on_all_ranks(f"{checkpoint}: not read", lambda: files.read_manifest(checkpoint))
@@ -113,7 +115,7 @@ def verify(
 
 
 def _formats(family: FamilyConfig, dtype: torch.dtype) -> Callable[[str], torch.dtype]:
-    """The number format of a checkpoint's weights by Hugging Face's name."""
+    """Returns a function from a tensor's Hugging Face name to its dtype in the checkpoint."""
     wide = {name for weight in family.weights() if weight.row.fp32 for name in weight.hf}
     return lambda name: torch.float32 if name in wide else dtype
 
