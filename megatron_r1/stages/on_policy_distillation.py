@@ -19,10 +19,11 @@ from megatron_r1.errors import ConfigError
 from megatron_r1.rl.distillation import reverse_kl_loss
 from megatron_r1.stages.base import Demand, earlier_stages, too_long
 from megatron_r1.stages.context import StageContext
-from megatron_r1.stages.evaluation.accuracy import EvaluateEvery, Sources, evaluate
+from megatron_r1.stages.evaluation.accuracy import EvaluateEvery, Sources
 from megatron_r1.stages.grpo.batch import idle_sequence
 from megatron_r1.stages.grpo.metrics import update_metrics
 from megatron_r1.stages.sampling import accepted_share, draft_counts, draw_key, sample
+from megatron_r1.stages.train_loop import evaluations, train
 from megatron_r1.stages.training import TrainingStage
 from megatron_r1.types import Completion, LossInput, LossInputs, Sampling, Score, Scored, TrainSequence
 
@@ -116,17 +117,14 @@ class _Distilling:
         self.questions = build_mixture(stage.data, seed=context.seed)
 
     def run(self) -> dict[str, float]:
-        stage, journal = self.stage, self.context.journal
-        metrics: dict[str, float] = {}
-        for step in range(self.context.start_step, stage.steps):
-            metrics = self._step(step)
-            every = stage.evaluate
-            if every is not None and ((step + 1) % every.every == 0 or step + 1 == stage.steps):
-                metrics |= evaluate(self.context, every.evaluation)[0]
-            journal.step(step + 1, metrics)
-            if journal.stop_here() or (step + 1) % stage.checkpoint_every == 0:
-                journal.checkpoint(step + 1, {})
-        return metrics
+        stage = self.stage
+        return train(
+            self.context,
+            self._step,
+            steps=stage.steps,
+            checkpoint_every=stage.checkpoint_every,
+            measurements=evaluations(self.context, stage.evaluate, last=stage.steps),
+        )
 
     def _step(self, step: int) -> dict[str, float]:
         stage, replicas, began = self.stage, self.policy.replicas, time.perf_counter()

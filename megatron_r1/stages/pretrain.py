@@ -12,7 +12,7 @@ from megatron_r1.section import NO_EFFECT, Section
 from megatron_r1.stages.base import Demand, too_long
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.evaluation.accuracy import Evaluation, Sources, evaluate
-from megatron_r1.stages.train_loop import supervised_update
+from megatron_r1.stages.train_loop import Measurement, supervised_update, train
 from megatron_r1.stages.training import TrainingStage
 from megatron_r1.types import TrainSequence
 
@@ -108,18 +108,20 @@ class _Pretraining:
         self.documents = build_mixture(stage.data, seed=context.seed)
 
     def run(self) -> dict[str, float]:
-        context, stage = self.context, self.stage
-        metrics: dict[str, float] = dict(context.state.get("metrics", {}))  # of the step that was saved
-        step = context.start_step
-        while step < stage.steps or not self._reached(step, metrics):
-            metrics = self._step(step)
-            step += 1
-            if self._due(step):
-                metrics |= self._evaluate()
-            context.journal.step(step, metrics)
-            if context.journal.stop_here() or step % stage.checkpoint_every == 0:
-                context.journal.checkpoint(step, {})
-        return metrics
+        return train(
+            self.context,
+            self._step,
+            steps=self.stage.steps,
+            checkpoint_every=self.stage.checkpoint_every,
+            measurements=self._measurements(),
+            goes_on=self._goes_on,
+        )
+
+    def _measurements(self) -> list[Measurement]:
+        until = self.stage.until
+        if until is None:
+            return []
+        return [Measurement(self._evaluate, until.every, last=until.max_steps, first=self.stage.steps)]
 
     def _step(self, step: int) -> dict[str, float]:
         return supervised_update(
@@ -139,10 +141,6 @@ class _Pretraining:
         given, learnt = self.context.template.document_ids(document, self.context.tokenizer)
         return train_sequence(given, learnt, prompt_weight=self.stage.prompt_weight)
 
-    def _due(self, step: int) -> bool:
-        until, beyond = self.stage.until, step - self.stage.steps
-        return until is not None and beyond >= 0 and (beyond % until.every == 0 or step == until.max_steps)
-
     def _evaluate(self) -> dict[str, float]:
         assert self.stage.until is not None
         found, metric = evaluate(self.context, self.stage.until.evaluation)[0], self.stage.until.metric
@@ -153,16 +151,15 @@ class _Pretraining:
             )
         return found
 
-    def _reached(self, step: int, metrics: dict[str, float]) -> bool:
+    def _goes_on(self, step: int, metrics: dict[str, float]) -> bool:
+        """Whether the held-out metric is not reached yet; GateError where it won't be."""
         until = self.stage.until
-        if until is None:
-            return True
-        if metrics.get(until.metric, -1.0) >= until.at_least:
-            return True
+        if until is None or metrics.get(until.metric, -1.0) >= until.at_least:
+            return False
         if step >= until.max_steps:
             raise GateError(
                 f"stage {self.context.name}: {until.metric} is {metrics.get(until.metric)} after {step} "
                 f"steps, below {until.at_least}; RL on this base would end low. Try another seed, more steps "
                 "(until.max_steps) or a larger model"
             )
-        return False
+        return True

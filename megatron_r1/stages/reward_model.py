@@ -23,6 +23,7 @@ from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.evaluation.accuracy import Sources
 from megatron_r1.stages.evaluation.held_out import say_fewer
 from megatron_r1.stages.text_scorer import Part, TextScorer, scored_part
+from megatron_r1.stages.train_loop import Measurement, supervised_metrics, train
 from megatron_r1.stages.training import TrainingStage, steps_of_epochs
 from megatron_r1.types import Prompt
 
@@ -130,19 +131,14 @@ class _Training:
         )
 
     def run(self) -> dict[str, float]:
-        stage, journal = self.stage, self.context.journal
-        journal.expect(self.steps)
-        metrics: dict[str, float] = {}
-        if self.context.start_step == 0:
-            journal.step(0, self._evaluate())
-        for step in range(self.context.start_step, self.steps):
-            metrics = self._step(step)
-            if (step + 1) % stage.evaluate.every == 0 or step + 1 == self.steps:
-                metrics |= self._evaluate()
-            journal.step(step + 1, metrics)
-            if journal.stop_here() or (step + 1) % stage.checkpoint_every == 0:
-                journal.checkpoint(step + 1, {})
-        return metrics
+        every = self.stage.evaluate.every
+        return train(
+            self.context,
+            self._step,
+            steps=self.steps,
+            checkpoint_every=self.stage.checkpoint_every,
+            measurements=[Measurement(self._evaluate, every, last=self.steps, before_training=True)],
+        )
 
     def _step(self, step: int) -> dict[str, float]:
         stage, began = self.stage, time.perf_counter()
@@ -152,15 +148,7 @@ class _Training:
         items = [self._read(self.data.prompt(index)) for index in mine]
         lr = stage.optim.lr_at(step, self.steps)
         stats = self.scorer.train_step(self._sequences(items), lambda s: self._loss(s, items), lr=lr)
-        elapsed_s = time.perf_counter() - began
-        return {
-            "train/loss": stats.loss,
-            "train/grad_norm": stats.grad_norm,
-            "train/lr": lr,
-            "train/tokens_per_s": stats.num_tokens / elapsed_s,
-            "time/step_s": elapsed_s,
-            **{f"train/{name}": value for name, value in stats.metrics.items()},
-        }
+        return supervised_metrics(stats, lr=lr, elapsed_s=time.perf_counter() - began)
 
     def _loss(
         self, scores: torch.Tensor, items: Sequence[Pair | Point]

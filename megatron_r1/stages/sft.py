@@ -5,6 +5,7 @@ sections 2.3.1, 2.3.3 and 2.4; 2-3 epochs, cosine to one tenth, packed with samp
 """
 
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
@@ -16,10 +17,10 @@ from megatron_r1.errors import DataError
 from megatron_r1.section import Section
 from megatron_r1.stages.base import Demand, too_long
 from megatron_r1.stages.context import StageContext
-from megatron_r1.stages.evaluation.accuracy import EvaluateEvery, Sources, evaluate
+from megatron_r1.stages.evaluation.accuracy import EvaluateEvery, Sources
 from megatron_r1.stages.evaluation.held_out import each_once
 from megatron_r1.stages.grpo.batch import idle_sequence
-from megatron_r1.stages.train_loop import supervised_update
+from megatron_r1.stages.train_loop import Measurement, evaluations, supervised_update, train
 from megatron_r1.stages.training import TrainingStage, steps_of_epochs
 from megatron_r1.types import TrainSequence
 
@@ -126,24 +127,24 @@ class _FineTuning:
         self.num_too_long = int(context.state.get("too_long", 0))
 
     def run(self) -> dict[str, float]:
-        stage, journal = self.stage, self.context.journal
-        journal.expect(self.steps)
-        metrics: dict[str, float] = {}
-        if stage.held_out is not None and self.context.start_step == 0:
-            journal.step(0, self._held_out_loss(stage.held_out))
-        for step in range(self.context.start_step, self.steps):
-            metrics = self._step(step)
-            if stage.evaluate is not None and self._is_due(step + 1, stage.evaluate.every):
-                metrics |= evaluate(self.context, stage.evaluate.evaluation)[0]
-            if stage.held_out is not None and self._is_due(step + 1, stage.held_out.every):
-                metrics |= self._held_out_loss(stage.held_out)
-            journal.step(step + 1, metrics)
-            if journal.stop_here() or (step + 1) % stage.checkpoint_every == 0:
-                journal.checkpoint(step + 1, {"too_long": self.num_too_long})
-        return metrics
+        return train(
+            self.context,
+            self._step,
+            steps=self.steps,
+            checkpoint_every=self.stage.checkpoint_every,
+            measurements=[
+                *evaluations(self.context, self.stage.evaluate, last=self.steps),
+                *self._held_out(),
+            ],
+            state=lambda: {"too_long": self.num_too_long},
+        )
 
-    def _is_due(self, done: int, every: int) -> bool:
-        return done % every == 0 or done == self.steps
+    def _held_out(self) -> list[Measurement]:
+        options = self.stage.held_out
+        if options is None:
+            return []
+        measure = partial(self._held_out_loss, options)
+        return [Measurement(measure, options.every, last=self.steps, before_training=True)]
 
     def _step(self, step: int) -> dict[str, float]:
         stage = self.stage

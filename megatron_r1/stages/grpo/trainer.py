@@ -7,6 +7,7 @@ to its group, update on shuffled mini-batches against the policy that sampled an
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -39,6 +40,7 @@ from megatron_r1.stages.grpo.phases import (
 from megatron_r1.stages.grpo.reward_hacking import Watch, look
 from megatron_r1.stages.grpo.rollout import Asker
 from megatron_r1.stages.grpo.sanity_checks import Gates
+from megatron_r1.stages.train_loop import Measurement, evaluations, train
 from megatron_r1.stages.training import TrainingStage
 from megatron_r1.types import LossInput, StepStats, TrainSequence
 
@@ -230,20 +232,22 @@ class _Training:
             if stage.loss.needs_reference:
                 self.policy.refresh_reference()
             self._check_base()
-        metrics: dict[str, float] = {}
-        for step in range(context.start_step, stage.steps):
-            self.asker.enter(step)
-            metrics = self._step(step)
-            last = step + 1 == stage.steps
-            if stage.watch is not None and (last or (step + 1) % stage.watch.every == 0):
-                metrics |= look(context, stage.watch)
-            if stage.evaluate is not None and (last or (step + 1) % stage.evaluate.every == 0):
-                metrics |= evaluate(context, stage.evaluate.evaluation)[0]
-            context.journal.step(step + 1, metrics)
-            if context.journal.stop_here() or (step + 1) % stage.checkpoint_every == 0:
-                context.journal.checkpoint(step + 1, self._state())
+        metrics = train(
+            context,
+            self._step,
+            steps=stage.steps,
+            checkpoint_every=stage.checkpoint_every,
+            measurements=[*self._watched(), *evaluations(context, stage.evaluate, last=stage.steps)],
+            state=self._state,
+        )
         self.ungraded.finish(stage.steps)
         return metrics
+
+    def _watched(self) -> list[Measurement]:
+        watch = self.stage.watch
+        if watch is None:
+            return []
+        return [Measurement(partial(look, self.context, watch), watch.every, last=self.stage.steps)]
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -266,6 +270,7 @@ class _Training:
             stage.gates.require_base(context.name, metrics)
 
     def _step(self, step: int) -> dict[str, float]:
+        self.asker.enter(step)
         began = time.perf_counter()
         # a step's outputs have one limit, however many updates are made on them
         max_length = self.stage.max_new_tokens.at(self.updates_done)
