@@ -7,7 +7,6 @@ data_card.json                 counts: at least "sampled", "kept", and "dropped"
 """
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,15 +14,13 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from megatron_r1.data.sources.stage import DATA
 from megatron_r1.errors import DataError
+from megatron_r1.files.atomic import replacing
 from megatron_r1.files.json_reader import NotJson, parse_json
 from megatron_r1.files.regular_file import file_problem
+from megatron_r1.files.run_directory import CANDIDATES, DATA, DATA_CARD, SETTINGS
 from megatron_r1.types import Replicas
 
-CANDIDATES = "candidates"
-SETTINGS = "settings.json"
-CARD = "data_card.json"
 LINES_A_FILE = 10_000
 
 
@@ -73,7 +70,7 @@ class Workshop:
 
         DataError where nothing was kept.
         """
-        path = self.directory / CARD
+        path = self.directory / DATA_CARD
         if self.replicas.is_main:
             write_lines(path, [publish()])
         self.replicas.barrier()
@@ -97,13 +94,9 @@ def shard(directory: Path, number: int) -> Path:
 def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """All lines under the path in one rename, when they are on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.new")
-    with partial.open("w", encoding="utf-8") as file:
+    with replacing(path) as file:
         for line in lines:
-            file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
+            file.write(json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n")
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

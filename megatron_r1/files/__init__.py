@@ -1,1 +1,1 @@
-"""Files that others wrote: whether they can be read, and JSON read strictly."""
+"""Files on disk: what others wrote, read strictly; what a run holds; writes that are whole or absent."""

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from megatron_r1.errors import CheckpointError
+from megatron_r1.files.atomic import sync, write_whole
 from megatron_r1.files.json_reader import read_json_object
 
 PLAN = "plan.json"
@@ -133,7 +134,7 @@ class Parts:
         self._require_space(num_bytes - sum(self.note(name)["size"] for name in done))
         if not done:
             self.partial.mkdir(parents=True, exist_ok=True)
-            _write_durably(path, text)
+            write_whole(path, text, suffix=PART)
         return done
 
     def done(self) -> list[str]:
@@ -176,7 +177,7 @@ class Parts:
             size = raw.tell()
         (self.partial / (name + PART)).rename(self.partial / name)
         text = json.dumps({"size": size, "digest": digest, "note": note})
-        _write_durably(self.partial / (name + DONE), text)
+        write_whole(self.partial / (name + DONE), text, suffix=PART)
 
     def written(self) -> int:
         """Bytes of all parts so far, including unfinished ones."""
@@ -199,13 +200,13 @@ class Parts:
 
     def publish(self) -> None:
         """Rename the directory to its final name."""
-        _sync(self.partial)
+        sync(self.partial)
         replaced = self.target.with_name(self.target.name + ".old")
         if self.target.exists():
             shutil.rmtree(replaced, ignore_errors=True)
             self.target.rename(replaced)
         self.partial.rename(self.target)
-        _sync(self.target.parent)
+        sync(self.target.parent)
         shutil.rmtree(replaced, ignore_errors=True)
 
     def _may_replace(self) -> bool:
@@ -225,21 +226,3 @@ def _trim() -> None:
     """Return freed memory to the system: glibc keeps what lies between small pieces still in use."""
     with contextlib.suppress(AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def _write_durably(path: Path, text: str) -> None:
-    """Write a file atomically and sync it."""
-    new = path.with_name(path.name + PART)
-    with new.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    new.rename(path)
-
-
-def _sync(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

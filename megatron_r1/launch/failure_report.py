@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_r1.errors import Interrupted
+from megatron_r1.files.run_directory import rank_log
 from megatron_r1.runtime import heartbeat
 
 TAIL_LINES = 25
@@ -89,7 +90,7 @@ def describe(
     rank = f"rank {blamed.rank} of {ranks or len(deaths)} on {host or socket.gethostname()}"
     where = heartbeat.read(log_dir, blamed.rank) or "before its first step"
     lines = [
-        f"--- the end of {log_dir / f'rank{blamed.rank}.log'}",
+        f"--- the end of {rank_log(log_dir, blamed.rank)}",
         blamed.log_end or "(nothing written)",
         "---",
         f"error: {rank} {_ending(blamed)}; {where}",

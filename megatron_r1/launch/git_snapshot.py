@@ -5,6 +5,7 @@ import sysconfig
 from pathlib import Path
 
 from megatron_r1 import __version__
+from megatron_r1.files.run_directory import CODE, CODE_CHANGES
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -25,11 +26,11 @@ def commit() -> str:
 
 def keep(directory: Path) -> None:
     """Write code.txt, and code.diff if there are changes, for who wants to run it again."""
-    (directory / "code.txt").write_text(f"{commit()}\n")
+    (directory / CODE).write_text(f"{commit()}\n")
     diff = _git("diff", "HEAD", "--", ".")
-    (directory / "code.diff").unlink(missing_ok=True)
+    (directory / CODE_CHANGES).unlink(missing_ok=True)
     if diff:
-        (directory / "code.diff").write_text(diff)
+        (directory / CODE_CHANGES).write_text(diff)
 
 
 def _git(*words: str) -> str | None:

@@ -13,11 +13,11 @@ from pathlib import Path
 from megatron_r1.check.findings import findings, warnings
 from megatron_r1.config import refuse, resolved
 from megatron_r1.errors import ConfigError
+from megatron_r1.files import run_directory
+from megatron_r1.files.atomic import write_whole
 from megatron_r1.launch.supervisor import run_ranks
 from megatron_r1.run.config import RunConfig, load_run
 from megatron_r1.runtime import cores, env_vars, run_lock
-
-RESOLVED_NAME = "resolved.yaml"
 
 log = logging.getLogger(__name__)
 
@@ -57,16 +57,14 @@ def check_from(from_stage: str | None, run: RunConfig) -> None:
 
 def write_resolved(run: RunConfig, run_dir: Path) -> None:
     """What the ranks read: every value of the configuration written out."""
-    new = run_dir / f"{RESOLVED_NAME}.new"
-    new.write_text(resolved(run), encoding="utf-8")
-    new.replace(run_dir / RESOLVED_NAME)
+    write_whole(run_dir / run_directory.RESOLVED, resolved(run))
 
 
 def _start_ranks(run_dir: Path, *, ranks: int, from_stage: str | None, profile: bool) -> int:
     return run_ranks(
         [sys.executable, "-m", "megatron_r1.launch.rank", str(run_dir)],
         ranks=ranks,
-        log_dir=run_dir / "logs",
+        log_dir=run_dir / run_directory.LOGS,
         env=_environment(ranks, from_stage=from_stage, profile=profile),
         handles_signals=True,
     )

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from megatron_r1.errors import DataError, Interrupted, R1Error
+from megatron_r1.files.run_directory import LOGS
 from megatron_r1.runtime import env_vars, heartbeat, run_lock, signals
 
 DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
@@ -25,7 +26,7 @@ DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 def main(run_dir: Path) -> int:
     """Run this rank's share of the run in run_dir; returns the code to `leave` with."""
     signals.install()
-    log_dir = run_dir / "logs"
+    log_dir = run_dir / LOGS
     log_dir.mkdir(exist_ok=True)
     for name, value in heartbeat.environment(log_dir).items():
         os.environ.setdefault(name, value)

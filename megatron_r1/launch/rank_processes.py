@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from megatron_r1.files.run_directory import rank_log
 from megatron_r1.launch import failure_report
 from megatron_r1.launch.display import Display
 from megatron_r1.launch.failure_report import Death
@@ -134,7 +135,7 @@ class Team:
 def _start(
     command: Sequence[str], *, rank: int, log_dir: Path, env: Mapping[str, str], blocked: Collection[int]
 ) -> Rank:
-    path = log_dir / f"rank{rank}.log"
+    path = rank_log(log_dir, rank)
     with path.open("ab") as file:
         file.write(f"=== rank {rank}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
         file.flush()

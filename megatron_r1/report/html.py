@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from megatron_r1.errors import DataError
+from megatron_r1.files.run_directory import REPORT
 from megatron_r1.report import charts
 from megatron_r1.report.chain import chain_graph
 from megatron_r1.report.checkpoints import (
@@ -101,7 +102,7 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         configurations=_configurations(stages),
         cards=[(stage, stage.data_card) for stage in stages if stage.data_card],
     )
-    path = out or run_dir / "report.html"
+    path = out or run_dir / REPORT
     try:
         path.write_text(page, encoding="utf-8")
     except OSError as error:

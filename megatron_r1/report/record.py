@@ -1,19 +1,18 @@
 """What a run directory holds, read for the report: stages in their order, finished or not."""
 
 import graphlib
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from megatron_r1.errors import DataError
+from megatron_r1.files import run_directory
 from megatron_r1.files.json_reader import read_json_object
 from megatron_r1.tracking.jsonl import read_metrics
 from megatron_r1.tracking.samples import Sample, read_samples
+
+WRITTEN = (run_directory.RESOLVED, run_directory.METRICS)  # a stage that has begun has one of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,7 @@ class StageRecord:
         return int(self.metrics[-1]["step"]) if self.metrics else 0
 
     def samples(self) -> Iterator[Sample]:
-        return read_samples(self.directory / "samples.jsonl")
+        return read_samples(self.directory / run_directory.SAMPLES)
 
     @property
     def section(self) -> Mapping[str, Any]:
@@ -82,7 +81,7 @@ class StageRecord:
     @property
     def data_card(self) -> dict[str, Any] | None:
         """What a stage says of the data that it made."""
-        path = self.directory / "data_card.json"
+        path = self.directory / run_directory.DATA_CARD
         if not path.exists():
             return None
         return read_json_object(path, error=DataError, remedy="remove it and run the stage again")
@@ -94,7 +93,7 @@ def read_run(run_dir: Path) -> list[StageRecord]:
         raise DataError(f"{run_dir}: no such run directory; give the folder that holds the stages' folders")
     stages = [read_stage(path) for path in sorted(run_dir.iterdir(), key=_begun) if _is_stage(path)]
     if not stages:
-        raise DataError(f"{run_dir}: no stage here; a stage's folder holds resolved.yaml or metrics.jsonl")
+        raise DataError(f"{run_dir}: no stage here; a stage's folder holds {' or '.join(WRITTEN)}")
     listed = list(next((stage.config["stages"] for stage in stages if "stages" in stage.config), ()))
     stages.sort(key=lambda stage: listed.index(stage.name) if stage.name in listed else len(listed))
     by_name = {stage.name: stage for stage in stages}
@@ -105,38 +104,28 @@ def read_run(run_dir: Path) -> list[StageRecord]:
 
 
 def read_stage(directory: Path) -> StageRecord:
-    artifact = _artifact(directory / "artifact.json")
-    config_path = directory / "resolved.yaml"
-    text = config_path.read_text(encoding="utf-8") if config_path.exists() else ""
-    config = _config(config_path, text)
+    artifact, config = run_directory.read_artifact(directory), run_directory.read_resolved(directory)
+    resolved = directory / run_directory.RESOLVED
     section = stage_section(config, directory.name)
-    inputs = _stages_and_weights(artifact) or ([section["init"]] if section.get("init") else [])
+    inputs = [] if artifact is None else _stages_and_weights(artifact)
+    if not inputs and section.get("init"):
+        inputs = [section["init"]]
     return StageRecord(
         directory=directory,
-        kind=artifact.get("kind") or section.get("kind") or "unknown",
+        kind=artifact.kind if artifact is not None else section.get("kind") or "unknown",
         config=config,
-        config_text=text,
-        config_hash=artifact.get("config_hash", ""),
+        config_text=resolved.read_text(encoding="utf-8") if resolved.exists() else "",
+        config_hash="" if artifact is None else artifact.config_hash,
         inputs=tuple(inputs),
-        finished=bool(artifact),
-        results=artifact.get("metrics", {}),
-        metrics=list(read_metrics(directory / "metrics.jsonl")),
+        finished=artifact is not None,
+        results={} if artifact is None else artifact.metrics,
+        metrics=list(read_metrics(directory / run_directory.METRICS)),
     )
 
 
-def _config(path: Path, text: str) -> dict[str, Any]:
-    try:
-        config = YAML(typ="safe").load(text) or {}
-    except YAMLError as error:
-        raise DataError(f"{path}: not YAML ({error}); remove it and run the stage again") from None
-    if not isinstance(config, dict):
-        raise DataError(f"{path}: not the mapping of a configuration; remove it and run the stage again")
-    return config
-
-
-def _stages_and_weights(artifact: Mapping[str, Any]) -> list[str]:
+def _stages_and_weights(artifact: run_directory.Artifact) -> list[str]:
     """The stages and Hugging Face's folders among the inputs; the others are files."""
-    found = artifact.get("inputs", {}).items()
+    found = artifact.inputs.items()
     return [name for name, value in found if isinstance(value, str) or name.startswith("hf:")]
 
 
@@ -153,25 +142,12 @@ def _model_name(config: Mapping[str, Any], name: str) -> str | None:
     return section.get("model")
 
 
-def _artifact(path: Path) -> dict[str, Any]:
-    if not os.path.lexists(path):
-        return {}
-    remedy = (
-        "remove it and run the same command: the stage goes on from its last checkpoint and writes it again"
-    )
-    content = read_json_object(path, error=DataError, remedy=remedy)
-    wrong = [name for name in ("inputs", "metrics") if not isinstance(content.get(name, {}), dict)]
-    if wrong:
-        raise DataError(f"{path}: `{wrong[0]}` is {content[wrong[0]]!r:.80}; {remedy}")
-    return content
-
-
 def _is_stage(path: Path) -> bool:
-    return (path / "resolved.yaml").exists() or (path / "metrics.jsonl").exists()
+    return any((path / name).exists() for name in WRITTEN)
 
 
 def _begun(path: Path) -> tuple[float, str]:
-    started = path / "resolved.yaml"
+    started = path / run_directory.RESOLVED
     return (started.stat().st_mtime if started.exists() else path.stat().st_mtime, path.name)
 
 

@@ -16,31 +16,31 @@ from typing import TYPE_CHECKING, Any
 
 from megatron_r1.backend.checkpoint.files import describe, step_of, tensors_digest
 from megatron_r1.data.chat_template import ChatTemplate, get_template
-from megatron_r1.data.sources.stage import DATA, stage_outputs
+from megatron_r1.data.sources.stage import stage_outputs
 from megatron_r1.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from megatron_r1.data.trained_files import trained_files
 from megatron_r1.errors import ConfigError, DataError, Interrupted
+from megatron_r1.files import run_directory
+from megatron_r1.files.atomic import write_whole
+from megatron_r1.files.run_directory import DATA, Artifact, Begun, read_artifact, read_begun
 from megatron_r1.huggingface.source import fingerprint
 from megatron_r1.report.html import write_report
 from megatron_r1.run import continuing, lineage
-from megatron_r1.run.artifact import ARTIFACT, digest_of, read_artifact, write_artifact
-from megatron_r1.run.begun import Begun, read_begun
 from megatron_r1.run.config import HF, RunConfig, load_run
-from megatron_r1.run.stage_runner import CHECKPOINTS, StageJournal
+from megatron_r1.run.lineage import digest_of
+from megatron_r1.run.stage_runner import StageJournal
 from megatron_r1.runtime import env_vars, heartbeat, signals, watchdog
 from megatron_r1.stages.base import StageConfig
 from megatron_r1.stages.context import StageContext
 from megatron_r1.stages.text_scorer import TextScorer
 from megatron_r1.stages.training import TrainingStage
 from megatron_r1.tracking.transfer import Transfer
-from megatron_r1.types import Artifact
 
 if TYPE_CHECKING:
     from megatron_r1.backend.policy import MegatronPolicy
 
 log = logging.getLogger(__name__)
 
-RESOLVED = "resolved.yaml"
 NO_PACKS = 8  # tokens a pack of a stage that scores nothing
 
 
@@ -48,8 +48,8 @@ def run_rank(run_dir: Path) -> None:
     """Run the whole chain on this rank of a launched run."""
     from megatron_r1.backend.parallel import process_groups
 
-    run = load_run(run_dir / RESOLVED).value
-    watchdog.start(run.watchdog_s, run_dir / "logs")
+    run = load_run(run_dir / run_directory.RESOLVED).value
+    watchdog.start(run.watchdog_s, run_dir / run_directory.LOGS)
     process_groups.start(run.layout, timeout_s=run.timeout_s)
     chain = Chain(run, run_dir)
     chain.forget_from(os.environ.get(env_vars.FROM_STAGE))
@@ -80,7 +80,7 @@ def forget_from(run: RunConfig, run_dir: Path, first: str) -> None:
         directory = run_dir / name
         try:
             # the artifact first: an interrupted removal must not look finished
-            (directory / ARTIFACT).unlink(missing_ok=True)
+            (directory / run_directory.ARTIFACT).unlink(missing_ok=True)
             # what is in it, not itself: it may be a link to another disk
             for path in directory.iterdir() if directory.exists() else ():
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
@@ -135,7 +135,8 @@ class Chain:
             raise Interrupted(f"stage {name} has not begun; run the same command to continue")
         resumed = self._resumed(name, Begun(decisive, inputs))
         if self.replicas.is_main:
-            (directory / RESOLVED).write_bytes((self.run_dir / RESOLVED).read_bytes())
+            resolved = self.run_dir / run_directory.RESOLVED
+            write_whole(directory / run_directory.RESOLVED, resolved.read_bytes())
         heartbeat.beat(name, 0)
         memory.release()
         memory.reset_peak()
@@ -164,19 +165,17 @@ class Chain:
         policy.close()
         metrics = {**metrics, "time/stage_s": journal.seconds(), "memory/peak_gib": memory.peak_gib()}
         if self.replicas.is_main:
-            write_artifact(
-                directory,
-                Artifact(
-                    stage=name,
-                    kind=stage.kind,
-                    config=decisive,
-                    config_hash=digest_of(decisive),
-                    inputs=inputs,
-                    checkpoint=checkpoint,
-                    metrics=metrics,
-                    outputs=_outputs(directory),
-                ),
+            artifact = Artifact(
+                stage=name,
+                kind=stage.kind,
+                config=decisive,
+                config_hash=digest_of(decisive),
+                inputs=inputs,
+                checkpoint=checkpoint,
+                metrics=metrics,
+                outputs=_outputs(directory),
             )
+            artifact.write(directory)
         self.replicas.barrier()  # the next stage reads it on every rank
         self._export(stage, directory, checkpoint, again=True)
 
@@ -189,7 +188,7 @@ class Chain:
         from megatron_r1.backend.parallel.collectives import on_first_rank
 
         directory = self.run_dir / name
-        resumed, warnings = checkpoint.to_resume_from(directory / CHECKPOINTS)
+        resumed, warnings = checkpoint.to_resume_from(directory / run_directory.CHECKPOINTS)
         step = None if resumed is None else step_of(resumed)
         goes_on = resumed is not None or self.run.stages[name].done_before(directory) > 0
         begun = on_first_rank(f"{directory}: not read", lambda: read_begun(directory))
@@ -268,7 +267,7 @@ class Chain:
             return
         from megatron_r1.backend.hf.export_checkpoint import export_model, export_options
 
-        out = directory / "huggingface" if export.to is None else Path(export.to)
+        out = directory / run_directory.HUGGING_FACE if export.to is None else Path(export.to)
         if self.replicas.any_rank(out.exists()) and not again:
             return
         options = export_options(dtype=export.dtype, fp8=export.fp8, max_shard_size=export.max_shard_size)

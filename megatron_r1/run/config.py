@@ -25,13 +25,13 @@ from megatron_r1.config.tree import Finding, Position, Tree
 from megatron_r1.data.sources.stage import stage_outputs
 from megatron_r1.data.tokenizers.tokenizer import TokenizerConfig
 from megatron_r1.errors import ConfigError
+from megatron_r1.files.run_directory import RESERVED
 from megatron_r1.models.shape import FamilyConfig
 from megatron_r1.section import NO_EFFECT, Section, deciding
 from megatron_r1.stages.base import StageConfig
 from megatron_r1.tracking.tracker import TrackerConfig
 
 HF = "hf:"  # marks the path of a Hugging Face checkpoint
-RESERVED = {"logs", "slurm", "tokenizers"}  # directories of a run that are no stage's
 DEFAULT_TRACKERS: dict[str, dict[str, Any]] = {"tensorboard": {}}
 MAX_NAME = 80  # a job and a directory are called after it, with a suffix
 

@@ -2,18 +2,20 @@
 continued. Every function compares then with now, and says in words what differs and what to do.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from megatron_r1.config.spelling import with_new_names
 from megatron_r1.errors import CheckpointError, ConfigError, DataError
+from megatron_r1.files.run_directory import Artifact, Begun
 from megatron_r1.huggingface.source import fingerprint
 from megatron_r1.run import lineage
-from megatron_r1.run.artifact import config_changes, digest_of
-from megatron_r1.run.begun import Begun
 from megatron_r1.run.config import HF
+from megatron_r1.run.lineage import digest_of
+from megatron_r1.section import only_deciding
 from megatron_r1.stages.base import StageConfig
-from megatron_r1.types import Artifact
 
 OLDER = "an older version began it and kept no hashes of its data, so whether that has changed is not known"
 
@@ -62,6 +64,36 @@ def require_begun_so(
     return (
         [f"goes on with another configuration than it was begun with: {'; '.join(theirs)}"] if theirs else []
     )
+
+
+def config_changes(
+    before: Mapping[str, Any], now: Mapping[str, Any], *, name: str, section: StageConfig
+) -> list[str]:
+    """What decides a stage's result and differs, a key each, as it is written in the YAML.
+
+    before: of any version: keys are given their names of now, and those without effect count for nothing.
+    """
+    kept = with_new_names(before)
+    if "stage" in kept:
+        kept["stage"] = only_deciding(section, with_new_names(kept["stage"]))
+    return [_change(key, *pair, stage=name) for key, pair in _changed(kept, now).items()]
+
+
+def _changed(before: Any, now: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
+    """The keys whose values differ, with both values."""
+    if not (isinstance(before, Mapping) and isinstance(now, Mapping)):
+        return {} if before == now else {path: (before, now)}
+    found = {}
+    for key in [*before, *(key for key in now if key not in before)]:
+        found |= _changed(before.get(key), now.get(key), f"{path}.{key}" if path else key)
+    return found
+
+
+def _change(key: str, before: Any, now: Any, *, stage: str) -> str:
+    """One difference in words; the stage's own keys as they are written in the YAML."""
+    if key.startswith("stage."):
+        key = f"stages.{stage}.{key.removeprefix('stage.')}"
+    return f"{key}: {json.dumps(before)} then, {json.dumps(now)} now"
 
 
 def fell_behind(begun: Begun | None, step: int | None) -> list[str]:

@@ -13,6 +13,8 @@ A section says which files it reads in a method `input_files`. Of a plug-in's se
 that names a file or a folder that is there counts. What a plug-in opens by a name of its own is unknown here.
 """
 
+import hashlib
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
@@ -23,14 +25,13 @@ from blake3 import blake3
 from pydantic import BaseModel
 
 from megatron_r1 import registry
-from megatron_r1.data.sources.stage import DATA, stage_outputs
-from megatron_r1.data.tokenizers.tokenizer import TRAINED
+from megatron_r1.data.sources.stage import stage_outputs
 from megatron_r1.errors import DataError
 from megatron_r1.files.regular_file import file_problem
+from megatron_r1.files.run_directory import DATA, TOKENIZERS, TRAINED_TOKENIZER, Artifact
 from megatron_r1.huggingface.config_file import CONFIG
 from megatron_r1.run.config import HF, RunConfig
 from megatron_r1.section import has_no_effect
-from megatron_r1.types import Artifact
 
 INDEX = "*.safetensors.index.json"
 PIECES, PIECE_BYTES = 16, 1 << 16
@@ -46,6 +47,11 @@ class ReadsFiles(Protocol):
     def input_files(self) -> list[Path]:
         """The files that it reads, which decide the result as its values do."""
         ...
+
+
+def digest_of(value: Mapping[str, Any]) -> str:
+    """A hash of plain values, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def own_inputs(run: RunConfig, name: str, run_dir: Path) -> dict[str, Any]:
@@ -64,7 +70,7 @@ def own_inputs(run: RunConfig, name: str, run_dir: Path) -> dict[str, Any]:
 def trained_tokenizer(run: RunConfig, name: str, run_dir: Path) -> Path:
     """Where the tokenizer of a stage's model is kept, if the run trains it."""
     shared = run.for_stage(name).tokenizer == run.tokenizer
-    return (run_dir if shared else run_dir / "tokenizers" / str(run.model_name(name))) / TRAINED
+    return (run_dir if shared else run_dir / TOKENIZERS / str(run.model_name(name))) / TRAINED_TOKENIZER
 
 
 def require_outputs(run_dir: Path, earlier: Mapping[str, Artifact], inputs: Inputs) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from megatron_r1.backend.checkpoint.files import numbered, prune
 from megatron_r1.backend.parallel.process_groups import device
 from megatron_r1.errors import DataError, Interrupted
-from megatron_r1.run.begun import note_saved
+from megatron_r1.files.run_directory import CHECKPOINTS, PROFILE, note_saved
 from megatron_r1.run.config import RunConfig
 from megatron_r1.runtime import env_vars, heartbeat, signals
 from megatron_r1.runtime.step_profile import StepProfile
@@ -22,8 +22,6 @@ from megatron_r1.tracking.progress import Progress
 from megatron_r1.tracking.samples import Sample, SamplesWriter
 from megatron_r1.tracking.tracker import Outcome, StageInfo, Trackers
 from megatron_r1.types import Policy, Scored
-
-CHECKPOINTS = "checkpoint"
 
 
 class StageJournal:
@@ -58,7 +56,7 @@ class StageJournal:
         self._stopping = False
         self._there = directory.is_dir()
         profiled = main and os.environ.get(env_vars.PROFILE) == "1"
-        self._profile = StepProfile(directory / "profile", device()) if profiled else None
+        self._profile = StepProfile(directory / PROFILE, device()) if profiled else None
         # a first start finds nothing to keep: step 0 (the base before RL) is written anew as well
         kept = self.start if state else -1
         self._info = StageInfo(

@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from megatron_r1.errors import DataError
+from megatron_r1.files import run_directory
+from megatron_r1.files.atomic import write_whole
 from megatron_r1.files.json_reader import NotJson, parse_json, record_of
-from megatron_r1.runtime import position
 from megatron_r1.runtime.env_vars import HEARTBEATS
 
 log = logging.getLogger(__name__)
@@ -52,11 +53,9 @@ def beat(stage: str, step: int) -> None:
     directory = os.environ.get(HEARTBEATS)
     if directory is None:
         return
-    path = beat_path(Path(directory), int(os.environ["RANK"]))
-    new = path.with_suffix(".new")
+    path = run_directory.rank_heartbeat(Path(directory), int(os.environ["RANK"]))
     try:
-        new.write_text(json.dumps(asdict(Beat(stage, step, time.time()))))
-        new.replace(path)  # readers never see half a file
+        write_whole(path, json.dumps(asdict(Beat(stage, step, time.time()))), durable=False)
     except OSError as error:  # a file system that hiccups must not end a run of a thousand ranks
         log.warning("the heartbeat %s could not be written: %s", path, error)
 
@@ -66,14 +65,10 @@ def environment(log_dir: Path) -> Mapping[str, str]:
     return {HEARTBEATS: str(log_dir.resolve())}
 
 
-def beat_path(log_dir: Path, rank: int) -> Path:
-    return log_dir / f"rank{rank}.json"
-
-
 def read(log_dir: Path, rank: int) -> Beat | None:
     """The last beat of a rank; None before its first, and where a file holds none (a disk that was full)."""
     try:
-        found = parse_json(beat_path(log_dir, rank).read_bytes())
+        found = parse_json(run_directory.rank_heartbeat(log_dir, rank).read_bytes())
         return record_of(Beat, found, where="", error=DataError, remedy="")
     except (FileNotFoundError, NotJson, DataError):
         return None
@@ -81,5 +76,5 @@ def read(log_dir: Path, rank: int) -> Beat | None:
 
 def forget(log_dir: Path) -> None:
     """Remove the beats of an earlier launch, so that they are not taken for this one's."""
-    for path in (*log_dir.glob("rank*.json"), log_dir / position.NAME):
+    for path in (*run_directory.heartbeats(log_dir).values(), log_dir / run_directory.PROGRESS):
         path.unlink(missing_ok=True)

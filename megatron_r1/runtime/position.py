@@ -10,9 +10,10 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from megatron_r1.files.atomic import write_whole
+from megatron_r1.files.run_directory import PROGRESS
 from megatron_r1.runtime.env_vars import HEARTBEATS
 
-NAME = "progress.json"
 EVERY_S = 0.1  # a stage whose steps take a millisecond doesn't write a thousand files a second
 
 
@@ -31,7 +32,7 @@ class PositionFile:
 
     def __init__(self) -> None:
         folder = os.environ.get(HEARTBEATS)
-        self._path = None if folder is None else Path(folder, NAME)
+        self._path = None if folder is None else Path(folder, PROGRESS)
         self._written = -EVERY_S
 
     def write(self, position: Position) -> None:
@@ -39,10 +40,8 @@ class PositionFile:
         if self._path is None or (now - self._written < EVERY_S and position.step < position.total):
             return
         self._written = now
-        new = self._path.with_suffix(".new")
         try:
-            new.write_text(json.dumps(asdict(position)))
-            new.replace(self._path)  # readers never see half a file
+            write_whole(self._path, json.dumps(asdict(position)), durable=False)
         except OSError:
             self._path = None  # a bar is not worth a run, nor a warning a step
 
@@ -50,7 +49,7 @@ class PositionFile:
 def read(log_dir: Path) -> Position | None:
     """The last position; None before the first, and where the file holds none."""
     try:
-        found = json.loads((log_dir / NAME).read_text(encoding="utf-8"))
+        found = json.loads((log_dir / PROGRESS).read_text(encoding="utf-8"))
         return Position(str(found["label"]), int(found["step"]), int(found["total"]), str(found["tail"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from megatron_r1.errors import ConfigError, R1Error
 from megatron_r1.files.json_reader import NotJson, parse_json
+from megatron_r1.files.run_directory import LOCK
 
-LOCK_NAME = ".lock"
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK}
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def make_run_dir(run_dir: Path) -> None:
 @contextlib.contextmanager
 def hold(run_dir: Path) -> Iterator[None]:
     """Hold the run directory, which must exist, while inside; RunLockedError if another process does."""
-    descriptor = os.open(run_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(run_dir / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         _acquire(descriptor, run_dir)
         _write(descriptor, json.dumps(_owner()))
@@ -64,7 +64,7 @@ def holder(run_dir: Path) -> str | None:
     machine that was killed the text stays, so it must be there; one on another machine is believed.
     """
     try:
-        owner = parse_json((run_dir / LOCK_NAME).read_bytes())
+        owner = parse_json((run_dir / LOCK).read_bytes())
         host, pid = str(owner["host"]), int(owner["pid"])
     except (OSError, NotJson, KeyError, TypeError, ValueError):
         return None

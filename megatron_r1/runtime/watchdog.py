@@ -22,6 +22,7 @@ from types import FrameType
 from typing import Any
 
 from megatron_r1.errors import HangError
+from megatron_r1.files.run_directory import rank_flight_record, rank_stacks
 from megatron_r1.runtime import heartbeat
 
 POLL_S = 0.5
@@ -39,9 +40,9 @@ def start(limit_s: float | None, log_dir: Path) -> None:
 
 
 def _watch(limit_s: float, log_dir: Path) -> None:
-    rank = os.environ["RANK"]
+    rank = int(os.environ["RANK"])
     heartbeat.progressed()
-    with (log_dir / f"rank{rank}.stacks").open("w") as file:
+    with rank_stacks(log_dir, rank).open("w") as file:
         seen = 0.0
         while True:
             last = heartbeat.last_progress()
@@ -53,7 +54,7 @@ def _watch(limit_s: float, log_dir: Path) -> None:
                 faulthandler.dump_traceback(file=file, all_threads=True)
                 break
             time.sleep(min(POLL_S, limit_s / 4))
-    _keep_flight_record(log_dir / f"rank{rank}.flight")
+    _keep_flight_record(rank_flight_record(log_dir, rank))
     sys.stderr.write(f"error: {describe(limit_s, log_dir)}\n")
     sys.stderr.flush()
     time.sleep(GRACE_S)
@@ -62,12 +63,12 @@ def _watch(limit_s: float, log_dir: Path) -> None:
 
 def describe(limit_s: float, log_dir: Path) -> str:
     """What this rank does instead of a step."""
-    rank = os.environ["RANK"]
-    where = heartbeat.read(log_dir, int(rank)) or "before its first step"
+    rank = int(os.environ["RANK"])
+    where = heartbeat.read(log_dir, rank) or "before its first step"
     main = sys._current_frames()[threading.main_thread().ident or 0]
     return (
         f"rank {rank} on {socket.gethostname()} made no progress for {limit_s:g} s (watchdog_s); {where}; "
-        f"{activity(main)}; all stacks: {log_dir / f'rank{rank}.stacks'}"
+        f"{activity(main)}; all stacks: {rank_stacks(log_dir, rank)}"
     )
 
 

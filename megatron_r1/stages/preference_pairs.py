@@ -16,9 +16,10 @@ from pydantic import Field
 
 from megatron_r1.config.spelling import MOST_ITEMS, MaxNewTokens, Temperature
 from megatron_r1.curation.pairs import ASKS, MARGIN, TOLERANCE, Judged, unbalanced
-from megatron_r1.curation.shards import CANDIDATES, Workshop, num_whole, shares
+from megatron_r1.curation.shards import Workshop, num_whole, shares
 from megatron_r1.data.mixture import build_mixture, replica_range
 from megatron_r1.errors import Interrupted
+from megatron_r1.files.run_directory import CANDIDATES
 from megatron_r1.rewards.preference import summary_of
 from megatron_r1.stages.base import Demand, StageConfig, earlier_stages, too_long
 from megatron_r1.stages.context import StageContext

@@ -4,10 +4,9 @@ import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from megatron_r1.files.run_directory import METRICS
 from megatron_r1.tracking import step_log
 from megatron_r1.tracking.tracker import StageInfo, Tracker
-
-METRICS_FILE = "metrics.jsonl"
 
 log = logging.getLogger(__name__)
 
@@ -16,7 +15,7 @@ class JsonLines(Tracker):
     """Writes the file of a stage's directory."""
 
     def __init__(self, directory: Path) -> None:
-        self.path = directory / METRICS_FILE
+        self.path = directory / METRICS
 
     def start(self, info: StageInfo) -> None:
         """Cut the file back, with a warning where lines of steps that stay are gone."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megatron_r1.errors import DataError
+from megatron_r1.files import run_directory
 from megatron_r1.tracking import step_log
 
 if TYPE_CHECKING:  # types imports torch, which reading samples should not
@@ -69,7 +70,7 @@ class SamplesWriter:
     """Appends samples; only on the main rank, which is given those of all ranks."""
 
     def __init__(self, directory: Path, *, is_main: bool) -> None:
-        self.path = directory / "samples.jsonl"
+        self.path = directory / run_directory.SAMPLES
         self._is_main = is_main
 
     def write(self, samples: Sequence[Sample]) -> None:

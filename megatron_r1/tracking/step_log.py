@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_r1.errors import DataError
+from megatron_r1.files import atomic
 from megatron_r1.files.json_reader import NotJson, parse_json
 
 
@@ -35,13 +36,8 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
 
 def sync(path: Path) -> None:
     """What was written is on the disk, not only in its cache, when this returns."""
-    if not path.exists():
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    if path.exists():
+        atomic.sync(path)
 
 
 def truncate_after(path: Path, step: int) -> int:

@@ -12,6 +12,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # pyright: ign
 from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from megatron_r1.files.run_directory import TENSORBOARD
 from megatron_r1.tracking.tracker import Outcome, StageInfo, Tracker, TrackerConfig
 
 
@@ -33,7 +34,7 @@ class EventFile(Tracker):
 
     def start(self, info: StageInfo) -> None:
         """Tell TensorBoard to drop what earlier files of the directory hold of the steps that come again."""
-        self._directory = info.directory / "tensorboard"
+        self._directory = info.directory / TENSORBOARD
         if self._directory.exists():
             restart = SessionLog(status=SessionLog.START)
             self._add(Event(wall_time=time.time(), step=info.kept_step + 1, session_log=restart))

@@ -19,7 +19,6 @@ from megatron_r1.types.rollout import (
     Scored,
 )
 from megatron_r1.types.training import (
-    Artifact,
     LossFunction,
     LossInput,
     LossInputs,
@@ -31,7 +30,6 @@ from megatron_r1.types.training import (
 )
 
 __all__ = [
-    "Artifact",
     "Begun",
     "Completion",
     "Document",

@@ -1,4 +1,4 @@
-"""From sequences to an update, and what it reports; what a stage leaves.
+"""From sequences to an update, and what it reports.
 
 packed batch -> train step
 TrainSequence, PackedBatch  StepStats
@@ -6,9 +6,9 @@ TrainSequence, PackedBatch  StepStats
 
 # S tokens of one sequence, T tokens of a pack, N sequences in a pack
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -138,17 +138,3 @@ class StepStats:
     grad_norm: float
     metrics: dict[str, float]
     num_tokens: int  # trained on, over all ranks
-
-
-@dataclass(frozen=True, slots=True)
-class Artifact:
-    """What a finished stage leaves: written last, atomically, as artifact.json."""
-
-    stage: str
-    kind: str
-    config: Mapping[str, Any]  # all that decides the result
-    config_hash: str
-    inputs: Mapping[str, Any]  # by name, each with its hash: stages, weights, files (run/lineage.py)
-    checkpoint: str | None  # path relative to the stage's directory
-    metrics: dict[str, float]
-    outputs: dict[str, str] = field(default_factory=dict)  # data files for later stages -> BLAKE3

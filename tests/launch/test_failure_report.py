@@ -3,8 +3,8 @@ import time
 
 import pytest
 
+from megatron_r1.files.run_directory import rank_heartbeat
 from megatron_r1.launch.failure_report import Death, culprit, describe
-from megatron_r1.runtime import heartbeat
 
 # as torch 2.13 and NCCL 2.27 print them
 LOST_PEER = [
@@ -62,7 +62,7 @@ def test_exit_codes_are_those_of_a_shell():
 
 
 def test_a_clock_that_was_set_back_makes_no_time_to_come(tmp_path):
-    heartbeat.beat_path(tmp_path, 0).write_text(
+    rank_heartbeat(tmp_path, 0).write_text(
         json.dumps({"stage": "zero", "step": 7, "time": time.time() + 3600})
     )
     lost = Death(0, 1, LOST_PEER[0])

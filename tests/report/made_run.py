@@ -1,9 +1,9 @@
 """A run directory with values made up for the tests: shaped like a real run, measured by nobody."""
 
-import json
 import math
 import random
 
+from megatron_r1.files.run_directory import Artifact
 from megatron_r1.tracking.jsonl import JsonLines
 from megatron_r1.tracking.samples import Sample, SamplesWriter
 
@@ -68,15 +68,8 @@ def make_run(run_dir, *, hostile=False):
 def finish(directory, kind, init, metrics):
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "resolved.yaml").write_text(RESOLVED.format(name=directory.name))
-    artifact = {
-        "stage": directory.name,
-        "kind": kind,
-        "config_hash": "0123456789abcdef",
-        "checkpoint": None,
-        "inputs": {init: "fedcba"} if init else {},
-        "metrics": metrics,
-    }
-    (directory / "artifact.json").write_text(json.dumps(artifact))
+    inputs = {init: "fedcba"} if init else {}
+    Artifact(directory.name, kind, {}, "0123456789abcdef", inputs, None, metrics).write(directory)
 
 
 def _pretrain(directory, draw, *, steps, start, floor, init):

@@ -1,9 +1,9 @@
-import json
 import os
 
 import pytest
 
 from megatron_r1.errors import DataError
+from megatron_r1.files.run_directory import Artifact
 from megatron_r1.report.html import write_report
 from megatron_r1.report.record import read_run
 from megatron_r1.tracking.jsonl import JsonLines
@@ -15,7 +15,7 @@ def stage(run_dir, name, *, begun_s, resolved, artifact=None):
     path.write_text(resolved)
     os.utime(path, (begun_s, begun_s))
     if artifact:
-        (run_dir / name / "artifact.json").write_text(json.dumps(artifact))
+        artifact.write(run_dir / name)
 
 
 def test_a_stage_comes_after_its_input_whatever_the_clock_says(tmp_path):
@@ -38,13 +38,7 @@ def test_the_configured_order_decides_among_stages_of_one_input(tmp_path):
 
 
 def test_a_result_is_the_artifacts_or_else_the_last_one_measured(tmp_path):
-    artifact = {
-        "stage": "zero",
-        "kind": "grpo",
-        "config_hash": "ab",
-        "inputs": {},
-        "metrics": {"eval/cons": 0.9},
-    }
+    artifact = Artifact("zero", "grpo", {}, "ab", {}, None, {"eval/cons": 0.9})
     stage(tmp_path, "zero", begun_s=1, resolved="", artifact=artifact)
     writer = JsonLines(tmp_path / "zero")
     writer.log(1, {"eval/accuracy": 0.2, "eval/cons": 0.3, "time/step_s": 1.5})

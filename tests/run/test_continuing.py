@@ -1,18 +1,16 @@
-"""What an earlier start left, damaged or made of other things: in words, and never silently begun anew."""
+"""What an earlier start left, made of other things: in words, and never silently begun anew."""
 
-import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from megatron_r1.errors import CheckpointError, ConfigError, DataError
+from megatron_r1.files.run_directory import Artifact, Begun
 from megatron_r1.run import continuing
-from megatron_r1.run.artifact import digest_of, read_artifact, write_artifact
-from megatron_r1.run.begun import Begun, note_saved, read_begun
+from megatron_r1.run.lineage import digest_of
 from megatron_r1.stages.base import StageConfig
-from megatron_r1.types import Artifact
 
 CONFIG = {"stage": {"optim": {"lr": 0.001}}, "seed": 7}
 OTHER = {"stage": {"optim": {"lr": 0.002}}, "seed": 7}
@@ -22,64 +20,6 @@ SHORTER = {"base": "1", "data/x.jsonl": {"size": 1344, "blake3": "b"}}
 DONE = Artifact("zero", "grpo", CONFIG, digest_of(CONFIG), INPUTS, "checkpoint/step_00000002", {"a": 1.0})
 ZERO = Path("runs/x/zero")
 SECTION = StageConfig(kind="grpo")
-
-
-def test_an_artifact_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    assert read_artifact(tmp_path) is None
-    write_artifact(tmp_path, DONE)
-    assert read_artifact(tmp_path) == DONE
-
-
-ARTIFACTS: dict[bytes | str, str] = {
-    b"": "not JSON: it is empty",
-    b"\0" * 50: "is NUL",
-    b"[]": "a JSON object is needed, not an array",
-    b"[" * 9999: "nested deeper",
-    b'{"stage"': "not JSON: Expecting",
-    b"{}": "not what a finished stage writes: checkpoint, config, .* is missing",
-    '{"more": 1}': "more is not known",
-    '{"inputs": []}': r"inputs is \[\]",
-    '{"metrics": null}': "metrics is None",
-    '{"checkpoint": "../../base"}': "checkpoint is '../../base', which is no folder of the stage",
-    '{"checkpoint": "/etc"}': "checkpoint is '/etc'",
-    '{"checkpoint": 3}': "checkpoint is 3",
-    '{"outputs": 3}': "outputs is 3",
-}
-
-
-@pytest.mark.parametrize("content", ARTIFACTS)
-def test_a_damaged_artifact_is_said_in_words_with_the_remedy(tmp_path: Path, content: bytes | str) -> None:
-    if isinstance(content, str):
-        text = json.dumps({**asdict(DONE), **json.loads(content)}).encode()
-    else:
-        text = content
-    (tmp_path / "artifact.json").write_bytes(text)
-    with pytest.raises(
-        DataError, match=rf"artifact\.json: .*{ARTIFACTS[content]}.*remove it: the stage then"
-    ):
-        read_artifact(tmp_path)
-
-
-def test_an_artifact_that_is_a_dangling_link_is_not_taken_for_none(tmp_path: Path) -> None:
-    (tmp_path / "artifact.json").symlink_to("/nowhere")
-    with pytest.raises(DataError, match="a link to /nowhere"):
-        read_artifact(tmp_path)
-
-
-@pytest.mark.parametrize("text", ["", "[1]", "{}", '{"config": {}, "inputs": [], "saved": null}'])
-def test_a_damaged_note_of_the_beginning_is_an_error(tmp_path: Path, text: str) -> None:
-    (tmp_path / "begun.json").write_text(text)
-    with pytest.raises(DataError, match=r"begun\.json: .*restore it, or remove it to go on"):
-        read_begun(tmp_path)
-
-
-def test_the_note_keeps_how_far_checkpoints_came(tmp_path: Path) -> None:
-    assert read_begun(tmp_path) is None
-    note_saved(tmp_path, 2)  # an older version began the stage
-    assert read_begun(tmp_path) is None
-    Begun(CONFIG, INPUTS).write(tmp_path)
-    note_saved(tmp_path, 4)
-    assert read_begun(tmp_path) == Begun(CONFIG, INPUTS, 4)
 
 
 def finished(inputs: dict[str, Any], config: dict[str, Any] = CONFIG, done: Artifact = DONE) -> list[str]:

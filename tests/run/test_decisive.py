@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from megatron_r1.files.run_directory import Artifact
 from megatron_r1.launch.slurm.submit import stages_to_run
 from megatron_r1.run import lineage
-from megatron_r1.run.artifact import config_changes, digest_of, write_artifact
 from megatron_r1.run.config import RunConfig, load_run
-from megatron_r1.types import Artifact
+from megatron_r1.run.continuing import config_changes
+from megatron_r1.run.lineage import digest_of
 
 MICRO = Path(__file__).parents[1] / "end_to_end" / "micro.yaml"
 STAGES = ["base", "zero", "measure"]
@@ -92,9 +93,8 @@ def finish(config: RunConfig, folder: Path) -> None:
         decisive = config.decisive(name)
         inputs = lineage.own_inputs(config, name, folder)
         (folder / name).mkdir()
-        write_artifact(
-            folder / name, Artifact(name, stage.kind, decisive, digest_of(decisive), inputs, None, {})
-        )
+        done = Artifact(name, stage.kind, decisive, digest_of(decisive), inputs, None, {})
+        done.write(folder / name)
 
 
 def test_submit_queues_the_stages_from_the_first_whose_result_is_another(tmp_path, begun: RunConfig) -> None:

@@ -12,9 +12,9 @@ from megatron_r1 import registry
 from megatron_r1.data.sources.jsonl import Jsonl
 from megatron_r1.data.tokenizers.tokenizer import TokenizerConfig
 from megatron_r1.errors import DataError
+from megatron_r1.files.run_directory import Artifact
 from megatron_r1.run import lineage
 from megatron_r1.section import NO_EFFECT, Section
-from megatron_r1.types import Artifact
 
 
 class Stage(Section):

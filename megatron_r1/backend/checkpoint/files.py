@@ -22,6 +22,7 @@ from typing import Any, cast
 from blake3 import blake3
 
 from megatron_r1.errors import CheckpointError
+from megatron_r1.files.atomic import sync, write_durably
 from megatron_r1.files.json_reader import read_json_object
 from megatron_r1.files.regular_file import file_problem
 
@@ -72,13 +73,13 @@ def finish(directory: Path, manifest: Manifest) -> None:
     """Write the manifest and rename the directory; it replaces an older checkpoint of that name."""
     partial = partial_of(directory)
     write_durably(partial / MANIFEST, manifest.text())
-    _sync_directory(partial)
+    sync(partial)
     replaced = directory.with_name(directory.name + ".old")
     if os.path.lexists(directory):
         remove(replaced)
         directory.rename(replaced)
     partial.rename(directory)
-    _sync_directory(directory.parent)
+    sync(directory.parent)
     remove(replaced)
 
 
@@ -90,22 +91,6 @@ def remove(path: Path) -> None:
         # without its manifest it counts as incomplete, should the removal be interrupted
         (path / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(path)
-
-
-def write_durably(path: Path, text: str) -> None:
-    """Write and fsync the text."""
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def file_names(directory: Path) -> list[str]:

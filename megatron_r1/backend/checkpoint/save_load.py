@@ -50,6 +50,7 @@ from megatron_r1.backend.parallel.collectives import gather, on_all_ranks, on_fi
 from megatron_r1.backend.train.optimizer import finish_parameter_gather
 from megatron_r1.backend.train.reference import ReferenceWeights
 from megatron_r1.errors import CheckpointError
+from megatron_r1.files.atomic import write_durably
 from megatron_r1.huggingface.provenance import FOLDER, SCALES
 
 if TYPE_CHECKING:
@@ -259,7 +260,7 @@ def _write_tensors(partial: Path, state: dict[str, Any]) -> None:
     strategy.save(tensors, partial)
     if dist.get_rank() == 0:
         index = asdict(CheckpointingConfig(strategy.backend, strategy.version))
-        files.write_durably(partial / CONFIG_FNAME, json.dumps(index))
+        write_durably(partial / CONFIG_FNAME, json.dumps(index))
 
 
 def _read_tensors(directory: Path, state: dict[str, Any]) -> dict[str, Any]:

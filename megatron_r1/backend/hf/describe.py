@@ -9,6 +9,7 @@ from megatron_r1.backend.checkpoint import choice, files
 from megatron_r1.backend.checkpoint.reader import CheckpointReader
 from megatron_r1.backend.hf.export_checkpoint import family_in, uncovered
 from megatron_r1.errors import CheckpointError
+from megatron_r1.files.run_directory import CHECKPOINTS
 from megatron_r1.huggingface import provenance
 from megatron_r1.huggingface.describe import dtype_row, family_rows, table, yaml_of
 
@@ -18,7 +19,7 @@ def checkpoint_at(path: Path) -> Path:
     damaged."""
     if os.path.lexists(path / files.MANIFEST):
         return path
-    found = choice.newest(path / "checkpoint") or choice.newest(path)
+    found = choice.newest(path / CHECKPOINTS) or choice.newest(path)
     if found is None:
         raise CheckpointError(
             f"{path}: no checkpoint ({files.MANIFEST}), no stage, no Hugging Face model (config.json)"

@@ -42,6 +42,7 @@ from megatron_r1.backend.model.weight_slices import by_name, place_of
 from megatron_r1.backend.parallel.collectives import gather, on_all_ranks, on_first_rank, share
 from megatron_r1.config.layout import Layout
 from megatron_r1.errors import CheckpointError
+from megatron_r1.files.atomic import write_durably
 from megatron_r1.huggingface import provenance
 from megatron_r1.huggingface.prefetch import prefetched
 from megatron_r1.huggingface.resumable_writer import HashedFile, Parts
@@ -168,8 +169,8 @@ class _Import:
         (partial / ".metadata").write_bytes(pickle.dumps(self.format.metadata))
         strategy = TorchDistSaveShardedStrategy()
         index = asdict(CheckpointingConfig(strategy.backend, strategy.version))
-        files.write_durably(partial / CONFIG_FNAME, json.dumps(index))
-        files.write_durably(partial / files.STATE, json.dumps(STATE, indent=1))
+        write_durably(partial / CONFIG_FNAME, json.dumps(index))
+        write_durably(partial / files.STATE, json.dumps(STATE, indent=1))
         self._write_folder(partial / provenance.FOLDER)
         described = {name: {"size": n["size"], "blake3": n["digest"]} for name, n in notes.items()}
         others = sorted(set(files.file_names(partial)) - described.keys() - self.parts.own_files())

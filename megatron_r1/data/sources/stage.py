@@ -14,10 +14,9 @@ from megatron_r1.data.source import Source
 from megatron_r1.data.sources.jsonl import Jsonl, JsonlSource
 from megatron_r1.data.split import Split
 from megatron_r1.errors import DataError
+from megatron_r1.files.run_directory import DATA
 from megatron_r1.section import Section
 from megatron_r1.types import Document, Prompt
-
-DATA = "data"  # the folder of a stage's directory with the files for later stages
 
 
 class StageOutput(Section):

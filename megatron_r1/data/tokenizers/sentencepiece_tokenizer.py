@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from megatron_r1.data.tokenizers.special_pieces import split_special
 from megatron_r1.errors import DataError
+from megatron_r1.files.atomic import write_whole
 from megatron_r1.files.regular_file import read_bytes
 
 if TYPE_CHECKING:
@@ -145,6 +146,4 @@ def train_sentencepiece(
     except RuntimeError as error:
         raise DataError(f"can't train a {model_type} tokenizer of {vocab_size} pieces: {error}") from error
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(model.getvalue())
-    os.replace(partial, path)
+    write_whole(path, model.getvalue(), suffix=f".{os.getpid()}")

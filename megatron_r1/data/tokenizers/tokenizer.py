@@ -21,9 +21,8 @@ from megatron_r1.data.tokenizers.sentencepiece_tokenizer import (
 )
 from megatron_r1.data.tokenizers.tokenizer_files import CONFIG, GENERATION, LEGACY, SETTINGS, TOKENIZER
 from megatron_r1.errors import DataError
+from megatron_r1.files.run_directory import TRAINED_TOKENIZER
 from megatron_r1.section import Section
-
-TRAINED = "tokenizer.model"  # where a run keeps the one that it trained
 
 
 class TokenizerTraining(Section):
@@ -131,7 +130,7 @@ def load_tokenizer(
         )
     elif config.train is not None:
         assert directory is not None, "a trained tokenizer needs a directory to be kept in"
-        tokenizer = _trained(config.train, path=directory / TRAINED, special_pieces=required)
+        tokenizer = _trained(config.train, path=directory / TRAINED_TOKENIZER, special_pieces=required)
     else:
         assert config.path is not None
         tokenizer = load_sentencepiece(Path(config.path))

@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from megatron_r1.errors import DataError
+from megatron_r1.files import run_directory
+from megatron_r1.files.atomic import write_whole
 from megatron_r1.files.json_reader import read_json, record_of
-
-FOLDER, NAME = "slurm", "jobs.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,20 +21,12 @@ class Submitted:
 
 def folder(run_dir: Path) -> Path:
     """Scripts, job logs and attempts of a run."""
-    return run_dir / FOLDER
-
-
-def script_path(run_dir: Path, stage: str) -> Path:
-    return folder(run_dir) / f"{stage}.sbatch"
-
-
-def log_path(run_dir: Path, stage: str) -> Path:
-    return folder(run_dir) / f"{stage}.log"
+    return run_dir / run_directory.SLURM
 
 
 def read(run_dir: Path) -> dict[str, Submitted]:
     """By stage; empty if nothing was submitted."""
-    path = folder(run_dir) / NAME
+    path = folder(run_dir) / run_directory.JOBS
     if not path.exists():
         return {}
     remedy = "remove the file; cancel jobs that still wait with scancel"
@@ -46,7 +38,5 @@ def read(run_dir: Path) -> dict[str, Submitted]:
 
 
 def write(run_dir: Path, submitted: dict[str, Submitted]) -> None:
-    path = folder(run_dir) / NAME
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps([asdict(entry) for entry in submitted.values()], indent=2))
-    new.replace(path)
+    path = folder(run_dir) / run_directory.JOBS
+    write_whole(path, json.dumps([asdict(entry) for entry in submitted.values()], indent=2))

@@ -4,12 +4,13 @@ import subprocess
 from pathlib import Path
 
 from megatron_r1.errors import R1Error
+from megatron_r1.files.run_directory import LOGS, job_file, rank_log
 from megatron_r1.launch.slurm import jobs
 
 
 def follow_logs(run_dir: Path, *, rank: int | None, stage: str | None, follow: bool, lines: int) -> int:
     """Show the ends of a job's log and of rank 0's, or of one rank's alone; returns tail's exit code."""
-    wanted = [run_dir / "logs" / f"rank{rank or 0}.log"]
+    wanted = [rank_log(run_dir / LOGS, rank or 0)]
     if rank is None:
         wanted = [*_job_log(run_dir, stage), *wanted]
     there = [path for path in wanted if path.exists()]
@@ -25,6 +26,6 @@ def follow_logs(run_dir: Path, *, rank: int | None, stage: str | None, follow: b
 def _job_log(run_dir: Path, stage: str | None) -> list[Path]:
     """The stage's, or that of the job that wrote last; none before the first job starts."""
     if stage is not None:
-        return [jobs.log_path(run_dir, stage)]
-    found = [path for name in jobs.read(run_dir) if (path := jobs.log_path(run_dir, name)).exists()]
+        return [job_file(run_dir, stage, "log")]
+    found = [path for name in jobs.read(run_dir) if (path := job_file(run_dir, name, "log")).exists()]
     return sorted(found, key=lambda path: path.stat().st_mtime)[-1:]

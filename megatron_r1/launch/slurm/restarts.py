@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from megatron_r1.errors import CheckpointError, ConfigError, DataError, GateError, Interrupted
+from megatron_r1.files import run_directory
 from megatron_r1.files.json_reader import NotJson, parse_json, record_of
 from megatron_r1.launch import failure_report
 from megatron_r1.launch.failure_report import Death
@@ -64,7 +65,7 @@ def mark_interrupted(run_dir: Path, this: Start) -> None:
 
 def attempts(run_dir: Path) -> list[Attempt]:
     """All ended starts of all stages, in their order."""
-    path = jobs.folder(run_dir) / "attempts.jsonl"
+    path = jobs.folder(run_dir) / run_directory.ATTEMPTS
     if not path.exists():
         return []
     found = [_attempt(line, where=f"{path}:{n}") for n, line in enumerate(path.read_bytes().splitlines(), 1)]
@@ -82,8 +83,8 @@ def _attempt(line: bytes, *, where: str) -> Attempt | None:
 
 def begin(run_dir: Path, stage: str, this: Start) -> None:
     """Say which start this is, and forget what earlier ones left of their progress."""
-    (run_dir / "logs").mkdir(exist_ok=True)
-    heartbeat.forget(run_dir / "logs")
+    (run_dir / run_directory.LOGS).mkdir(exist_ok=True)
+    heartbeat.forget(run_dir / run_directory.LOGS)
     _mark(run_dir).unlink(missing_ok=True)
     now = time.strftime("%Y-%m-%d %H:%M:%S")
     _say(f"stage {stage}, job {this.job}, restart {this.restart}, on {_nodes()}, {now}")
@@ -95,7 +96,7 @@ def end(run_dir: Path, stage: str, this: Start, *, code: int, max_restarts: int)
     interrupted = code == 0 and _is_marked(run_dir, this)
     outcome = "interrupted" if interrupted else "failed" if code else "done"
     found = Attempt(stage, this.job, this.restart, outcome, code, _step(run_dir), _nodes(), time.time())
-    with (jobs.folder(run_dir) / "attempts.jsonl").open("a") as file:
+    with (jobs.folder(run_dir) / run_directory.ATTEMPTS).open("a") as file:
         file.write(json.dumps(asdict(found)) + "\n")
     if outcome == "done":
         _say(f"stage {stage} is done")
@@ -124,8 +125,8 @@ def _refusal(found: Attempt, before: list[Attempt], *, max_restarts: int) -> str
 
 def _describe(run_dir: Path, stage: str, code: int) -> str:
     """The culprit's log, rank, node, stage and step, from what srun says of its tasks."""
-    log_dir = run_dir / "logs"
-    spoken = (jobs.folder(run_dir) / f"{stage}.srun").read_text()
+    log_dir = run_dir / run_directory.LOGS
+    spoken = (run_directory.job_file(run_dir, stage, "srun")).read_text()
     nodes: dict[int, str] = {}
     deaths = []
     for node, ranks, ending in _FAILED_TASK.findall(spoken):
@@ -161,7 +162,7 @@ def _returncode(ending: str) -> int:
 
 def _log_end(log_dir: Path, rank: int) -> str:
     """The last lines of the rank's log that this start wrote."""
-    path = log_dir / f"rank{rank}.log"
+    path = run_directory.rank_log(log_dir, rank)
     if not path.exists():
         return ""
     before, header, after = failure_report.read_end(path, start=0).rpartition("=== rank ")
@@ -170,14 +171,13 @@ def _log_end(log_dir: Path, rank: int) -> str:
 
 def _step(run_dir: Path) -> int:
     """How far the furthest rank was; 0 before its first step."""
-    log_dir = run_dir / "logs"
-    ranks = [int(path.stem.removeprefix("rank")) for path in log_dir.glob("rank*.json")]
-    beats = [heartbeat.read(log_dir, rank) for rank in ranks]
+    log_dir = run_dir / run_directory.LOGS
+    beats = [heartbeat.read(log_dir, rank) for rank in run_directory.heartbeats(log_dir)]
     return max((beat.step for beat in beats if beat is not None), default=0)
 
 
 def _mark(run_dir: Path) -> Path:
-    return jobs.folder(run_dir) / "interrupted.json"
+    return jobs.folder(run_dir) / run_directory.INTERRUPTED
 
 
 def _is_marked(run_dir: Path, this: Start) -> bool:

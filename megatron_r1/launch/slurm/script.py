@@ -12,8 +12,8 @@ import jinja2
 from megatron_r1.config.line import is_one_line
 from megatron_r1.config.slurm import Slurm, StageJob
 from megatron_r1.errors import ConfigError
+from megatron_r1.files.run_directory import job_file
 from megatron_r1.launch import git_snapshot
-from megatron_r1.launch.slurm import jobs
 
 TEMPLATE = Path(__file__).with_name("stage.sbatch.jinja")
 
@@ -69,7 +69,7 @@ class StageScript:
             "repository": "" if git_snapshot.is_installed() else str(git_snapshot.REPOSITORY),
             "directory": str(self.directory),
             "run_dir": str(run_dir),
-            "log": str(jobs.log_path(run_dir, self.stage)),
+            "log": str(job_file(run_dir, self.stage, "log")),
             "python": slurm.python or sys.executable,
             "nodes": nodes,
             "tasks_per_node": tasks,

@@ -9,15 +9,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from megatron_r1.errors import R1Error
+from megatron_r1.files.run_directory import ARTIFACT, LOGS, METRICS, RESOLVED, job_file, read_resolved
 from megatron_r1.launch.slurm import commands, jobs, queue, restarts
 from megatron_r1.launch.slurm.commands import Job
 from megatron_r1.runtime import heartbeat, position, run_lock
 from megatron_r1.tracking.jsonl import read_metrics
 
-RESOLVED, ARTIFACT = "resolved.yaml", "artifact.json"
 STEPS_FOR_ETA = 10
 _HEADINGS = ("stage", "job", "state", "step", "reward", "left")
 
@@ -34,10 +32,9 @@ class Progress:
 
 def status(run_dir: Path) -> str:
     """A table of the stages, and the last error of each that failed."""
-    path = run_dir / RESOLVED
-    if not path.is_file():
+    run = read_resolved(run_dir)
+    if not run:
         raise R1Error(f"{run_dir}: no {RESOLVED}, so no run; give the folder that holds the stages' folders")
-    run = YAML(typ="safe").load(path)
     submitted = jobs.read(run_dir)
     known = queue.known(run_dir) if submitted and commands.available() else {}
     rows: list[tuple[str, ...]] = [_HEADINGS]
@@ -62,7 +59,7 @@ def _state(run_dir: Path, stage: str, job: Job | None, *, submitted: bool) -> st
     if job is not None and job.live:
         return f"{job.state.lower()} ({job.reason}){_restarts(run_dir, stage, job.id)}"
     owner = run_lock.holder(run_dir)
-    beat = heartbeat.read(run_dir / "logs", 0)
+    beat = heartbeat.read(run_dir / LOGS, 0)
     if owner is not None and beat is not None and beat.stage == stage:
         return f"running ({owner}), last step {max(0.0, time.time() - beat.time):.0f} s ago"
     if job is not None:
@@ -81,9 +78,9 @@ def _restarts(run_dir: Path, stage: str, job: int) -> str:
 
 def _progress(run_dir: Path, name: str, stage: dict[str, Any], *, done: bool) -> Progress:
     """`steps: 0` is as many as the epochs take: what the running stage says, or a finished one took."""
-    lines = list(read_metrics(run_dir / name / "metrics.jsonl"))
+    lines = list(read_metrics(run_dir / name / METRICS))
     step = int(lines[-1]["step"]) if lines else 0
-    now = position.read(run_dir / "logs")
+    now = position.read(run_dir / LOGS)
     said = now.total if now is not None and now.label == name else None
     total = stage.get("steps") or (step if done and "steps" in stage else said)
     rewards = [line["train/reward"] for line in lines if "train/reward" in line]
@@ -101,7 +98,7 @@ def _cells(found: Progress, *, running: bool) -> tuple[str, str, str]:
 
 def _last_error(run_dir: Path, stage: str) -> str | None:
     """The last line of the job's log that says what went wrong, since its last start."""
-    path = jobs.log_path(run_dir, stage)
+    path = job_file(run_dir, stage, "log")
     if not path.exists():
         return None
     lines = path.read_text(errors="replace").splitlines()

@@ -13,13 +13,14 @@ from pathlib import Path
 from megatron_r1.check.findings import findings, warnings
 from megatron_r1.config import Loaded, refuse
 from megatron_r1.errors import R1Error
+from megatron_r1.files.run_directory import job_file, read_artifact
 from megatron_r1.launch import git_snapshot, local
 from megatron_r1.launch.slurm import commands, jobs, queue
 from megatron_r1.launch.slurm.jobs import Submitted
 from megatron_r1.launch.slurm.script import StageScript
 from megatron_r1.run import chain, lineage
-from megatron_r1.run.artifact import config_changes, read_artifact
 from megatron_r1.run.config import RunConfig, load_run
+from megatron_r1.run.continuing import config_changes
 from megatron_r1.runtime import run_lock
 
 SITE_VARIABLE = "MEGATRON_R1_SITE"
@@ -64,7 +65,7 @@ def submit(
         local.write_resolved(run, run_dir)
         git_snapshot.keep(jobs.folder(run_dir))
         for name, text in scripts.items():
-            jobs.script_path(run_dir, name).write_text(text, encoding="utf-8")
+            job_file(run_dir, name, "sbatch").write_text(text, encoding="utf-8")
         submitted = _submit_chain(run_dir, list(scripts))
         if from_stage is not None:
             chain.forget_from(run, run_dir, from_stage)
@@ -203,7 +204,7 @@ def _submit_chain(run_dir: Path, stages: Sequence[str]) -> dict[str, Submitted]:
     before: int | None = None
     try:
         for name in stages:
-            script = jobs.script_path(run_dir, name)
+            script = job_file(run_dir, name, "sbatch")
             before = commands.submit(script, after=before, hold=before is None)
             submitted[name] = Submitted(name, before, time.time())
     except commands.SlurmError:

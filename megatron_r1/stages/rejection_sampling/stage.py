@@ -26,11 +26,12 @@ from megatron_r1.curation.duplicates import Duplicates
 from megatron_r1.curation.filters import Filters
 from megatron_r1.curation.rewrite import Rewrite
 from megatron_r1.curation.selection import Selection, select
-from megatron_r1.curation.shards import CANDIDATES, Workshop, num_whole, shares
+from megatron_r1.curation.shards import Workshop, num_whole, shares
 from megatron_r1.curation.verdict import judge
 from megatron_r1.data.chat_template import TAGS
 from megatron_r1.data.mixture import build_mixture, replica_range
 from megatron_r1.errors import Interrupted
+from megatron_r1.files.run_directory import CANDIDATES
 from megatron_r1.section import Section
 from megatron_r1.stages.base import Demand, StageConfig, too_long
 from megatron_r1.stages.context import StageContext

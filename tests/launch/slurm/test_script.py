@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from ruamel.yaml import YAML
 
 from megatron_r1.config.slurm import Slurm, duration_s
 from megatron_r1.errors import ConfigError
+from megatron_r1.files.run_directory import LOGS, job_file, rank_log
 from megatron_r1.launch.git_snapshot import REPOSITORY
 from megatron_r1.launch.slurm.script import StageScript
 from megatron_r1.run.config import load_run
@@ -225,3 +227,16 @@ def test_a_sites_profile_lies_below_the_run(tmp_path):
     site.write_text("slrm: {}\n")
     with pytest.raises(ConfigError, match=r"site\.yaml:1: slrm"):
         load_run(conf, site=site)
+
+
+@pytest.mark.parametrize("text", ["{}", FULL])
+def test_the_script_starts_modules_that_there_are_and_names_files_as_the_run_does(text):
+    script = render(text)
+    called = re.findall(r"in_ranks_environment (?:[^ ]+ )*?(\w+) (?:begin|end) ", script)
+    called += re.findall(r'^    (\w+) "\$RUN"', script, flags=re.M)
+    called += re.findall(r"-m megatron_r1\.launch\.slurm\.(\w+) ", script)
+    assert called.count("restarts") == 2
+    assert called.count("task") == 1
+    assert all(find_spec(f"megatron_r1.launch.slurm.{module}") for module in called)
+    assert f'"$RUN/{job_file(Path(), "$STAGE", "srun")}"' in script
+    assert f"/{rank_log(Path(LOGS), 0)}".replace("0", "%t") in script

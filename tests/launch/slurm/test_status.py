@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from megatron_r1.files.run_directory import LOCK
 from megatron_r1.launch.slurm.status import status
 from megatron_r1.runtime import run_lock
 
@@ -52,7 +53,7 @@ def test_a_running_stage_says_so_with_the_steps_of_its_epochs(run_dir):
 def test_a_stopped_stage_is_not_said_to_run(run_dir):
     assert rows(run_dir)["sft"] == "sft - stopped 332/400"
     killed = {"host": run_lock.socket.gethostname(), "pid": 2**22 + 1, "since": ""}  # above the largest pid
-    (run_dir / run_lock.LOCK_NAME).write_text(json.dumps(killed))
+    (run_dir / LOCK).write_text(json.dumps(killed))
     assert rows(run_dir)["sft"] == "sft - stopped 332/400"
 
 
