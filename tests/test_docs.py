@@ -15,6 +15,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from megatron_r1 import cli
+from megatron_r1.config.spelling import RENAMED
 from megatron_r1.run.config import load_run
 
 ROOT = Path(__file__).parents[1]
@@ -90,6 +91,12 @@ def test_configurations_and_overrides_of_the_commands_are_valid(monkeypatch):
 def test_keys_of_the_yaml_blocks_exist(page, text):
     found = YAML(typ="safe", pure=True).load(text)
     assert problems(found, root_of(found)) == []
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "CHANGELOG.md"])
+def test_a_page_names_no_key_of_old(page):
+    old = rf"(?<!benchmarks\.)(?<![\w/])({'|'.join(RENAMED)})(?!\.md|\w)"
+    assert re.findall(old, (ROOT / page).read_text(encoding="utf-8")) == []
 
 
 def test_python_blocks_of_the_how_to_pages_run():
