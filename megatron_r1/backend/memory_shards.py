@@ -33,14 +33,19 @@ META = torch.device("meta")
 class Shard:
     """One rank of a pipeline stage.
 
-    parameters: elements that it holds; mtp_parameters: of these, in MTP layers; expert_parameters: in
-    experts. whole, whole_mtp: elements of the whole model that all ranks of the stage hold together, each
-    counted once, with router biases and without copies of the embedding. parameter_bytes, gradient_bytes: of
-    DDP's buffers with their padding. other_bytes: of what isn't trained (router biases, rotary frequencies).
+    parameters: elements that it holds; mtp_parameters: of these, in MTP layers; expert_parameters: in experts.
+
+    whole, whole_mtp: elements of the whole model that all ranks of the stage hold together, each counted once,
+    with router biases and without copies of the embedding.
+
+    parameter_bytes, gradient_bytes: of DDP's buffers with their padding. other_bytes: of what isn't trained
+    (router biases, rotary frequencies).
+
     rounded: elements that an FP8 rollout rounds, without MTP's; fp8_bytes, mtp_fp8_bytes: of the rounded
-    copies and their scales, and of the first MTP layer's. optimizer_dense, optimizer_expert: by data-parallel
-    rank, the trained elements whose optimizer state it keeps, of all parameters but the experts' and of the
-    experts'.
+    copies and their scales, and of the first MTP layer's.
+
+    optimizer_dense, optimizer_expert: by data-parallel rank, the trained elements whose optimizer state it
+    keeps, of all parameters but the experts' and of the experts'.
     """
 
     pipeline_rank: int

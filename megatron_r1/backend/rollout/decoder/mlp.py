@@ -90,10 +90,10 @@ class Experts:
         return stream + out[:, 0]
 
     def _routed(self, x: Tensor, probs: Tensor, experts: Tensor) -> Tensor:
-        """[T, h] what this rank's experts make of x, weights and experts [T, k], -1 for none."""
+        """[T, h]: the sums of this rank's experts for x. probs, experts: [T, k]; expert -1: none."""
         ordered, order = self.local_index[experts.flatten()].sort()
         ends = torch.searchsorted(ordered, self.upto, out_int32=True)  # [E] tokens up to each expert's last
-        uncounted = x.is_cuda and self.products.grouped  # a device would have to be waited for
+        uncounted = x.is_cuda and self.products.grouped  # reading the counts would sync the device
         if not self.has_all and not uncounted:
             order = order[: int(ends[-1])]
         token = order.div(experts.shape[1], rounding_mode="floor")
@@ -101,7 +101,7 @@ class Experts:
         out = self._apply(x.index_select(0, token), weights, ends)
         if not x.is_cuda:
             return out.new_zeros(x.shape).index_add_(0, token, out)
-        # a device would add in any order; and what is behind all experts' is left as the memory was
+        # not index_add_: on a device its order of additions varies. Rows beyond all experts' are uninitialised.
         if not self.has_all and uncounted:
             out = out.masked_fill(torch.arange(len(order), device=x.device)[:, None] >= ends[-1], 0)
         placed = out.new_zeros(experts.numel(), x.shape[1]).index_copy_(0, order, out)
