@@ -33,10 +33,11 @@ META = torch.device("meta")
 class Shard:
     """One rank of a pipeline stage.
 
-    parameters: elements that it holds; mtp_parameters: of these, in MTP layers; expert_parameters: in experts.
+    parameters: elements that it holds; mtp_parameters: of these, in MTP layers; expert_parameters: in
+    experts.
 
-    whole, whole_mtp: elements of the whole model that all ranks of the stage hold together, each counted once,
-    with router biases and without copies of the embedding.
+    whole, whole_mtp: elements of the whole model that all ranks of the stage hold together, each counted
+    once, with router biases and without copies of the embedding.
 
     parameter_bytes, gradient_bytes: of DDP's buffers with their padding. other_bytes: of what isn't trained
     (router biases, rotary frequencies).

@@ -101,7 +101,8 @@ class Experts:
         out = self._apply(x.index_select(0, token), weights, ends)
         if not x.is_cuda:
             return out.new_zeros(x.shape).index_add_(0, token, out)
-        # not index_add_: on a device its order of additions varies. Rows beyond all experts' are uninitialised.
+        # not index_add_: on a device its order of additions varies. Rows beyond all experts' are
+        # uninitialised.
         if not self.has_all and uncounted:
             out = out.masked_fill(torch.arange(len(order), device=x.device)[:, None] >= ends[-1], 0)
         placed = out.new_zeros(experts.numel(), x.shape[1]).index_copy_(0, order, out)
