@@ -1,4 +1,4 @@
-"""`megatron-r1 doctor`: what this machine has, what it is used for, and the command that mends the rest."""
+"""`megatron-r1 doctor`: checks the machine and the packages, with a command that fixes each problem."""
 
 from collections.abc import Callable
 
@@ -26,7 +26,10 @@ PROBES: dict[str, Callable[[], Finding]] = {
 
 
 def examine(name: str | None = None) -> int:
-    """Print the table, or one finding with its explanation; 0 if a run can start (or that one is fit)."""
+    """Print all findings, or one with its explanation.
+
+    Returns 0 if no essential finding failed, or if the one asked for isn't broken; otherwise 1.
+    """
     if name is None:
         findings = {name: probe() for name, probe in PROBES.items()}
         _print_table(findings)
@@ -43,11 +46,11 @@ def examine(name: str | None = None) -> int:
 
 
 def _print_table(findings: dict[str, Finding]) -> None:
-    """The remedies come below the table, one a line: a command that is broken over a cell can't be copied."""
+    """The remedies come below the table, one a line, since a command wrapped in a cell can't be copied."""
     try:
         from rich.console import Console
         from rich.table import Table
-    except ModuleNotFoundError:  # a set-up that was cut off: the doctor is what one asks then
+    except ModuleNotFoundError:  # an unfinished set-up, which the doctor must be able to report
         for name, finding in findings.items():
             print(f"{finding.status:8}{name:20}{finding.found}")
     else:

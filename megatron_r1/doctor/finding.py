@@ -1,4 +1,4 @@
-"""What a check of the doctor returns."""
+"""The result of one of the doctor's checks."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -6,13 +6,13 @@ from enum import StrEnum
 
 class Status(StrEnum):
     OK = "ok"
-    ABSENT = "-"  # an option that isn't here
-    BROKEN = "BROKEN"  # here, and harmful as it is; or missing, and nothing runs without it
+    ABSENT = "-"  # optional and not installed
+    BROKEN = "BROKEN"  # installed but harmful as it is; or missing although no run starts without it
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One row. essential: no run starts without it. note: what `doctor NAME` adds."""
+    """A row of the table. essential: no run starts without it. note: shown by `doctor NAME` only."""
 
     found: str
     used_for: str

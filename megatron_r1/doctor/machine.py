@@ -1,4 +1,4 @@
-"""Checks of the machine: GPUs, cores, memory, and the programs that some features need."""
+"""The doctor's checks of the machine: GPUs, cores, memory, and the programs that some features need."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ MIB = 2**20
 
 
 def command_version(*command: str) -> str | None:
-    """The first line that a program prints of its version; None if there is no such program."""
+    """The first line that a version command prints; None if the program is not installed."""
     if shutil.which(command[0]) is None:
         return None
     child = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
@@ -103,7 +103,7 @@ def bubblewrap() -> Finding:
 
 
 def _whole_sandbox(version: str, used_for: str) -> Finding:
-    """bubblewrap works; the rest of what stands around a program may not."""
+    """bubblewrap starts; check the complete sandbox, with its limits and seccomp filter."""
     try:
         found = proof.fault()
     except R1Error as error:  # a tool is missing

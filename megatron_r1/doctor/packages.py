@@ -1,7 +1,7 @@
-"""Checks of the Python packages: Python itself, torch, Megatron, Transformer Engine, flash-attn, apex.
+"""The doctor's checks of Python, torch, Megatron, Transformer Engine, flash-attn and apex.
 
-Nothing that may crash is imported here: torch, Megatron and Transformer Engine are tried in a child
-process with our sys.path, so that a damaged one is a finding and not a traceback.
+Packages that may crash on import are tried in a child process with this process's sys.path, so that a damaged
+one is a finding rather than a traceback.
 """
 
 import importlib.util
@@ -23,16 +23,16 @@ CHILD_TIMEOUT_S = 180  # the first import of Megatron may have to compile its by
 
 @dataclass(frozen=True, slots=True)
 class TorchFacts:
-    """What torch says of itself and of the GPUs; error: why it can't be imported."""
+    """torch's builds and the GPUs that it sees; error: why it can't be imported."""
 
     error: str = ""
-    cuda: str = ""  # that it was built for
+    cuda: str = ""  # the version that torch was built for
     nccl: str = ""
     gpus: tuple[str, ...] = ()
 
 
 def run_child(code: str) -> tuple[str, str]:
-    """Standard output of `code` in a fresh interpreter with our sys.path, and its error ("" if none)."""
+    """Run `code` in a fresh interpreter with this sys.path; returns its output and its error ("" if none)."""
     preamble = f"import sys; sys.path[:] = {sys.path!r}\n"
     try:
         child = subprocess.run(
@@ -119,7 +119,7 @@ ENGINE_NOTE = (
 
 
 def transformer_engine() -> Finding:
-    """An import decides, for a build from source has other metadata; the metadata explain a failure."""
+    """Decided by an import, since a build from source has other metadata; the metadata explain a failure."""
     used_for = "FP8 and fused kernels on GPUs; torch's own serve without"
     parts = {part: [name for name in names if version_of(name)] for part, names in ENGINE_PARTS.items()}
     installed = [name for names in parts.values() for name in names]
@@ -163,7 +163,7 @@ APEX = (
 
 
 def apex() -> Finding:
-    """Without importing it: `import apex` also succeeds for any directory of that name on sys.path."""
+    """Looks for NVIDIA's files, since `import apex` succeeds for any directory of that name on sys.path."""
     used_for = "nothing; it should be absent"
     spec = importlib.util.find_spec("apex")
     if spec is None:

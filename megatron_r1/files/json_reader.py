@@ -1,9 +1,8 @@
-"""JSON that others wrote, read strictly: one reader for data files, tokenizers, configurations and logs.
+"""Strict JSON reader for files that others wrote: data, tokenizers, configurations and logs.
 
-Python's own reader takes more than JSON and fails later: NaN and Infinity, numbers that overflow to infinity,
-the last of two equal keys, half a surrogate pair (no UTF-8 can hold it), and brackets by the thousand end in
-a RecursionError. Here each is a NotJson that says what is wrong and where in the text (RFC 8259; I-JSON,
-RFC 7493).
+Python's own reader accepts what is not JSON, or fails in odd ways: NaN and Infinity, numbers that overflow to
+infinity, duplicate keys (the last wins), half a surrogate pair (which UTF-8 can't hold), and deep nesting
+(RecursionError). Here each raises NotJson, which says what is wrong and where (RFC 8259; I-JSON, RFC 7493).
 """
 
 import json
@@ -25,7 +24,7 @@ _PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zsta
 
 
 class NotJson(ValueError):
-    """The text is no JSON that can be relied on; the message says why, without where the text came from."""
+    """The text is not valid JSON; the message says why, but not which file the text came from."""
 
 
 def parse_json(text: bytes | str) -> Any:
@@ -43,7 +42,7 @@ def parse_json(text: bytes | str) -> Any:
 
 
 def read_json(path: Path, *, error: type[R1Error], remedy: str) -> Any:
-    """The value that a JSON file holds. Raises `error` with the path, what is wrong, and the remedy."""
+    """The value of a JSON file. Raises `error` with the path, what is wrong, and the remedy."""
     try:
         return parse_json(read_bytes(path, error=error, remedy=remedy))
     except NotJson as problem:
@@ -51,7 +50,7 @@ def read_json(path: Path, *, error: type[R1Error], remedy: str) -> Any:
 
 
 def read_json_object(path: Path, *, error: type[R1Error], remedy: str) -> dict[str, Any]:
-    """The same of a file that has to hold an object."""
+    """As read_json, of a file that must hold an object."""
     content = read_json(path, error=error, remedy=remedy)
     if not isinstance(content, dict):
         raise error(f"{path}: a JSON object is needed, not {kind_of(content)}; {remedy}")
@@ -67,7 +66,7 @@ def kind_of(value: Any) -> str:
 
 
 def record_of[T](kind: type[T], content: Any, *, where: str, error: type[R1Error], remedy: str) -> T:
-    """The dataclass whose fields are the keys of a JSON object. Raises `error` where they are others."""
+    """A dataclass filled from a JSON object. Raises `error` where keys are missing or unknown."""
     assert is_dataclass(kind)
     known = {field.name for field in fields(kind)}
     needed = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
@@ -149,7 +148,7 @@ def is_text(text: str) -> bool:
 
 
 def _walk(value: Any) -> Iterator[tuple[int, Any]]:
-    """Each value with the number of brackets around it and its own; keys are values too."""
+    """Every value and key with its nesting depth, which counts its own brackets too."""
     pending = [(0, value)]
     while pending:
         depth, inner = pending.pop()

@@ -1,6 +1,6 @@
-"""Whether a path can be read as a file, in words, before anything opens it.
+"""Checks that a path is a readable regular file before anything opens it.
 
-Opening a named pipe waits for ever and reading a device never ends, so what is no regular file is refused.
+Opening a named pipe blocks for ever and reading a device never ends, so only regular files are read.
 """
 
 import os
@@ -19,7 +19,7 @@ KINDS = {
 
 
 def file_problem(path: Path) -> str | None:
-    """Why there is no file to read at `path`; None where there is one."""
+    """Why `path` can't be read as a file; None if it can."""
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):

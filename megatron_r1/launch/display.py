@@ -1,7 +1,7 @@
-"""What the launcher shows of rank 0: its log as it grows and, on a terminal, its progress as a bar below.
+"""The launcher's output: rank 0's log as it grows and, on a terminal, a progress bar below it.
 
-The log has a plain line of progress now and then, for whoever reads it later; on a terminal the bar says the
-same, so those lines are left out there, but for the last of a stage.
+The log also gets a plain progress line now and then. A terminal has the bar instead, so these lines are left
+out there, except for the last one of a stage.
 """
 
 import codecs
@@ -18,25 +18,25 @@ from megatron_r1.runtime.position import Position
 
 
 class Display:
-    """A log file from byte `start` on, copied to the standard output with each `show`."""
+    """Copies a log file, from byte `start` on, to the standard output with each `show`."""
 
     def __init__(self, log_path: Path, *, start: int) -> None:
         self._path, self._position = log_path, start
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._there = True
+        self._is_open = True
         console = Console(file=sys.stdout)
         has_bar = console.is_terminal and not console.is_dumb_terminal
         self._bar = _Bar(console) if has_bar else None
 
     def show(self) -> None:
-        """What is new. A closed terminal or `| head` does not end a run; the log file has it all."""
-        if not self._there:
+        """Print what is new. A closed terminal or `| head` does not end a run: the log file is complete."""
+        if not self._is_open:
             return
         try:
             with self._path.open("rb") as file:
                 file.seek(self._position)
                 added = file.read()
-        except FileNotFoundError:  # someone removed it, or the whole run directory: the ranks say so
+        except FileNotFoundError:  # someone removed the log or the run directory; the ranks report it
             return
         self._position += len(added)
         text = self._decoder.decode(added)
@@ -47,18 +47,18 @@ class Display:
             else:
                 self._bar.show(text, position.read(self._path.parent))
         except OSError:
-            self._there = False
+            self._is_open = False
 
     def close(self) -> None:
-        """Nothing more is shown, and the bar is gone: what the launcher says next stands alone."""
-        if self._bar is not None and self._there:
-            with contextlib.suppress(OSError):  # the terminal went first
+        """Stop showing and remove the bar, so that the launcher's next message stands alone."""
+        if self._bar is not None and self._is_open:
+            with contextlib.suppress(OSError):  # the terminal was closed first
                 self._bar.close()
-        self._there = False
+        self._is_open = False
 
 
 class _Bar:
-    """Log lines above, the bar below. It is drawn as `show` is called: no thread runs beside the ranks."""
+    """A progress bar below the log lines, redrawn by `show`: no thread of its own."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -71,7 +71,7 @@ class _Bar:
         self._progress = Progress(*columns, console=console, auto_refresh=False, transient=True)
         self._task = self._progress.add_task("", total=None, visible=False, tail="")
         self._shown: Position | None = None
-        self._unfinished = ""  # of the log's last line
+        self._unfinished = ""  # the log's last line, as far as it is written
         self._progress.start()
 
     def show(self, text: str, now: Position | None) -> None:
@@ -87,7 +87,7 @@ class _Bar:
                 completed=now.step,
                 total=now.total,
                 tail=now.tail,
-                visible=now.step < now.total,  # the log's last line of the stage says the rest
+                visible=now.step < now.total,  # the last progress line of a stage is printed instead
             )
             self._progress.refresh()
 
@@ -101,6 +101,6 @@ class _Bar:
 
 
 def _is_progress(line: str, now: Position | None) -> bool:
-    """Whether the bar says it: a line of a stage's progress that is not its last."""
+    """Whether the bar shows this line: a progress line of the stage that is not its last."""
     found = re.match(r"(\S+) (\d+)/(\d+)  ", line)
     return found is not None and now is not None and found[1] == now.label and int(found[2]) < int(found[3])

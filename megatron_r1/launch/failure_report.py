@@ -1,8 +1,8 @@
-"""Which rank is to blame, and why, in words.
+"""Failure report: which rank caused the end of a run, and why.
 
-When one rank dies the others fail too, with a lost connection or a timeout. The culprit is the first to die
-whose log does not end in such an error. If all of them do, nobody died first: somebody hung, and the last
-heartbeats show who fell behind.
+When one rank dies the others fail too, with a lost connection or a timeout. The culprit is the first rank to
+die whose log does not end in such an error. If every log does, some rank hung, and the last heartbeats show
+which one fell behind.
 """
 
 import re
@@ -36,11 +36,11 @@ class Death:
     rank: int
     returncode: int
     log_end: str
-    ours: bool = False  # we ended it because of another's death
+    ours: bool = False  # the launcher ended it after another rank died
 
     @property
     def exit_code(self) -> int:
-        """As a shell gives it: 128 + n for signal n."""
+        """The code as a shell reports it: 128 + n for signal n."""
         return self.returncode if self.returncode >= 0 else 128 - self.returncode
 
     @property
@@ -49,13 +49,13 @@ class Death:
 
     @property
     def collateral(self) -> bool:
-        """Whether it died of the death of another rank."""
+        """Whether it failed only because another rank did."""
         last_words = "\n".join(self.log_end.splitlines()[-_LAST_WORDS_LINES:])
         return self.returncode != 0 and _COLLATERAL.search(last_words) is not None
 
 
 def culprit(deaths: Sequence[Death]) -> Death | None:
-    """The death, of all in their order, that explains the others; None if every rank ended with 0."""
+    """The death that explains the others; None if every rank ended with 0. deaths: in order of time."""
     bad = [death for death in deaths if death.returncode != 0 and not death.ours]
     failed = [death for death in bad if death.failed and not death.collateral]
     interrupted = [death for death in bad if not death.failed]
@@ -63,7 +63,7 @@ def culprit(deaths: Sequence[Death]) -> Death | None:
 
 
 def read_end(log_path: Path, *, start: int) -> str:
-    """The last lines that this launch wrote: nothing from before byte `start`."""
+    """The last lines that this launch wrote: those after byte `start`."""
     if not log_path.exists():
         return f"({log_path} was removed while the run was going)"
     with log_path.open("rb") as file:
@@ -82,10 +82,10 @@ def describe(
     host: str | None = None,
     ranks: int | None = None,
 ) -> str:
-    """What happened, over several lines; the end of the culprit's log comes first, the remedy last.
+    """The report, several lines: the end of the culprit's log first, the remedy last.
 
-    oom_kills: processes that the kernel killed for want of memory meanwhile.
-    host: where the culprit ran; None: on this machine. ranks: of the run; None: as many as deaths.
+    oom_kills: processes that the kernel killed for want of memory during the run.
+    host: where the culprit ran; None: this machine. ranks: the run's number; None: as many as deaths.
     """
     rank = f"rank {blamed.rank} of {ranks or len(deaths)} on {host or socket.gethostname()}"
     where = heartbeat.read(log_dir, blamed.rank) or "before its first step"
@@ -129,6 +129,6 @@ def _explain_hang(deaths: Sequence[Death], log_dir: Path) -> list[str]:
     )
     return [
         f"It waited for a rank that did not answer, and none died before: one hangs{suspects}. Last seen:",
-        # a clock that was set back would give a time to come
+        # a clock that was set back would give a negative age
         *(f"  rank {rank}: {beat}, {max(0.0, now - seen):.0f} s ago" for seen, rank, beat in beats),
     ]

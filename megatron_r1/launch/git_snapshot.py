@@ -1,4 +1,4 @@
-"""Which code a run was made with: the commit and the changes that none holds, or the installed version."""
+"""Git snapshot: the commit and the uncommitted changes that a run used, or the installed version."""
 
 import subprocess
 import sysconfig
@@ -11,13 +11,13 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def is_installed() -> bool:
-    """Whether this package lies in the interpreter's site-packages, where the interpreter finds it itself."""
+    """Whether this package lies in the interpreter's site-packages, so that it needs no PYTHONPATH."""
     folders = {Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")}
     return REPOSITORY.resolve() in folders
 
 
 def commit() -> str:
-    """The commit of this code, with `+changes` if files differ from it; outside of git the version."""
+    """The commit of this code, with `+changes` if files differ from it; the version outside of git."""
     found = _git("rev-parse", "HEAD")
     if found is None:
         return f"megatron-r1 {__version__}"
@@ -25,7 +25,7 @@ def commit() -> str:
 
 
 def keep(directory: Path) -> None:
-    """Write code.txt, and code.diff if there are changes, for who wants to run it again."""
+    """Write code.txt, and code.diff if there are uncommitted changes, so that the run can be repeated."""
     (directory / CODE).write_text(f"{commit()}\n")
     diff = _git("diff", "HEAD", "--", ".")
     (directory / CODE_CHANGES).unlink(missing_ok=True)
@@ -34,9 +34,9 @@ def keep(directory: Path) -> None:
 
 
 def _git(*words: str) -> str | None:
-    """The output, or None: no git, a command that says no, or a repository that doesn't hold this file.
+    """The output; None without git, if the command fails, or if the repository doesn't track this file.
 
-    The last is a project with its environment inside: its commit says nothing about this code.
+    The last happens where the environment lies inside a user's project, whose commit is not this code's.
     """
     here = ["git", "-C", str(REPOSITORY)]
     try:

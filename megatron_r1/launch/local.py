@@ -1,7 +1,7 @@
 """`megatron-r1 run`: check the configuration, prepare the run directory, start the ranks on this machine.
 
-No rank is started for a configuration that is wrong or a directory that another run holds. The resolved
-configuration in the run directory is what the ranks read, so an edit of the YAML amid a run changes nothing.
+No rank is started for a wrong configuration or in a directory that another run holds. The ranks read the
+resolved configuration in the run directory, so an edit of the YAML during a run changes nothing.
 """
 
 import logging
@@ -30,10 +30,10 @@ def launch(
     run_dir: Path | None = None,
     profile: bool = False,
 ) -> int:
-    """Run the stages of a configuration here; returns the exit code of the run, 75 if it can be continued.
+    """Run the stages of a configuration here; returns the run's exit code, 75 if it can be continued.
 
-    run_dir: where the run is kept; by default the configuration's run_dir/name.
-    from_stage: do this stage and all after it again. profile: a step of every stage that runs.
+    run_dir: the run's directory; by default the configuration's run_dir/name.
+    from_stage: run this stage and all later ones again. profile: profile one step of every stage.
     Raises ConfigError, or RunLockedError if another run works in the directory.
     """
     loaded = load_run(config_path, overrides=overrides)
@@ -56,7 +56,7 @@ def check_from(from_stage: str | None, run: RunConfig) -> None:
 
 
 def write_resolved(run: RunConfig, run_dir: Path) -> None:
-    """What the ranks read: every value of the configuration written out."""
+    """Write the configuration with every default filled in; this file is what the ranks read."""
     write_whole(run_dir / run_directory.RESOLVED, resolved(run))
 
 

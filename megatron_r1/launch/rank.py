@@ -1,9 +1,9 @@
 """One rank: `python -m megatron_r1.launch.rank RUN_DIR`, started by local.py, by srun, or by torchrun.
 
-It installs the signals, runs the pipeline, and turns what goes wrong into words and an exit code. Every rank
-leaves with os._exit. Of a failed one the process group's teardown could hang while its peers wait, die first
-and take the blame. Of one that is done Python's own teardown, where signal handlers no longer count, would
-let a late SIGUSR1 or SIGTERM turn 0 into a failure.
+It installs the signal handlers, runs the chain of stages, and turns an error into a message and an exit code.
+Every rank leaves with os._exit, for two reasons. After a failure, the teardown of the process group can hang;
+its peers would then time out first and be blamed. After success, Python's teardown drops the signal handlers,
+so a late SIGUSR1 or SIGTERM would turn exit code 0 into a failure.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ def main(run_dir: Path) -> int:
     except R1Error as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
-    except BaseException as error:  # the outermost frame; torch's CheckpointException is no Exception
+    except BaseException as error:  # the outermost frame; torch's CheckpointException is not an Exception
         words = _disk_trouble(error, run_dir)
         if words is not None:
             sys.stderr.write(f"error: {words}\n")
@@ -50,7 +50,7 @@ def main(run_dir: Path) -> int:
 
 
 def _disk_trouble(error: BaseException, run_dir: Path) -> str | None:
-    """A disk that takes no more, in words; None: something else."""
+    """The message for a full or read-only disk; None for any other error."""
     if not isinstance(error, OSError) or error.errno not in DISK_TROUBLE:
         return None
     where = error.filename or f"a file of {run_dir}"
@@ -61,7 +61,7 @@ def _disk_trouble(error: BaseException, run_dir: Path) -> str | None:
 
 
 def _run(run_dir: Path) -> None:
-    from megatron_r1.run.chain import run_rank  # torch and Megatron: seconds, in which signals already count
+    from megatron_r1.run.chain import run_rank  # loads torch for seconds: the handlers must stand before it
 
     run_rank(run_dir)
 
@@ -74,14 +74,14 @@ def _lock(run_dir: Path) -> AbstractContextManager[None]:
 
 
 def leave(exit_code: int) -> NoReturn:
-    """End this process with what it wrote, and deaf to the signals that ask a rank to stop: it has."""
+    """Flush the output and end this process; signals that ask it to stop no longer count."""
     signals.ignore()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):  # a full disk doesn't make another ending of it
+        with contextlib.suppress(OSError):  # a full disk must not change the exit code
             stream.flush()
     logging.shutdown()
     os._exit(exit_code)
 
 
-if __name__ == "__main__":  # the guard matters: a process that a library spawns imports this module again
+if __name__ == "__main__":  # keep the guard: a process that a library spawns imports this module again
     leave(main(Path(sys.argv[1])))

@@ -1,8 +1,8 @@
-"""The processes of the ranks on this machine: started, watched, and never left behind.
+"""The rank processes on this machine: starts them, watches them, and leaves none behind.
 
-Each rank has a session of its own, so that a Ctrl-C reaches it only through the launcher, once. Its output
-goes to a log file and never through a pipe, so a terminal that stops reading can't stop it. If the launcher
-itself is killed, the kernel ends the ranks (PR_SET_PDEATHSIG).
+Each rank runs in its own session, so that Ctrl-C reaches it once, through the launcher. Its output goes to a
+log file rather than a pipe, so that a terminal that stops reading can't block it. If the launcher is killed,
+the kernel ends the ranks (PR_SET_PDEATHSIG).
 """
 
 import contextlib
@@ -31,7 +31,7 @@ _PORTS = range(20000, 32000)  # below the ports that the kernel hands to outgoin
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """A started rank; log_start is where in its log this launch begins."""
+    """A started rank; log_start is the byte of its log where this launch begins."""
 
     index: int
     process: subprocess.Popen[bytes]
@@ -40,7 +40,7 @@ class Rank:
 
 
 class Team:
-    """The processes of a run; on leaving none of them is left."""
+    """The rank processes of a run, as a context manager: on exit all of them have ended."""
 
     def __init__(self, log_dir: Path) -> None:
         self.running: dict[int, Rank] = {}
@@ -64,9 +64,9 @@ class Team:
     def start(
         self, command: Sequence[str], *, ranks: int, env: Mapping[str, str], blocked: Collection[int] = ()
     ) -> None:
-        """Start the ranks. blocked: signals that wait until a rank unblocks them."""
+        """Start the ranks. blocked: signals that stay pending until a rank unblocks them."""
         shared = {
-            "PYTHONUNBUFFERED": "1",  # the last words of a killed rank must be in its log
+            "PYTHONUNBUFFERED": "1",  # a killed rank's last output must be in its log
             **env,
             **heartbeat.environment(self._log_dir),
             "WORLD_SIZE": str(ranks),
@@ -74,7 +74,7 @@ class Team:
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(_free_port()),
         }
-        # preexec_fn is only safe while there are no threads: start all, then watch.
+        # preexec_fn is only safe in a process without threads, so the watchers start after all ranks.
         for rank in range(ranks):
             self.running[rank] = _start(
                 command, rank=rank, log_dir=self._log_dir, env=shared, blocked=blocked
@@ -85,18 +85,18 @@ class Team:
         self._display = Display(self.running[0].log_path, start=self.running[0].log_start)
 
     def next_death(self, *, timeout_s: float) -> Death | None:
-        """The next rank to end, or None after timeout_s. What is left of its process group is killed."""
+        """The next rank to end, or None after timeout_s. The rest of its process group is killed."""
         try:
             rank = self.running[self._deaths.get(timeout=timeout_s)]
         except queue.Empty:
             self._show()
             return None
-        _kill_group(rank)  # before the wait: until then the id can't be another's
+        _kill_group(rank)  # before the wait: only until then is the process id certainly its own
         returncode = rank.process.wait()
         del self.running[rank.index]
         log_end = failure_report.read_end(rank.log_path, start=rank.log_start)
         death = Death(rank.index, returncode, log_end, ours=self._ending)
-        if death.failed:  # the message will show the culprit's log; what rank 0 says now would bury it
+        if death.failed:  # the report shows the culprit's log; more output of rank 0 would bury it
             self._mute()
         self._show()
         return death
@@ -110,19 +110,19 @@ class Team:
             self._display.close()
 
     def signal(self, signum: int) -> None:
-        """To the ranks themselves, not to their children: they may be writing the checkpoint."""
+        """Signal the ranks, but not their children, which may be writing the checkpoint."""
         for rank in self.running.values():
-            os.kill(rank.process.pid, signum)  # Popen's own would reap the process behind our back
+            os.kill(rank.process.pid, signum)  # Popen.send_signal polls, and so would reap the process
 
     def take_down(self, *, stacks: bool) -> None:
-        """Ask the ranks to end; with `stacks`, to log first where each of their threads is."""
+        """Ask the ranks to end; with `stacks`, each logs the stacks of its threads first."""
         self._ending = True
         if stacks:
             self.signal(signals.STACKS_SIGNAL)
         self.signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End the ranks and all that they started."""
+        """Kill the ranks and every process that they started."""
         self._ending = True
         for rank in self.running.values():
             _kill_group(rank)
@@ -153,20 +153,20 @@ def _start(
 
 
 def _before_exec(launcher: int, blocked: Collection[int]) -> Callable[[], None]:
-    """In the rank: it dies with the launcher, and the signals of `blocked` wait."""
+    """A preexec_fn: the kernel kills the rank when the launcher dies, and `blocked` signals stay pending."""
     prctl = ctypes.CDLL(None, use_errno=True).prctl  # looked up here: little is safe between fork and exec
 
     def prepare() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
         prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
-        if os.getppid() != launcher:  # it died before the call
+        if os.getppid() != launcher:  # the launcher died before the prctl call
             os._exit(1)
 
     return prepare
 
 
 def _kill_group(rank: Rank) -> None:
-    with contextlib.suppress(ProcessLookupError):  # nothing is left of it
+    with contextlib.suppress(ProcessLookupError):  # the whole group has ended
         os.killpg(rank.process.pid, signal.SIGKILL)
 
 

@@ -1,7 +1,7 @@
-"""Run any command as several ranks on this machine that live and end together.
+"""Supervisor: runs a command as several ranks on this machine, which start and end together.
 
-The first signal is passed on, and the ranks may take their time over a checkpoint; the second one kills. A
-rank that fails takes the others down: SIGTERM, then SIGKILL for the whole process group after a grace.
+The first signal is passed on to the ranks, which may then take their time over a checkpoint; the second one
+kills them. When a rank fails, the others get SIGTERM and, after a grace period, SIGKILL.
 """
 
 import logging
@@ -17,8 +17,8 @@ from megatron_r1.launch.rank_processes import Team
 from megatron_r1.runtime import heartbeat, signals
 
 POLL_S = 0.05
-SETTLE_S = 2.0  # ranks that die of one cause die together; the first non-collateral of them is the culprit
-INTERRUPT_GRACE_S = 60.0  # between the end of the first interrupted rank and of the last
+SETTLE_S = 2.0  # wait after a failure for ranks that die of the same cause, to find the culprit among them
+INTERRUPT_GRACE_S = 60.0  # from the end of the first interrupted rank until the rest are killed
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +32,12 @@ def run_ranks(
     grace_s: float = 10.0,
     handles_signals: bool = False,
 ) -> int:
-    """Run `command` once a rank and wait for all; returns 0 or the exit code of the rank to blame.
+    """Run `command` once for each rank and wait for all; returns 0 or the exit code of the culprit.
 
     env: the whole environment of the ranks; RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT are added.
     log_dir: rank<N>.log is appended to; rank 0's is copied to the standard output as well.
     grace_s: from the SIGTERM after a failure to the SIGKILL.
-    handles_signals: the command calls signals.install: it starts with them blocked until then, and survivors
+    handles_signals: the command calls signals.install. Signals are blocked until it does, and the survivors
     of a failure log their stacks.
     Returns 128 + n if signal n ended the culprit, or if the user's second signal n ended the run.
     """
@@ -60,7 +60,7 @@ def run_ranks(
 
 
 def _supervise(team: Team, received: list[int], *, grace_s: float, stacks: bool) -> list[Death]:
-    """Wait for every rank, passing signals on and ending the others when one fails; returns the deaths."""
+    """Wait for every rank, forward signals, end the others when one fails; returns the deaths in order."""
     deaths: list[Death] = []
     take_down_at = kill_at = float("inf")
     forwarded = False
@@ -88,7 +88,7 @@ def _supervise(team: Team, received: list[int], *, grace_s: float, stacks: bool)
 
 
 def _oom_kills() -> int:
-    """How many processes the kernel has killed for want of memory since it started, containers included."""
+    """Processes that the kernel has killed for want of memory since boot, those in containers included."""
     for line in Path("/proc/vmstat").read_text().splitlines():
         name, value = line.split()
         if name == "oom_kill":

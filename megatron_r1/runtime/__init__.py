@@ -1,1 +1,1 @@
-"""What a rank uses while it runs: heartbeats, signals, the watchdog. Below everything that starts ranks."""
+"""Services of a running rank: heartbeats, signals, watchdog, locks, profiling."""

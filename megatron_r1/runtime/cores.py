@@ -1,7 +1,7 @@
-"""How many threads a rank may use: never more threads than cores.
+"""Threads for each rank, so that the ranks of a machine don't start more threads than it has cores.
 
-torch starts one thread a core in every rank; with several ranks on one machine they then fight for the cores
-and a step takes many times as long.
+By default torch starts one thread for each core in every rank; with several ranks on one machine the threads
+compete for the cores and a step takes many times as long.
 """
 
 import os
@@ -13,7 +13,7 @@ _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: its affinity, and a container's quota where there is one."""
+    """Cores that this process may use: its CPU affinity, limited by the container's quota."""
     cores = len(os.sched_getaffinity(0))
     if _CPU_QUOTA.exists():
         quota, period = _CPU_QUOTA.read_text().split()
@@ -23,19 +23,19 @@ def usable_cores() -> int:
 
 
 def threads_per_rank(ranks: int, *, cores: int) -> int:
-    """1 on a small machine, where the models are tiny and threads cost more than they give."""
+    """An equal share of the cores; 1 on a small machine, where threads slow tiny models down."""
     return 1 if cores <= SMALL_MACHINE_CORES else max(1, cores // ranks)
 
 
 def thread_variables(env: Mapping[str, str], *, ranks: int, cores: int) -> dict[str, str]:
-    """OMP_NUM_THREADS for the ranks; empty if the user set it."""
+    """OMP_NUM_THREADS for the ranks; empty if the user has set it."""
     if "OMP_NUM_THREADS" in env:
         return {}
     return {"OMP_NUM_THREADS": str(threads_per_rank(ranks, cores=cores))}
 
 
 def crowding_warning(ranks: int, *, cores: int) -> str | None:
-    """What it costs to start more ranks than there are cores; None if there are enough."""
+    """A warning if there are more ranks than cores; None otherwise."""
     if ranks <= cores:
         return None
     return (

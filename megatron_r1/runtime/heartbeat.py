@@ -1,7 +1,7 @@
-"""Where each rank is: a small file that it rewrites with every step, read when something goes wrong.
+"""Heartbeat: a small file in which each rank notes its stage and step, read when a run fails or hangs.
 
-A hang or a death without a named culprit costs hours on a cluster, so the launcher prints these. The file is
-`logs/rank<N>.json` in the run directory: {"stage": "zero", "step": 12, "time": 1754000000.0}.
+The file is `logs/rank<N>.json` in the run directory, rewritten with every step:
+{"stage": "zero", "step": 12, "time": 1754000000.0}. The failure report names the rank that fell behind by it.
 """
 
 import json
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """The last sign of life of a rank; time is in seconds since the epoch."""
+    """A rank's last heartbeat; time is in seconds since the epoch."""
 
     stage: str
     step: int
@@ -37,18 +37,18 @@ _progress = time.monotonic()
 
 
 def progressed() -> None:
-    """Note that this process got somewhere, for the watchdog."""
+    """Note progress of this process, for the watchdog."""
     global _progress
     _progress = time.monotonic()
 
 
 def last_progress() -> float:
-    """time.monotonic() of it: a clock that jumps stops nobody."""
+    """time.monotonic() of the last progress; wall-clock jumps don't matter."""
     return _progress
 
 
 def beat(stage: str, step: int) -> None:
-    """Note where this rank is. Nothing is written in a process that was not launched as a rank."""
+    """Write this rank's heartbeat; without HEARTBEATS in the environment, only note it for the watchdog."""
     progressed()
     directory = os.environ.get(HEARTBEATS)
     if directory is None:
@@ -56,17 +56,17 @@ def beat(stage: str, step: int) -> None:
     path = run_directory.rank_heartbeat(Path(directory), int(os.environ["RANK"]))
     try:
         write_whole(path, json.dumps(asdict(Beat(stage, step, time.time()))), durable=False)
-    except OSError as error:  # a file system that hiccups must not end a run of a thousand ranks
+    except OSError as error:  # a passing file system error must not end a run of a thousand ranks
         log.warning("the heartbeat %s could not be written: %s", path, error)
 
 
 def environment(log_dir: Path) -> Mapping[str, str]:
-    """The environment that makes a rank's `beat` write into log_dir."""
+    """The environment variable that makes a rank's `beat` write into log_dir."""
     return {HEARTBEATS: str(log_dir.resolve())}
 
 
 def read(log_dir: Path, rank: int) -> Beat | None:
-    """The last beat of a rank; None before its first, and where a file holds none (a disk that was full)."""
+    """A rank's last heartbeat; None before its first, or if the file is damaged (after a full disk)."""
     try:
         found = parse_json(run_directory.rank_heartbeat(log_dir, rank).read_bytes())
         return record_of(Beat, found, where="", error=DataError, remedy="")
@@ -75,6 +75,6 @@ def read(log_dir: Path, rank: int) -> Beat | None:
 
 
 def forget(log_dir: Path) -> None:
-    """Remove the beats of an earlier launch, so that they are not taken for this one's."""
+    """Remove the heartbeats of an earlier launch."""
     for path in (*run_directory.heartbeats(log_dir).values(), log_dir / run_directory.PROGRESS):
         path.unlink(missing_ok=True)

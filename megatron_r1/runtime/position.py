@@ -1,7 +1,7 @@
-"""Where a run is: `logs/progress.json`, rewritten by rank 0 as it goes, read by the launcher and by `status`.
+"""Progress file: `logs/progress.json`, rewritten by rank 0, read by the launcher and by `status`.
 
-A rank writes into a log, never to the terminal, so it is the launcher that draws the bar. The file also holds
-what only the running stage knows: how many steps an epoch makes.
+Ranks write to log files, never to the terminal, so the launcher draws the progress bar from this file. It
+also holds the total, which only the running stage knows when the number of steps follows from the epochs.
 """
 
 import json
@@ -14,12 +14,12 @@ from megatron_r1.files.atomic import write_whole
 from megatron_r1.files.run_directory import PROGRESS
 from megatron_r1.runtime.env_vars import HEARTBEATS
 
-EVERY_S = 0.1  # a stage whose steps take a millisecond doesn't write a thousand files a second
+EVERY_S = 0.1  # at most ten writes a second, even where a step takes a millisecond
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """`step` of `total` of a stage or a transfer; tail: the words behind the bar."""
+    """`step` of `total` of a stage or a transfer; tail: the text behind the bar."""
 
     label: str
     step: int
@@ -28,7 +28,7 @@ class Position:
 
 
 class PositionFile:
-    """The file of this process; nothing is written in one that was not launched as a rank."""
+    """Writes the progress file; writes nothing in a process that was not launched as a rank."""
 
     def __init__(self) -> None:
         folder = os.environ.get(HEARTBEATS)
@@ -43,11 +43,11 @@ class PositionFile:
         try:
             write_whole(self._path, json.dumps(asdict(position)), durable=False)
         except OSError:
-            self._path = None  # a bar is not worth a run, nor a warning a step
+            self._path = None  # stop writing: a progress bar is worth neither a failure nor repeated warnings
 
 
 def read(log_dir: Path) -> Position | None:
-    """The last position; None before the first, and where the file holds none."""
+    """The last position; None before the first, or if the file is damaged."""
     try:
         found = json.loads((log_dir / PROGRESS).read_text(encoding="utf-8"))
         return Position(str(found["label"]), int(found["step"]), int(found["total"]), str(found["tail"]))

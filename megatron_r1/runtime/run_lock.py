@@ -1,8 +1,8 @@
-"""One run directory, one run: a lock that the kernel frees when its holder dies.
+"""Lock of the run directory: only one run works in it; the kernel frees the lock when the holder dies.
 
-`.lock` in the run directory is held with flock and says who holds it. A stale file of a dead process blocks
-nobody, because the lock is the kernel's and the text is only for people. On NFS 4, and on Lustre mounted
-with `-o flock`, it holds between machines too; a file system without locks gives a warning instead.
+`.lock` in the run directory is held with flock; its text names the holder, for messages only. So the file of
+a dead process blocks nobody. On NFS 4, and on Lustre mounted with `-o flock`, the lock holds between machines
+too; a file system without locks gives a warning instead.
 """
 
 import contextlib
@@ -26,13 +26,13 @@ log = logging.getLogger(__name__)
 
 
 class RunLockedError(R1Error):
-    """Another run works in this run directory; the message says which."""
+    """Another run holds this run directory; the message says which."""
 
     exit_code = 7
 
 
 def make_run_dir(run_dir: Path) -> None:
-    """Make the run directory if there is none; ConfigError if nothing can be written there."""
+    """Create the run directory if needed; ConfigError if it can't be written to."""
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         if not os.access(run_dir, os.W_OK):  # also on a file system that is mounted read-only
@@ -46,7 +46,7 @@ def make_run_dir(run_dir: Path) -> None:
 
 @contextlib.contextmanager
 def hold(run_dir: Path) -> Iterator[None]:
-    """Hold the run directory, which must exist, while inside; RunLockedError if another process does."""
+    """Hold the lock of an existing run directory inside the block; RunLockedError if another process does."""
     descriptor = os.open(run_dir / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         _acquire(descriptor, run_dir)
@@ -58,10 +58,10 @@ def hold(run_dir: Path) -> Iterator[None]:
 
 
 def holder(run_dir: Path) -> str | None:
-    """Who works in the run directory now, as its lock says; None if nobody does.
+    """The process that holds the run directory, from the lock's text; None if there is none.
 
-    The lock itself is not tried, as that would get into the way of a run that starts. Of a process on this
-    machine that was killed the text stays, so it must be there; one on another machine is believed.
+    The lock itself is not tried, which could make a starting run fail. The text of a killed process stays, so
+    a process of this machine is checked in /proc; one of another machine is taken at its word.
     """
     try:
         owner = parse_json((run_dir / LOCK).read_bytes())
@@ -99,12 +99,12 @@ def _owner() -> dict[str, str | int]:
 
 
 def _describe(text: bytes) -> str:
-    if not text:  # the holder is between taking the lock and writing its name, or just leaving
+    if not text:  # the holder has just taken the lock or is about to free it
         return "another run"
     try:
         owner = parse_json(text)
         where = f"host {owner['host']}, pid {owner['pid']}"
-    except (NotJson, KeyError, TypeError):  # a file that nobody of ours wrote
+    except (NotJson, KeyError, TypeError):  # not a text of `hold`
         return "another process"
     job = f", SLURM job {owner['job']}" if "job" in owner else ""
     return f"another run ({where}{job}, since {owner.get('since')})"

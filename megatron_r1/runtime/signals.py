@@ -1,16 +1,16 @@
-"""Signals on both sides: a rank turns them into a flag that stages poll, the launcher passes them on.
+"""Signal handling: a rank turns signals into a flag that stages poll; the launcher collects and forwards.
 
 In a rank the first SIGINT or SIGTERM asks for a checkpoint and a clean end (exit code 75), the second one
 ends the process at once. SIGUSR1, which SLURM can send some minutes before the time limit, only sets the
-flag: the SIGTERM that follows it must not cut a checkpoint short. SIGUSR2 writes the stacks of all threads
-to the rank's log, even while it is stuck in a collective.
+flag, so that the SIGTERM after it doesn't count as the second. SIGUSR2 writes the stacks of all threads to
+the rank's log, even while the rank is stuck in a collective.
 
-Until a rank has installed its handlers (Python takes a tenth of a second to start) every one of these would
-kill it without a word. So the launcher starts it with them blocked, and what came meanwhile counts when
-`install` unblocks them.
+A signal that arrives before the handlers are installed (Python takes a tenth of a second to start) would kill
+the rank. So the launcher starts ranks with these signals blocked; pending ones arrive when `install` unblocks
+them.
 
-A signal may reach the ranks a step apart, so those who poll must agree before they act on it (sum the flag
-over the ranks); else one rank leaves while the others wait for it.
+A signal may reach the ranks in different steps. Stages must therefore agree before they act on the flag (sum
+it over the ranks), or one rank leaves while the others wait for it.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ _stop_signals_seen = 0
 
 
 def install() -> None:
-    """Take over the signals of this process, a rank. Call it first, from the main thread."""
+    """Install the handlers in a rank. Call it first, from the main thread."""
     for signum in (*STOP_SIGNALS, WARNING_SIGNAL):
         signal.signal(signum, _on_signal)
     faulthandler.enable()
@@ -41,7 +41,7 @@ def install() -> None:
 
 
 def ignore() -> None:
-    """From now on no signal asks this process to stop, or ends it: its work and its exit code are settled."""
+    """Ignore the stop signals from now on, as the exit code is decided."""
     for signum in (*STOP_SIGNALS, WARNING_SIGNAL):
         signal.signal(signum, signal.SIG_IGN)
 
@@ -69,9 +69,9 @@ def _restore() -> None:
 
 @contextlib.contextmanager
 def collected() -> Iterator[list[int]]:
-    """The launcher's side: a list that every SIGINT and SIGTERM is appended to while inside.
+    """The launcher's handlers: a list to which every SIGINT and SIGTERM is appended inside the block.
 
-    Outside the main thread Python allows no handlers; the list stays empty there.
+    Python allows no handlers outside the main thread; the list stays empty there.
     """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -84,7 +84,7 @@ def collected() -> Iterator[list[int]]:
     def on_signal(signum: int, frame: FrameType | None) -> None:
         if signum != signal.SIGHUP:
             received.append(signum)
-        elif not received:  # a closing terminal sends it twice, and means to end the run, not to kill it
+        elif not received:  # a closing terminal sends SIGHUP twice, which must not count as the second signal
             received.append(signal.SIGTERM)
 
     before = {signum: signal.signal(signum, on_signal) for signum in watched}

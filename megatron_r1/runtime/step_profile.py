@@ -1,9 +1,9 @@
-"""`megatron-r1 run --profile`: where one step of a stage spent its time, as a trace and as a table.
+"""`megatron-r1 run --profile`: profile of one step of each stage, as a trace and as a table.
 
-The second step of a stage's start is profiled on rank 0 (the first warms up): from the end of the first to
-its own end, with all that lies between. The table gives the seconds of every phase by kind of operation, and
-the floor: its matrix products at the rate of this device's best large product. On a GPU operations count with
-the time of their kernels. The profiler makes dispatch look larger than it is: compare shares, not seconds.
+Rank 0 profiles a stage's second step (the first warms up), from the end of the first to its own end. The
+table has the seconds of every phase by kind of operation, and a lower bound (`floor`): the time of its matrix
+products at the rate of this device's best large product. On a GPU operations count with their kernels' time.
+The profiler inflates the cost of dispatch, so compare shares rather than seconds.
 """
 
 import logging
@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 
 PHASE = "phase: "
 OTHER = "other"
-PROFILED = 2  # the step, counted from the start of the stage
-# what an operator's own time counts as; the first that its name contains
+PROFILED = 2  # the step to profile, counted from the start of the stage
+# the kind of an operator: the first one of which its name contains a part
 KINDS = {
     "matrix products": ("mm", "linear"),
     "attention": ("scaled_dot_product", "flash", "attention"),
@@ -37,12 +37,12 @@ COMMUNICATION = "communication"
 
 
 def phase(name: str) -> record_function:
-    """What runs inside counts as this phase; it costs a microsecond where nobody profiles."""
+    """A context whose operations count as this phase; without a profiler it costs a microsecond."""
     return record_function(PHASE + name)
 
 
 def kind_of(operator: str) -> str | None:
-    """Of a profiled event; None for one that is no operation of its own."""
+    """The kind of a profiled event; None if it belongs to no kind."""
     if operator.startswith(("gloo:", "nccl:", "c10d::")):
         return COMMUNICATION
     if not operator.startswith("aten::"):
@@ -51,7 +51,7 @@ def kind_of(operator: str) -> str | None:
 
 
 def best_product(where: torch.device) -> float:
-    """FLOP/s of the best of some large matrix products: no step can have a higher rate."""
+    """FLOP/s of the fastest of ten large matrix products, as an upper bound of any step's rate."""
     size, dtype = (8192, torch.bfloat16) if where.type == "cuda" else (1024, torch.float32)
     a, b = torch.randn(2, size, size, device=where, dtype=dtype)
     return 2 * size**3 / min(_seconds_of_product(a, b) for _ in range(10))
@@ -71,7 +71,7 @@ def _wait(where: torch.device) -> None:
 
 
 class StepProfile:
-    """Told of the end of every step; the one that it profiles leaves two files under the directory."""
+    """Called at the end of every step; writes a trace and a table of the profiled one into the directory."""
 
     def __init__(self, directory: Path, where: torch.device) -> None:
         self._directory, self._where = directory, where
@@ -79,7 +79,7 @@ class StepProfile:
         self._profile: Any = None
 
     def step(self, step: int) -> None:
-        """step 0 is what was measured before the first."""
+        """Note the end of a step; step 0 is the evaluation before the first."""
         self._seen += step > 0
         if self._seen == PROFILED - 1:
             self._start()
@@ -112,7 +112,7 @@ class StepProfile:
 
 @dataclass(slots=True)
 class Phase:
-    """Seconds by the clock, operations' own seconds by kind, and FLOPs of the matrix products."""
+    """Wall-clock seconds, the operations' own seconds by kind, and the matrix products' FLOPs."""
 
     seconds: float = 0.0
     kinds: Counter[str] = field(default_factory=Counter)
@@ -120,7 +120,10 @@ class Phase:
 
 
 def by_phase(events: Iterable[Any], seconds: float, *, on_gpu: bool = False) -> dict[str, Phase]:
-    """Every operation in the innermost phase during which it began; autograd's threads have no phases."""
+    """Assign every operation to the innermost phase during which it began, or to `other`.
+
+    Operations of autograd's threads, which open no phases, count too.
+    """
     events = list(events)
     spans = sorted(
         (e.time_range.start, e.time_range.end, e.name.removeprefix(PHASE))
@@ -144,12 +147,12 @@ def by_phase(events: Iterable[Any], seconds: float, *, on_gpu: bool = False) -> 
 
 
 def _innermost(spans: Sequence[tuple[float, float, str]], before: int, at: float) -> str:
-    """The phase among the first `before` spans that is open at this time."""
+    """The innermost phase open at time `at`, among the first `before` spans."""
     return next((name for start, end, name in reversed(spans[:before]) if start <= at < end), OTHER)
 
 
 def table(phases: dict[str, Phase], *, best: float) -> str:
-    """Markdown: a row a phase, its seconds by kind of operation."""
+    """A Markdown table: one row for each phase, with its seconds by kind of operation."""
     kinds = [*KINDS, COMMUNICATION]
     names = ["phase", "s", *kinds, "rest", "GFLOP", "floor, s"]
     rows = [names, ["---", *["---:"] * (len(names) - 1)]]

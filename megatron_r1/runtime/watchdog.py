@@ -1,12 +1,12 @@
-"""A rank that makes no progress says where it hangs, keeps the evidence, and ends with a code of its own.
+"""Watchdog: a rank that makes no progress reports where it hangs and ends with HangError's exit code.
 
-Progress is the heartbeat of a step. When it stays away for the configured time, every rank writes the stacks
-of its threads to logs/rank<N>.stacks and, with NCCL, torch's flight recorder to logs/rank<N>.flight. A rank
-whose main thread is in a collective only waits for another; the one that is not is to blame
+Progress is the heartbeat of a step. Without one for `watchdog_s` seconds, a rank writes the stacks of its
+threads to logs/rank<N>.stacks and, with NCCL, torch's flight recorder to logs/rank<N>.flight. A rank whose
+main thread is in a collective only waits; the rank that is not in one is the culprit
 (launch/failure_report.py).
 
-A second guard stands behind the thread: faulthandler's own timer, which needs no Python to run, ends a rank
-that holds the interpreter's lock.
+The watchdog is a thread and can't run while another thread holds the interpreter's lock. faulthandler's
+timer, which needs no Python, ends the rank in that case.
 """
 
 import faulthandler
@@ -26,13 +26,13 @@ from megatron_r1.files.run_directory import rank_flight_record, rank_stacks
 from megatron_r1.runtime import heartbeat
 
 POLL_S = 0.5
-GRACE_S = 5.0  # from the first rank's last words to its end, so that the others get to theirs
-BACKUP_S = 60.0  # by which faulthandler's timer is later
+GRACE_S = 5.0  # from a rank's report to its end, so that the other ranks can write theirs
+BACKUP_S = 60.0  # how much later than the watchdog faulthandler's timer fires
 _COLLECTIVES = ("torch/distributed/", "torch\\distributed\\")
 
 
 def start(limit_s: float | None, log_dir: Path) -> None:
-    """Watch this rank, from now on. limit_s: None for never."""
+    """Start the watchdog of this rank; limit_s=None starts none."""
     if limit_s is None:
         return
     watch = threading.Thread(target=_watch, args=(limit_s, log_dir), name="watchdog", daemon=True)
@@ -62,7 +62,7 @@ def _watch(limit_s: float, log_dir: Path) -> None:
 
 
 def describe(limit_s: float, log_dir: Path) -> str:
-    """What this rank does instead of a step."""
+    """The message: how long this rank has made no progress, and where it is."""
     rank = int(os.environ["RANK"])
     where = heartbeat.read(log_dir, rank) or "before its first step"
     main = sys._current_frames()[threading.main_thread().ident or 0]
@@ -73,13 +73,13 @@ def describe(limit_s: float, log_dir: Path) -> str:
 
 
 def activity(frame: FrameType) -> str:
-    """ "it waits in all_reduce for the other ranks, called at ..." or "it hangs in ..."."""
+    """Where a stack is: "it waits in all_reduce for the other ranks, called at ..." or "it hangs in ..."."""
     stack = traceback.extract_stack(frame)
     inside = [entry for entry in stack if any(part in entry.filename for part in _COLLECTIVES)]
     if not inside:
         return f"it hangs in {_place(stack[-1])}"
     ours = [entry for entry in stack if "megatron_r1" in entry.filename]
-    # the outermost frame of torch.distributed that is no decorator is the collective's own name
+    # the outermost frame of torch.distributed that is not a decorator is the collective itself
     name = next(entry.name for entry in inside if entry.name != "wrapper")
     return f"it waits in {name} for the other ranks, called at {_place((ours or stack)[-1])}"
 
@@ -89,7 +89,7 @@ def _place(entry: traceback.FrameSummary) -> str:
 
 
 def _keep_flight_record(path: Path) -> None:
-    """What NCCL's collectives were at, for torch's fr_trace; nothing where torch has not recorded any."""
+    """Write NCCL's flight record for torch's fr_trace; nothing without NCCL."""
     distributed: Any = sys.modules.get("torch.distributed")
     if distributed is None or not distributed.is_initialized() or "nccl" not in distributed.get_backend():
         return

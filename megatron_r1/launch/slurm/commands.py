@@ -1,7 +1,7 @@
-"""sbatch, squeue, scancel and scontrol: called as programs, their answers read, their errors in words.
+"""SLURM's commands (sbatch, squeue, scancel, scontrol): runs them, parses their output, reports their errors.
 
-No slurmdbd is needed: squeue knows the jobs that the controller still remembers (MinJobAge, five minutes by
-default), and what came before is in the run directory.
+No slurmdbd is needed: squeue lists the jobs that the controller still remembers (MinJobAge, five minutes by
+default), and the run directory records the earlier ones.
 """
 
 import shutil
@@ -19,14 +19,14 @@ ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL
 
 
 class SlurmError(R1Error):
-    """SLURM refuses, does not answer, or is not here."""
+    """SLURM refused a command, did not answer, or is not installed."""
 
     exit_code = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What squeue says of a job: state as in squeue(1), reason why it waits or ended, nodes."""
+    """A line of squeue(1): the job's state, the reason why it waits or ended, its nodes."""
 
     id: int
     state: str
@@ -45,7 +45,7 @@ def available() -> bool:
 
 
 def unreachable() -> str | None:
-    """Why SLURM can't be asked anything from here; None if it can."""
+    """Why SLURM can't be used from this machine; None if it can."""
     if not available():
         return "no sbatch on this machine"
     try:
@@ -58,7 +58,7 @@ def unreachable() -> str | None:
 
 
 def submit(script: Path, *, after: int | None, hold: bool) -> int:
-    """The id of the new job. after: the job that must end well before; hold: don't start it yet."""
+    """Submit a script; returns the job's id. after: a job that must succeed first; hold: until `release`."""
     words = ["sbatch", "--parsable"]
     if after is not None:
         words += [f"--dependency=afterok:{after}", "--kill-on-invalid-dep=yes"]
@@ -68,7 +68,7 @@ def submit(script: Path, *, after: int | None, hold: bool) -> int:
 
 
 def address_of_first(nodes: str) -> str:
-    """Of these nodes, a list in SLURM's short form; a node's name may resolve to nothing."""
+    """The address of the first of `nodes`, a list in SLURM's short form. The name itself may not resolve."""
     first = _call(["scontrol", "show", "hostnames", nodes]).split()[0]
     return _call(["scontrol", "show", "node", "--oneliner", first]).split("NodeAddr=")[1].split()[0]
 
@@ -91,10 +91,10 @@ def cancel(jobs: Sequence[int]) -> None:
 
 
 def states(jobs: Sequence[int]) -> dict[int, Job]:
-    """What squeue knows of these jobs; those that it has forgotten are left out."""
+    """These jobs by id, as squeue sees them; jobs that it has forgotten are left out."""
     if not jobs:
         return {}
-    # one unknown id makes squeue fail when it is the only one, and is left out among others
+    # squeue fails if the only id is unknown; among known ids it ignores an unknown one
     done = _run(["squeue", "--noheader", "--states=all", f"--jobs={','.join(map(str, jobs))}",
                  "--Format=JobID:|,State:|,Reason:|,TimeUsed:|,NodeList:|"])  # fmt: skip
     if done.returncode and "Invalid job id" in done.stderr:

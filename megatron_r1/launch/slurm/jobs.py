@@ -1,4 +1,4 @@
-"""Which job does which stage: RUN/slurm/jobs.json, written by `submit`, read by everybody else."""
+"""The run's jobs: RUN/slurm/jobs.json maps stages to job ids; `submit` writes it, other commands read it."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -20,12 +20,12 @@ class Submitted:
 
 
 def folder(run_dir: Path) -> Path:
-    """Scripts, job logs and attempts of a run."""
+    """The folder of a run's job scripts, job logs and attempts."""
     return run_dir / run_directory.SLURM
 
 
 def read(run_dir: Path) -> dict[str, Submitted]:
-    """By stage; empty if nothing was submitted."""
+    """The jobs by stage; empty if nothing was submitted."""
     path = folder(run_dir) / run_directory.JOBS
     if not path.exists():
         return {}

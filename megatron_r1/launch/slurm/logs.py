@@ -1,4 +1,4 @@
-"""`megatron-r1 logs`: the newest job's words and a rank's, by tail(1)."""
+"""`megatron-r1 logs`: shows the newest job's log and a rank's, through tail(1)."""
 
 import subprocess
 from pathlib import Path
@@ -9,7 +9,7 @@ from megatron_r1.launch.slurm import jobs
 
 
 def follow_logs(run_dir: Path, *, rank: int | None, stage: str | None, follow: bool, lines: int) -> int:
-    """Show the ends of a job's log and of rank 0's, or of one rank's alone; returns tail's exit code."""
+    """Show the ends of a job's log and of rank 0's, or only of one rank's; returns tail's exit code."""
     wanted = [rank_log(run_dir / LOGS, rank or 0)]
     if rank is None:
         wanted = [*_job_log(run_dir, stage), *wanted]
@@ -19,12 +19,12 @@ def follow_logs(run_dir: Path, *, rank: int | None, stage: str | None, follow: b
     words = ["tail", f"--lines={lines}", *(["-F"] if follow else []), *map(str, there)]
     try:
         return subprocess.run(words).returncode
-    except KeyboardInterrupt:  # how one ends -f
+    except KeyboardInterrupt:  # the usual end of tail -f
         return 0
 
 
 def _job_log(run_dir: Path, stage: str | None) -> list[Path]:
-    """The stage's, or that of the job that wrote last; none before the first job starts."""
+    """The stage's job log, or the one written last; none before the first job starts."""
     if stage is not None:
         return [job_file(run_dir, stage, "log")]
     found = [path for name in jobs.read(run_dir) if (path := job_file(run_dir, name, "log")).exists()]

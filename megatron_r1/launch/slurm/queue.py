@@ -1,4 +1,4 @@
-"""What of a run is in the queue, and taking it out."""
+"""The run's jobs in SLURM's queue: lists and cancels them."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def live(run_dir: Path) -> list[Job]:
 
 
 def cancel(run_dir: Path) -> str:
-    """Take the run's jobs out of the queue; the running one writes a checkpoint first."""
+    """Cancel the run's jobs; a running one writes a checkpoint first. Returns a line for the user."""
     found = [job.id for job in live(run_dir)]
     if not found:
         return f"{run_dir}: no job of this run is in the queue"

@@ -1,9 +1,9 @@
-"""Before and after the ranks of a job: `python -m megatron_r1.launch.slurm.restarts begin|end RUN_DIR STAGE`.
+"""Restarts of a SLURM job: `python -m megatron_r1.launch.slurm.restarts begin|end RUN_DIR STAGE`.
 
-`begin` says which start of the job this is. `end CODE MAX_RESTARTS` says what happened, the culprit's log
-first, and ends with 0 (done), 75 (put the job back into the queue) or the code of the failure. A job that was
-asked to stop goes on; one that failed is tried once more, unless it fails at the same step again or with an
-error that only a person can mend.
+The job script calls `begin` before its ranks and `end ... CODE MAX_RESTARTS` after them. `end` prints the
+failure report and exits with 0 (done), 75 (put the job back into the queue) or the code of the failure. A job
+that was asked to stop goes back into the queue. So does one that failed, unless it failed at the same step
+before or with an error that a retry can't fix.
 """
 
 import json
@@ -27,14 +27,14 @@ from megatron_r1.runtime import heartbeat
 
 log = logging.getLogger(__name__)
 
-FOR_A_PERSON = {error.exit_code for error in (ConfigError, DataError, CheckpointError, GateError)}
+NOT_RETRIED = {error.exit_code for error in (ConfigError, DataError, CheckpointError, GateError)}
 _FAILED_TASK = re.compile(r"srun: error: (\S+): tasks? ([\d,-]+): (.+)")
 _EXIT = re.compile(r"Exited with exit code (\d+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Which start of which job; restart counts from 0."""
+    """One start of a job; restart counts from 0."""
 
     job: str
     restart: int
@@ -42,7 +42,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """How a start ended: outcome is done, interrupted or failed; step is where the stage was."""
+    """How a start ended: outcome is done, interrupted or failed; step is the stage's last."""
 
     stage: str
     job: str
@@ -55,7 +55,7 @@ class Attempt:
 
 
 def current(slurm: Mapping[str, str]) -> Start:
-    """This start, from SLURM's environment."""
+    """This start, from SLURM's environment variables."""
     return Start(slurm["SLURM_JOB_ID"], int(slurm.get("SLURM_RESTART_COUNT", "0")))
 
 
@@ -64,7 +64,7 @@ def mark_interrupted(run_dir: Path, this: Start) -> None:
 
 
 def attempts(run_dir: Path) -> list[Attempt]:
-    """All ended starts of all stages, in their order."""
+    """Every start that has ended, of all stages, in order of time."""
     path = jobs.folder(run_dir) / run_directory.ATTEMPTS
     if not path.exists():
         return []
@@ -73,7 +73,7 @@ def attempts(run_dir: Path) -> list[Attempt]:
 
 
 def _attempt(line: bytes, *, where: str) -> Attempt | None:
-    """None where a start was killed while it wrote the line: the end of a job must not fail on it."""
+    """The attempt of one line; None where the job was killed while it wrote the line."""
     try:
         return record_of(Attempt, parse_json(line), where=where, error=DataError, remedy="it is left out")
     except (NotJson, DataError) as error:
@@ -82,7 +82,7 @@ def _attempt(line: bytes, *, where: str) -> Attempt | None:
 
 
 def begin(run_dir: Path, stage: str, this: Start) -> None:
-    """Say which start this is, and forget what earlier ones left of their progress."""
+    """Print which start this is, and remove the heartbeats and the mark of earlier ones."""
     (run_dir / run_directory.LOGS).mkdir(exist_ok=True)
     heartbeat.forget(run_dir / run_directory.LOGS)
     _mark(run_dir).unlink(missing_ok=True)
@@ -91,7 +91,7 @@ def begin(run_dir: Path, stage: str, this: Start) -> None:
 
 
 def end(run_dir: Path, stage: str, this: Start, *, code: int, max_restarts: int) -> int:
-    """Record how it ended and decide: the exit code of the job, 75 to go on in the queue."""
+    """Record how the start ended; returns the job's exit code, 75 to go back into the queue."""
     before = [one for one in attempts(run_dir) if one.stage == stage and one.job == this.job]
     interrupted = code == 0 and _is_marked(run_dir, this)
     outcome = "interrupted" if interrupted else "failed" if code else "done"
@@ -113,7 +113,7 @@ def end(run_dir: Path, stage: str, this: Start, *, code: int, max_restarts: int)
 
 def _refusal(found: Attempt, before: list[Attempt], *, max_restarts: int) -> str | None:
     """Why the job is not put back into the queue; None if it is."""
-    if found.outcome == "failed" and found.code in FOR_A_PERSON:
+    if found.outcome == "failed" and found.code in NOT_RETRIED:
         return "another try would end the same way; mend what the message says, then submit again"
     same = [one for one in before if one.outcome == "failed" and one.step == found.step]
     if found.outcome == "failed" and same:
@@ -124,7 +124,7 @@ def _refusal(found: Attempt, before: list[Attempt], *, max_restarts: int) -> str
 
 
 def _describe(run_dir: Path, stage: str, code: int) -> str:
-    """The culprit's log, rank, node, stage and step, from what srun says of its tasks."""
+    """The failure report, from srun's messages about its tasks."""
     log_dir = run_dir / run_directory.LOGS
     spoken = (run_directory.job_file(run_dir, stage, "srun")).read_text()
     nodes: dict[int, str] = {}
@@ -134,7 +134,7 @@ def _describe(run_dir: Path, stage: str, code: int) -> str:
             nodes[rank] = node
             deaths.append(Death(rank, _returncode(ending), _log_end(log_dir, rank)))
     blamed = failure_report.culprit(deaths)
-    if blamed is None:  # no task failed: srun itself did, or a node was lost
+    if blamed is None:  # no task failed: srun failed, or a node was lost
         return f"{spoken}error: srun ended with {code}; its own words are above"
     total = int(os.environ.get("SLURM_NTASKS", len(deaths)))
     return spoken + failure_report.describe(
@@ -143,7 +143,7 @@ def _describe(run_dir: Path, stage: str, code: int) -> str:
 
 
 def _ranks(text: str) -> list[int]:
-    """srun's "0-2,5"."""
+    """Ranks from srun's notation, such as "0-2,5"."""
     found: list[int] = []
     for part in text.split(","):
         first, _, last = part.partition("-")
@@ -152,7 +152,7 @@ def _ranks(text: str) -> list[int]:
 
 
 def _returncode(ending: str) -> int:
-    """As subprocess has it; srun names a signal as strsignal(3) does, "(core dumped)" after it or not."""
+    """subprocess's return code. srun names a signal as strsignal(3) does, perhaps with "(core dumped)"."""
     exited = _EXIT.search(ending)
     if exited is not None:
         return int(exited[1])
@@ -170,7 +170,7 @@ def _log_end(log_dir: Path, rank: int) -> str:
 
 
 def _step(run_dir: Path) -> int:
-    """How far the furthest rank was; 0 before its first step."""
+    """The step of the furthest rank; 0 before its first."""
     log_dir = run_dir / run_directory.LOGS
     beats = [heartbeat.read(log_dir, rank) for rank in run_directory.heartbeats(log_dir)]
     return max((beat.step for beat in beats if beat is not None), default=0)
@@ -184,7 +184,7 @@ def _is_marked(run_dir: Path, this: Start) -> bool:
     path = _mark(run_dir)
     try:
         return path.exists() and parse_json(path.read_bytes()) == asdict(this)
-    except NotJson:  # killed while it wrote it
+    except NotJson:  # the job was killed while it wrote the file
         return False
 
 

@@ -1,4 +1,4 @@
-"""A stage's job script from the jinja2 template beside this file: what a person could have written."""
+"""A stage's job script, rendered from the jinja2 template beside this file or from slurm.template."""
 
 import shlex
 import sys
@@ -20,9 +20,9 @@ TEMPLATE = Path(__file__).with_name("stage.sbatch.jinja")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageScript:
-    """What a template is filled with.
+    """The values of a job script.
 
-    directory: where the job runs; the run's own paths are relative to it.
+    directory: the job's working directory; relative paths of the run start there.
     """
 
     run: str
@@ -34,7 +34,7 @@ class StageScript:
     commit: str
 
     def render(self) -> str:
-        """The script. ConfigError: the template has a mistake, or no line of a script can hold a path."""
+        """The script. ConfigError if the template has a mistake, or a path can't stand in a script."""
         path = Path(self.slurm.template) if self.slurm.template else TEMPLATE
         environment = jinja2.Environment(
             undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
@@ -84,7 +84,7 @@ class StageScript:
 
 
 def _require_plain(paths: Mapping[str, str]) -> None:
-    """A newline would begin another line; SLURM takes a backslash for the end of its own file patterns."""
+    """Refuse newlines, which would add lines to the script, and backslashes, which SLURM's log paths drop."""
     for name, path in paths.items():
         if not is_one_line(path) or (name == "run_dir" and "\\" in path):
             raise ConfigError(
@@ -94,12 +94,12 @@ def _require_plain(paths: Mapping[str, str]) -> None:
 
 
 def _container(slurm: Slurm, directory: Path) -> list[str]:
-    """srun's options for pyxis; none without a container."""
+    """srun's options for pyxis (containers); empty without a container."""
     if slurm.container is None:
         return []
     options = [f"--container-image={slurm.container.image}", *slurm.container.options]
     if slurm.container.mounts:
         options.append(f"--container-mounts={','.join(slurm.container.mounts)}")
     if not any(option.startswith("--container-workdir=") for option in options):
-        options.append(f"--container-workdir={directory}")  # else the image's own
+        options.append(f"--container-workdir={directory}")  # pyxis's default is the image's own
     return options

@@ -1,6 +1,6 @@
-"""`megatron-r1 status`: where a run's stages are, from SLURM's queue and the run's own files.
+"""`megatron-r1 status`: the state of a run's stages, from SLURM's queue and the run's files.
 
-Runs that `megatron-r1 run` started have no jobs; their steps, rewards and results show all the same.
+Runs that `megatron-r1 run` started have no jobs; their steps and rewards are shown all the same.
 """
 
 import time
@@ -22,7 +22,7 @@ _HEADINGS = ("stage", "job", "state", "step", "reward", "left")
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a stage is: total is None where nobody knows it yet, left_s before its first step."""
+    """How far a stage is. total is None while it is unknown; left_s is None before the first step."""
 
     step: int
     total: int | None
@@ -31,7 +31,7 @@ class Progress:
 
 
 def status(run_dir: Path) -> str:
-    """A table of the stages, and the last error of each that failed."""
+    """A table of the stages, and the last error of each failed one."""
     run = read_resolved(run_dir)
     if not run:
         raise R1Error(f"{run_dir}: no {RESOLVED}, so no run; give the folder that holds the stages' folders")
@@ -51,7 +51,7 @@ def status(run_dir: Path) -> str:
 
 
 def _state(run_dir: Path, stage: str, job: Job | None, *, submitted: bool) -> str:
-    """done, running ..., waiting (why), or how it ended."""
+    """The table's cell: done, running, waiting with the reason, or how the stage ended."""
     if (run_dir / stage / ARTIFACT).exists():
         return "done"
     if job is not None and job.state == "RUNNING":
@@ -77,7 +77,7 @@ def _restarts(run_dir: Path, stage: str, job: int) -> str:
 
 
 def _progress(run_dir: Path, name: str, stage: dict[str, Any], *, done: bool) -> Progress:
-    """`steps: 0` is as many as the epochs take: what the running stage says, or a finished one took."""
+    """With `steps: 0` the epochs decide the total, which only the running or finished stage can tell."""
     lines = list(read_metrics(run_dir / name / METRICS))
     step = int(lines[-1]["step"]) if lines else 0
     now = position.read(run_dir / LOGS)
@@ -97,7 +97,7 @@ def _cells(found: Progress, *, running: bool) -> tuple[str, str, str]:
 
 
 def _last_error(run_dir: Path, stage: str) -> str | None:
-    """The last line of the job's log that says what went wrong, since its last start."""
+    """The last error line of the job's log."""
     path = job_file(run_dir, stage, "log")
     if not path.exists():
         return None

@@ -1,7 +1,7 @@
-"""`megatron-r1 submit`: check the configuration, write the scripts, and put a job a stage into the queue.
+"""`megatron-r1 submit`: checks the configuration, writes the scripts, and queues one job for each stage.
 
-The first job is held until the whole chain is accepted, so that a chain is never half in the queue and the
-results that `--from` forgets go only when their successors are certain to come.
+The first job is held until SLURM has accepted the whole chain. So a chain is never half queued, and the
+results that `--from` discards are removed only once the jobs that replace them are queued.
 """
 
 import logging
@@ -44,10 +44,10 @@ def submit(
     run_dir: Path | None = None,
     site: Path | None = None,
 ) -> str:
-    """Submit the stages that are not done; returns what happened, in lines for the user.
+    """Submit the stages that are not done; returns lines for the user.
 
-    seed: in the place of the configuration's, as a run of its own next to that of other seeds.
-    site: the site's profile; by default what MEGATRON_R1_SITE names or ~/.config/megatron_r1/site.yaml.
+    seed: replaces the configuration's, in a run directory of its own.
+    site: the cluster's profile; by default what MEGATRON_R1_SITE names or ~/.config/megatron_r1/site.yaml.
     """
     loaded, run_dir = _load(config_path, overrides, seed=seed, run_dir=run_dir, site=site)
     refuse(findings(loaded))
@@ -57,9 +57,9 @@ def submit(
         return _nothing_to_do(run_dir)
     run_lock.make_run_dir(run_dir)
     jobs.folder(run_dir).mkdir(exist_ok=True)
-    for text in scripts.values():  # a job that is held is not looked at when it is submitted
+    for text in scripts.values():  # SLURM doesn't check a held job when it is submitted
         commands.would_start(text)
-    _refuse_second(run_dir)  # before the lock too: the job that holds it is better named by its id
+    _refuse_second(run_dir)  # before the lock too: this error names the job that holds it
     with run_lock.hold(run_dir):
         _refuse_second(run_dir)
         local.write_resolved(run, run_dir)
@@ -87,10 +87,10 @@ def dry_run(
     run_dir: Path | None = None,
     site: Path | None = None,
 ) -> Iterator[str]:
-    """What `submit` would do, as parts to print: the scripts, then what this machine and SLURM say of them.
+    """What `submit` would do, as parts to print: the scripts, then the findings of the checks and of SLURM.
 
-    Nothing is written and nothing put into the queue. Weights and data may be on another machine: what is not
-    here is said. SlurmError comes last, where SLURM refuses a script.
+    Nothing is written and nothing is queued. Missing weights and data are findings rather than errors, as
+    they may be on the cluster only. Raises SlurmError at the end if SLURM refuses a script.
     """
     loaded, run_dir = _load(config_path, overrides, seed=seed, run_dir=run_dir, site=site)
     refuse(findings(loaded, files=False))
@@ -100,11 +100,11 @@ def dry_run(
     for name, text in scripts.items():
         yield f"### {name}.sbatch\n{text}"
     yield from (f"### submit would refuse this: {finding}" for finding in findings(loaded))
-    yield from _opinions(scripts)
+    yield from _test_only(scripts)
 
 
-def _opinions(scripts: Mapping[str, str]) -> Iterator[str]:
-    """SLURM's, where there is a SLURM that answers."""
+def _test_only(scripts: Mapping[str, str]) -> Iterator[str]:
+    """The result of `sbatch --test-only` for each script, where SLURM can be reached."""
     silent = commands.unreachable()
     if silent is not None:
         yield f"### SLURM was not asked: {silent}"
@@ -116,7 +116,7 @@ def _opinions(scripts: Mapping[str, str]) -> Iterator[str]:
 def _load(
     config_path: Path, overrides: Sequence[str], *, seed: int | None, run_dir: Path | None, site: Path | None
 ) -> tuple[Loaded[RunConfig], Path]:
-    """The configuration, with the seed as one of several if it is given, and where the run is kept."""
+    """The configuration and the run directory; a given seed changes both."""
     loaded = load_run(config_path, overrides=overrides, site=site or _own_site())
     if seed is not None:
         suffix = f"_seed{seed}"
@@ -127,7 +127,7 @@ def _load(
 
 
 def _rendered(run: RunConfig, run_dir: Path, from_stage: str | None) -> dict[str, str]:
-    """The scripts of the stages that are to run, by their names."""
+    """The scripts of the stages that have to run, by stage name."""
     local.check_from(from_stage, run)
     for text in warnings(run):
         log.warning(text)
@@ -148,10 +148,10 @@ def _own_site() -> Path | None:
 
 
 def stages_to_run(run: RunConfig, run_dir: Path, from_stage: str | None) -> list[str]:
-    """All but the first ones that are done, with the same configuration, and are not to be done again.
+    """The stages from `from_stage` or the first unfinished one on, whichever comes first.
 
-    A finished stage whose configuration or files are others now gets a job: there the pipeline says what
-    changed.
+    A finished stage whose configuration or files have changed since counts as unfinished: its job reports
+    what changed.
     """
     names = list(run.stages)
     first = 0
@@ -199,7 +199,7 @@ def _refuse_second(run_dir: Path) -> None:
 
 
 def _submit_chain(run_dir: Path, stages: Sequence[str]) -> dict[str, Submitted]:
-    """All jobs, the first one held; none of them if one is refused."""
+    """Submit all jobs, the first one held; if SLURM refuses one, the others are cancelled."""
     submitted: dict[str, Submitted] = {}
     before: int | None = None
     try:

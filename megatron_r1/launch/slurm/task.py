@@ -1,8 +1,8 @@
-"""One srun task, one rank: `python -m megatron_r1.launch.slurm.task RUN_DIR STAGE`.
+"""One rank as an srun task: `python -m megatron_r1.launch.slurm.task RUN_DIR STAGE`.
 
-The rank's place comes from SLURM, so that rank order is SLURM's order. A rank that was asked to stop ends
-with 0 here, not with 75: srun --kill-on-bad-exit would take the first one's 75 for a failure and kill the
-others over it. The file that rank 0 leaves says that all of them agreed to stop.
+RANK and WORLD_SIZE come from SLURM's variables. A rank that was asked to stop ends with 0 rather than 75:
+srun --kill-on-bad-exit would take the first 75 for a failure and kill the other ranks. Rank 0 leaves a file
+(restarts.mark_interrupted) instead, which says that the stage was interrupted.
 """
 
 import os
@@ -18,7 +18,7 @@ from megatron_r1.runtime import env_vars
 
 
 def place(slurm: Mapping[str, str]) -> dict[str, str]:
-    """What torch and the pipeline read, from what SLURM sets."""
+    """torch's variables (RANK, WORLD_SIZE, ...) from SLURM's."""
     return {
         "RANK": slurm["SLURM_PROCID"],
         "LOCAL_RANK": slurm["SLURM_LOCALID"],
