@@ -1,4 +1,4 @@
-"""From sampled answers to data to learn from: filters, duplicates, decontamination, quotas, the data card.
+"""Curation of sampled completions into training data: filters, deduplication, decontamination, quotas, card.
 
 Pure functions over text and counts; stages/rejection_sampling/stage.py applies them.
 """

@@ -1,4 +1,4 @@
-"""A judged sample as a line of JSON: whole, with its provenance, where it may stay; else why it may not."""
+"""A graded completion as a line of JSON: a chat with its provenance, or the reason why it was dropped."""
 
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
@@ -13,7 +13,7 @@ from megatron_r1.types import Completion
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where a stage's samples come from, the same for all of them. weights: their hash."""
+    """How a stage's completions were sampled, the same for all of them. weights: the hash of the weights."""
 
     stage: str
     init: str | None
@@ -26,17 +26,17 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class Screen:
-    """What decides on a sample by itself."""
+    """The checks of a single completion: grade, contamination, role marks, filters, rewriting."""
 
     filters: Filters
     evaluation: EvaluationText | None
     rewrite: Rewrite | None
-    role_marks: Collection[str] = ()  # of the template: an answer that holds one forges a turn
+    role_marks: Collection[str] = ()  # the chat template's; a response that holds one forges a turn
 
     def line(
         self, completion: Completion, verdict: Verdict, *, index: int, sample: int, origin: Provenance
     ) -> dict[str, Any]:
-        """index, sample: of the prompt in its data, and of the completion among the prompt's."""
+        """The line. index: of the prompt in its data; sample: of the completion among the prompt's."""
         stub = {"source": completion.prompt.source, "tokens": len(completion.token_ids)}
         reason = self._reason(completion, verdict)
         if reason is not None:
@@ -82,5 +82,5 @@ class Screen:
 
 
 def published(line: dict[str, Any]) -> dict[str, Any]:
-    """A kept line as data/sources/jsonl.py reads it."""
+    """A kept line, without the keys that data/sources/jsonl.py doesn't know."""
     return {key: value for key, value in line.items() if key not in ("source", "tokens")}

@@ -1,4 +1,4 @@
-"""The data card: what was sampled, what was kept, why the rest was not, and how long the kept answers are."""
+"""Data card: counts of sampled and kept completions, reasons for drops, lengths of the kept responses."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -8,7 +8,7 @@ import numpy
 
 
 class Card:
-    """Counts lines as they pass; a line with "dropped" was left out for that reason."""
+    """Counts candidate lines; a line with the key "dropped" was dropped for that reason."""
 
     def __init__(self) -> None:
         self._sampled: Counter[str] = Counter()
@@ -19,7 +19,7 @@ class Card:
         self._lengths: list[int] = []
 
     def counting(self, lines: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """The same lines, counted."""
+        """Yield the same lines and count them."""
         for line in lines:
             self.count(line)
             yield line
@@ -36,7 +36,7 @@ class Card:
         self._lengths.append(line["tokens"])
 
     def content(self, **about: Any) -> dict[str, Any]:
-        """The card as JSON. about: what else it says (how it was sampled, from which weights)."""
+        """The card's JSON object. about: further keys, such as how and from which weights it was sampled."""
         reasons = sum(self._dropped.values(), Counter())
         return {
             **about,
@@ -58,7 +58,7 @@ class Card:
 
 
 def _distribution(lengths: list[int]) -> dict[str, float]:
-    """Of the sampled responses that were kept, in tokens."""
+    """Statistics of the kept completions' lengths, in tokens."""
     if not lengths:
         return {}
     values = numpy.array(lengths)

@@ -1,7 +1,8 @@
-"""10-gram decontamination: nothing is learnt that shares ten words in a row with an evaluation question.
+"""10-gram decontamination: drops training text that shares ten consecutive words with an evaluation prompt.
 
 DeepSeek-R1 (appendix A of the 2026 text): any text with a 10-gram of an evaluation question or its reference
-solution is removed. A question of fewer words has no such run; the same question, word for word, is found.
+solution is removed. A prompt of fewer than ten words has no 10-gram; it counts only if the whole text is
+equal, word for word.
 """
 
 from collections.abc import Iterable
@@ -13,12 +14,12 @@ NGRAM = 10
 
 
 class EvaluationText:
-    """What must not be learnt: the n-grams of evaluation questions."""
+    """The n-grams of all evaluation prompts."""
 
     def __init__(self, prompts: Iterable[Prompt], *, n: int = NGRAM) -> None:
         self.n = n
         self._ngrams: set[int] = set()
-        self._short: set[int] = set()  # whole questions of fewer than n words
+        self._short: set[int] = set()  # whole prompts of fewer than n words
         for prompt in prompts:
             self._add(prompt.question)
 
@@ -29,10 +30,10 @@ class EvaluationText:
         self._ngrams.update(hash(gram) for gram in ngrams(found, self.n))
 
     def is_in(self, question: str, response: str) -> bool:
-        """Whether question or response share n words in a row with an evaluation question."""
+        """Whether question or response share n consecutive words with an evaluation prompt."""
         asked = words(question)
         if hash(tuple(asked)) in self._short:
             return True
-        # hashes of a run decide: a false alarm (one in 2**64 a pair) costs a sample and harms nothing
+        # only hashes are compared: a collision (one in 2**64 a pair) drops one sample too many
         both = (asked, words(response))
         return any(hash(gram) in self._ngrams for part in both for gram in ngrams(part, self.n))

@@ -1,8 +1,8 @@
 """Near-duplicates by MinHash (Broder, 1997): the share of equal minima estimates the Jaccard similarity.
 
-Locality-sensitive hashing finds candidates without comparing all pairs: two texts meet when all rows of one
-of their bands agree. With 16 bands of 8 rows, texts of similarity .8 meet with probability .95, of .5 with
-.06; the estimate from all 128 minima (standard error at most .044) then decides.
+Locality-sensitive hashing avoids comparing all pairs: two texts are compared if all rows of one of their
+bands agree. With 16 bands of 8 rows, that has probability .95 for texts of similarity .8, and .06 for .5. The
+estimate from all 128 minima (standard error at most .044) then decides.
 """
 
 import hashlib
@@ -18,20 +18,20 @@ NUM_ROWS = 8
 
 
 class Duplicates(Section):
-    """When two answered questions count as one; the first stays."""
+    """When two prompts with their responses are duplicates, of which the first is kept."""
 
     threshold: float = Field(default=0.9, gt=0, le=1)
-    """Jaccard similarity of their runs of words, from which on they do."""
+    """Jaccard similarity of their word n-grams from which on two texts are duplicates."""
     run: int = Field(default=3, ge=1)
-    """Words of a run."""
+    """n of the word n-grams."""
 
 
 class Seen:
-    """Signatures of the texts that were kept; grows by 512 bytes a text."""
+    """The MinHash signatures of the kept texts, 512 bytes each."""
 
     def __init__(self, options: Duplicates) -> None:
         self._options = options
-        draw = numpy.random.default_rng(0)  # constants, the same in every run
+        draw = numpy.random.default_rng(0)  # fixed seed: the same hash functions in every run
         size = NUM_BANDS * NUM_ROWS
         self._masks = draw.integers(0, 1 << 64, size=size, dtype=numpy.uint64)
         self._factors = draw.integers(0, 1 << 64, size=size, dtype=numpy.uint64) | numpy.uint64(1)
@@ -39,7 +39,7 @@ class Seen:
         self._bands: list[dict[bytes, list[int]]] = [{} for _ in range(NUM_BANDS)]
 
     def add(self, text: str) -> bool:
-        """Whether the text is new; it is remembered if so."""
+        """Remember the text unless it duplicates an earlier one; returns whether it is new."""
         signature = self._signature(text)
         keys = [row.tobytes() for row in signature.reshape(NUM_BANDS, NUM_ROWS)]
         met = {index for band, key in zip(self._bands, keys, strict=True) for index in band.get(key, ())}
@@ -55,16 +55,16 @@ class Seen:
         return float((one == other).mean())
 
     def _signature(self, text: str) -> numpy.ndarray:
-        """[128] uint32 minima; a text shorter than a run is one run."""
+        """[128] uint32 minima; a text shorter than an n-gram counts as one."""
         found = words(text)
         runs = set(ngrams(found, self._options.run)) or {tuple(found)}
         hashes = numpy.array([_hash(run) for run in runs], dtype=numpy.uint64)
-        # a hash function a column: multiply-shift, modulo 2**64 by overflow; the high bits are the good ones
+        # one hash function per column: multiply-shift, modulo 2**64 by overflow; only the high bits mix well
         mixed = ((hashes[:, None] ^ self._masks) * self._factors) >> numpy.uint64(32)
         return mixed.min(axis=0).astype(numpy.uint32)
 
 
 def _hash(run: tuple[str, ...]) -> int:
-    """64 bits, the same in every process (Python's own hash of a text is not)."""
+    """A 64-bit hash, the same in every process (Python's hash of a string is not)."""
     digest = hashlib.blake2b("\x1f".join(run).encode(), digest_size=8).digest()
     return int.from_bytes(digest)

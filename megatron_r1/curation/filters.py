@@ -1,7 +1,7 @@
-"""What is not worth learning from, one small function a reason (DeepSeek-R1, sections 2.3.1 and 2.3.3).
+"""Readability filters of sampled completions (DeepSeek-R1, sections 2.3.1 and 2.3.3).
 
-R1 keeps of its own samples what is right and reads well: no mixed languages, no long paragraphs and no code
-blocks in the chain of thought, no repetition, a proper form. Whether an answer is right is not decided here.
+R1 keeps completions that are right and read well: no mixed languages, long paragraphs or code blocks in the
+chain of thought, no repetition, the right form. curation/verdict.py decides whether the answer is right.
 """
 
 import re
@@ -17,34 +17,34 @@ from megatron_r1.section import Section
 from megatron_r1.types import Completion
 
 UNREADABLE = ("\ufffd", "\u2047")  # what tokenizers write for broken bytes and unknown pieces
-REPEATED_RUN = 8  # words; shorter runs recur in honest mathematics
+REPEATED_RUN = 8  # words; shorter n-grams repeat in ordinary mathematics too
 _PARAGRAPH_END = re.compile(r"\n\s*\n")
 _CODE_FENCE = re.compile(r"^\s*(?:```|~~~)", re.MULTILINE)
 
 
 class Filters(Section):
-    """Which samples are left out, by their text. null or false turns a filter off."""
+    """Which completions are dropped, by their text. null or false turns a filter off."""
 
     form: Form | None = "answer_tags"
     """The form that a response must have; an unfinished response has none."""
     min_language: float | None = Field(default=None, gt=0, le=1)
-    """Least share of words of the chain of thought in the prompt's language; a language that can't be told by
-    its script is never kept."""
+    """Minimum share of the chain of thought's words in the prompt's language. Prompts in a language that has
+    no script of its own are never kept."""
     mixed: bool = True
-    """Leave out chains of thought that mix languages."""
+    """Drop chains of thought that mix languages."""
     max_paragraph: int | None = Field(default=None, ge=1)
-    """Most characters of a paragraph of the chain of thought."""
+    """Maximum number of characters in a paragraph of the chain of thought."""
     code_blocks: bool = True
-    """Leave out chains of thought with fenced blocks of code."""
+    """Drop chains of thought with fenced code blocks."""
     max_repetition: float | None = Field(default=0.3, ge=0, lt=1)
-    """Most of the runs of eight words of a response that may repeat an earlier one, as a share."""
+    """Maximum share of a response's word 8-grams that repeat an earlier one."""
     min_tokens: int = Field(default=1, ge=1)
-    """Shortest response."""
+    """Minimum length of a completion, in tokens."""
     max_tokens: int | None = Field(default=None, ge=1)
-    """Longest response; null: what sampling allows."""
+    """Maximum length of a completion, in tokens; null: as long as sampling allows."""
 
     def reason(self, completion: Completion) -> str | None:
-        """Why a sample is left out, in one word; None: it may stay."""
+        """Why a completion is dropped, in one word; None if it is kept."""
         return next(self._reasons(completion), None)
 
     def _reasons(self, completion: Completion) -> Iterator[str]:
@@ -73,23 +73,23 @@ class Filters(Section):
 
 
 def speaks(chain: str, language: str, *, at_least: float) -> bool:
-    """Whether enough of the words are the language's; without a word, or a way to tell, they are not."""
+    """Whether at least this share of words is in the language; False without words or a script to tell by."""
     share = language_share(chain, language)
     return share is not None and share >= at_least
 
 
 def has_code_block(text: str) -> bool:
-    """Whether a line opens a fenced block; code within a line is none."""
+    """Whether a line opens a fenced code block."""
     return _CODE_FENCE.search(text) is not None
 
 
 def longest_paragraph(text: str) -> int:
-    """Characters of the longest part between blank lines."""
+    """Length of the longest paragraph, in characters; blank lines separate paragraphs."""
     return max(len(paragraph.strip()) for paragraph in _PARAGRAPH_END.split(text))
 
 
 def repetition(text: str, *, run: int = REPEATED_RUN) -> float:
-    """Share of the runs of `run` words that were there before: 0 without repetition, near 1 in a loop."""
+    """Share of the `run`-word n-grams that repeat an earlier one: 0 without repetition, near 1 in a loop."""
     seen: set[tuple[str, ...]] = set()
     total = repeated = 0
     for gram in ngrams(words(text), run):

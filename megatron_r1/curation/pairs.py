@@ -1,7 +1,7 @@
-"""Which pairs of responses become preferences: clearly judged, of balanced lengths (DeepSeek-R1, 2.3.4).
+"""Selection of preference pairs: a clear verdict of the judge and balanced lengths (DeepSeek-R1, 2.3.4).
 
-The judge is asked several times with the two in changing order; the mean difference decides. Without a
-balance of lengths, a reward model would learn that longer is better.
+The judge compares a pair several times, with the two responses in alternating order; the mean difference of
+its scores decides. Lengths are balanced so that a reward model doesn't learn that longer is better.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ TOLERANCE = 0.02  # of the mean length
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """margin: mean score of the first minus that of the second; None where an answer was no verdict."""
+    """margin: mean score of the first minus that of the second; None if any verdict couldn't be parsed."""
 
     margin: float | None
 
@@ -24,7 +24,7 @@ class Judged:
 
 
 def orders(asks: int, *, key: int) -> list[bool]:
-    """For each time the judge is asked, whether the two are swapped: half of the times, by the key."""
+    """For each comparison, whether the responses are swapped: in half of them, drawn by the key."""
     swapped = [i % 2 == 1 for i in range(asks)]
     for i in range(asks - 1, 0, -1):  # Fisher-Yates by the digits of the key
         key, j = divmod(key, i + 1)
@@ -33,7 +33,7 @@ def orders(asks: int, *, key: int) -> list[bool]:
 
 
 def judged(answers: Sequence[tuple[float, float] | None], swapped: Sequence[bool]) -> Judged:
-    """answers: the scores of A and B each time. One that is no verdict makes the pair none."""
+    """The verdict from every comparison's scores of A and B; None in `answers` makes the margin None."""
     differences = [
         (answer[1] - answer[0]) if swap else (answer[0] - answer[1])
         for answer, swap in zip(answers, swapped, strict=True)
@@ -45,17 +45,17 @@ def judged(answers: Sequence[tuple[float, float] | None], swapped: Sequence[bool
 
 
 def unbalanced(gaps: Sequence[int], lengths: Sequence[int], *, tolerance: float = TOLERANCE) -> set[int]:
-    """Which pairs to leave out so that chosen and rejected have the same mean length, within the tolerance.
+    """The pairs to drop so that chosen and rejected have the same mean length, within the tolerance.
 
-    gaps: length of the chosen minus that of the rejected response. lengths: of both together. The widest gaps
-    on the side that prevails go first, unless the other side would then prevail.
+    gaps: length of the chosen minus that of the rejected response. lengths: of both together. Of the side
+    that is longer overall, the widest gaps are dropped first, unless that would make the other side longer.
     """
     total, size = sum(gaps), sum(lengths)
     dropped: set[int] = set()
     for index in sorted(range(len(gaps)), key=lambda i: (-abs(gaps[i]), i)):
         if abs(total) <= tolerance * size / 2:
             break
-        if gaps[index] * total > 0 and abs(gaps[index]) <= abs(total):  # else the other side would prevail
+        if gaps[index] * total > 0 and abs(gaps[index]) <= abs(total):
             dropped.add(index)
             total, size = total - gaps[index], size - lengths[index]
     return dropped

@@ -1,8 +1,8 @@
-"""R1's output form for a sample of R1-Zero: the reasoning between its tags, then a summary with the answer.
+"""Rewrites a completion of R1-Zero in R1's output form: the reasoning in tags, then a summary.
 
-DeepSeek-R1, section 2.3.1: |special_token|<reasoning_process>|special_token|<summary>. The paper lets
-DeepSeek-V3 write the summary; here it is a sentence a language with the answer in it, by rule. A response
-whose answer would not be the same afterwards is refused.
+DeepSeek-R1, section 2.3.1: |special_token|<reasoning_process>|special_token|<summary>. In the paper
+DeepSeek-V3 writes the summary; here a template of each language states the answer. A response from which
+another answer would be read afterwards is refused.
 """
 
 from typing import Annotated
@@ -17,7 +17,7 @@ CHAIN, SUMMARY, ANSWER = "{chain}", "{summary}", "{answer}"
 
 
 def containing(*parts: str) -> AfterValidator:
-    """Of a text in the configuration: each of the parts must be in it."""
+    """A validator of a text in the configuration: it must contain each of the parts."""
 
     def check(text: str) -> str:
         missing = [part for part in parts if part not in text]
@@ -29,13 +29,13 @@ def containing(*parts: str) -> AfterValidator:
 
 
 class Rewrite(Section):
-    """How a response is written anew."""
+    """How responses are rewritten."""
 
     form: Annotated[str, containing(CHAIN, SUMMARY)] = f"<think>\n{CHAIN}\n</think>\n\n{SUMMARY}"
     """The whole response; {chain} and {summary} stand for its parts."""
     summary: dict[str, str] = Field(min_length=1)
-    """The summary by language; {answer} stands for the final answer. A language that is missing is left out
-    of the data."""
+    """The summary of each language; {answer} stands for the final answer. Completions in any other language
+    are dropped."""
 
     @field_validator("summary")
     @classmethod
@@ -46,11 +46,11 @@ class Rewrite(Section):
         return summary
 
     def rewritten(self, completion: Completion) -> str | None:
-        """The response in the new form; None where there is no way to write it."""
+        """The response in the new form; None without an answer, a chain of thought or a summary template."""
         answer, summary = final_answer(completion.text), self.summary.get(completion.prompt.language)
         chain = chain_of_thought(completion.text).strip()
         if answer is None or summary is None or not chain:
             return None
-        # the chain last: what a model wrote must not be filled in again
+        # the chain comes last: placeholders in the model's own text must stay as they are
         text = self.form.replace(SUMMARY, summary.replace(ANSWER, answer)).replace(CHAIN, chain)
         return text if final_answer(text) == answer else None

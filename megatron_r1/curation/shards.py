@@ -1,8 +1,8 @@
-"""The files of a stage that makes data, as JSON lines that are whole or absent: what there is counts.
+"""Files of a stage that produces data: JSON lines, each file written in one rename and so never partial.
 
-candidates/settings.json       with what the shards beside it were made
-candidates/shard_00000.jsonl   an interrupted stage goes on after the last whole one
-data/shard_00000.jsonl         what was chosen from all of them, for later stages
+candidates/settings.json       the settings with which the candidate shards were made
+candidates/shard_00000.jsonl   graded completions; an interrupted stage resumes after the last shard
+data/shard_00000.jsonl         the selected candidates, for later stages
 data_card.json                 counts: at least "sampled", "kept", and "dropped" by reason
 """
 
@@ -26,14 +26,14 @@ LINES_A_FILE = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """One stage's directory; the main rank writes."""
+    """The files in one stage's directory; only the main rank writes."""
 
     stage: str
     directory: Path
     replicas: Replicas
 
     def begin(self, settings: Mapping[str, Any], *, resumed: bool) -> None:
-        """An interrupted start's shards count only if this one would have made the same. DataError if not."""
+        """Write the settings, or when resuming, compare them. DataError if the shards have other settings."""
         path = self.directory / CANDIDATES / SETTINGS
         if not resumed:
             if self.replicas.is_main:
@@ -47,7 +47,7 @@ class Workshop:
             )
 
     def write(self, number: int, lines: Iterable[Mapping[str, Any]]) -> None:
-        """A shard of candidates."""
+        """Write a shard of candidates."""
         if self.replicas.is_main:
             write_lines(shard(self.directory / CANDIDATES, number), lines)
 
@@ -56,9 +56,9 @@ class Workshop:
         return read_lines(shard(self.directory / CANDIDATES, number))
 
     def publish(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """What was chosen, in place of what an earlier choice left."""
+        """Write the selected candidates, replacing an earlier selection."""
         new, lines = self.directory / f"{DATA}.new", iter(lines)
-        shutil.rmtree(new, ignore_errors=True)  # of an interrupted start
+        shutil.rmtree(new, ignore_errors=True)  # left by an interrupted start
         new.mkdir()
         for number, first in enumerate(lines):
             write_lines(shard(new, number), chain([first], islice(lines, LINES_A_FILE - 1)))
@@ -66,9 +66,9 @@ class Workshop:
         new.rename(self.directory / DATA)
 
     def choose(self, publish: Callable[[], Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, float]]:
-        """`publish` on the main rank, which gives the card; on all ranks the card and its shares.
+        """Call `publish` on the main rank and write the card that it returns.
 
-        DataError where nothing was kept.
+        Returns the card and its shares on every rank. DataError if nothing was kept.
         """
         path = self.directory / DATA_CARD
         if self.replicas.is_main:
@@ -82,7 +82,7 @@ class Workshop:
 
 
 def shares(card: Mapping[str, Any]) -> dict[str, float]:
-    """Of all that was sampled: what was kept, and what was dropped by reason."""
+    """Metrics: the shares of the sampled completions that were kept, and dropped by each reason."""
     dropped = {f"rollout/dropped_{why}": count / card["sampled"] for why, count in card["dropped"].items()}
     return {"rollout/kept": card["kept"] / card["sampled"], **dropped}
 
@@ -92,7 +92,7 @@ def shard(directory: Path, number: int) -> Path:
 
 
 def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    """All lines under the path in one rename, when they are on the disk."""
+    """Write the lines, sync them to the disk, and rename the file to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         for line in lines:
@@ -100,7 +100,7 @@ def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Objects, one a line. DataError with file and line for what is none; what wrote them is the remedy."""
+    """The JSON object of each line. DataError with file and line for any other line."""
     problem = file_problem(path)
     if problem:
         raise DataError(f"{path}: {problem}; begin the stage that made it anew with --from")
@@ -117,7 +117,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def num_whole(directory: Path) -> int:
-    """How many shards there are from the first on without a gap."""
+    """The number of shards before the first missing one."""
     count = 0
     while shard(directory, count).is_file():
         count += 1

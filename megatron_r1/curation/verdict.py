@@ -1,7 +1,7 @@
-"""Which samples are right: the first grader that can judge a sample decides.
+"""Verdict on a completion: the first grader that can grade it decides whether it is right.
 
-Rules come first; what no rule can grade goes to the next grader, such as a generative judge with the
-reference in its prompt (DeepSeek-R1, section 2.3.3). A sample that nobody can grade is never kept.
+Rules come first. What they can't grade goes to the next grader, such as a generative judge with the reference
+in its prompt (DeepSeek-R1, section 2.3.3). A completion that no grader can grade is dropped.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,10 +12,10 @@ from megatron_r1.types import Completion, Score
 
 
 class Grader(Protocol):
-    """A rule or a judge: one score a completion, in order; value None: it can't say, and `note` says why.
+    """A rule or a judge: one score for each completion, in order; value None: ungradable, `note` says why.
 
-    Every reward is one (rewards/base.py). A generative judge implements this and returns None for a
-    verdict that it can't parse.
+    Every reward is a grader (rewards/base.py). A generative judge returns None where it can't parse the
+    verdict.
     """
 
     def score(self, completions: Sequence[Completion]) -> list[Score]: ...
@@ -23,7 +23,7 @@ class Grader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """right None: ungradable. by: the grader that decided. scores: of every grader that was asked."""
+    """right None: ungradable. by: the grader that decided. scores: by name of each grader that was asked."""
 
     right: bool | None
     by: str
@@ -33,7 +33,7 @@ class Verdict:
 def judge(
     completions: Sequence[Completion], graders: Mapping[str, Grader], *, at_least: float = 1.0
 ) -> list[Verdict]:
-    """One verdict a completion, in order. at_least: the score from which on a sample is right."""
+    """One verdict for each completion, in order. at_least: the minimum score of a right one."""
     scores: list[dict[str, Score]] = [{} for _ in completions]
     undecided = list(range(len(completions)))
     for name, grader in graders.items():

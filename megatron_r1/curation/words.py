@@ -1,7 +1,7 @@
-"""Words for comparing texts: runs of letters or digits, and every other visible character by itself.
+"""Word splitting for comparing texts: runs of letters or of digits, and every other visible character alone.
 
-Han, kana and Thai have no spaces between words, so there each character counts as one; signs count too, or
-"7 + 8" and "7 - 8" would be the same text.
+Han, kana and Thai have no spaces between words, so each of their characters is a word. Signs are words too:
+otherwise "7 + 8" and "7 - 8" would be the same text.
 """
 
 import re
@@ -12,10 +12,10 @@ _WORD = re.compile(rf"[{_UNSPACED}]|[^\W\d_{_UNSPACED}]+|\d+|[^\w\s]|_")
 
 
 def words(text: str) -> list[str]:
-    """The text's words without regard to case."""
+    """The text's words, case-folded."""
     return _WORD.findall(text.casefold())
 
 
 def ngrams(items: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
-    """Every run of n items; none where there are fewer."""
+    """Every n consecutive items; none if there are fewer than n."""
     return (tuple(items[i : i + n]) for i in range(len(items) - n + 1))

@@ -1,18 +1,17 @@
-"""A chat template as the Jinja text that transformers, vLLM and others render: what was trained is served.
+"""Chat templates as Jinja text, which transformers, vLLM and others render to serve the trained model.
 
-`apply_chat_template` renders one text and encodes it whole, where chat_template.py encodes parts and joins
-ids. The two agree wherever parts meet at a special piece or at a place where the tokenizer cuts anyway, so in
-every prompt of one question, with or without a system turn; tests/data/test_chat_jinja.py holds them together
-token by token. Two differences remain. A question that spells a special piece is plain text in training, and
-that piece when served. And an earlier answer in the template r1_zero, which has no special piece before it,
-may share a token with the colon that it follows.
+`apply_chat_template` renders one text and encodes it as a whole; chat_template.py encodes the parts and joins
+their ids. The ids agree wherever the tokenizer splits between the parts, and so in every prompt with one user
+turn, with or without a system turn (tests/data/test_chat_jinja.py compares them). Two differences remain.
+User text that spells a special piece is plain text in training, but that piece when served. And in the
+template r1_zero, which has no special pieces, an earlier response may share a token with the colon before it.
 """
 
 import json
 import re
 from dataclasses import dataclass
 
-# transformers renders it in a sandbox, with raise_exception; a minus sign takes the source's own spaces away
+# transformers renders it in a sandbox, with raise_exception; {%- and -%} strip the whitespace of this source
 TEXT = """
 {%- set first = 1 if messages and messages[0]['role'] == 'system' else 0 -%}
 {%- for message in messages -%}
@@ -38,10 +37,10 @@ TEXT = """
 
 @dataclass(frozen=True, slots=True)
 class JinjaParts:
-    """The words of a format. opening: after BOS. system: before a system turn; None: there is none.
+    """The fixed texts of a format. opening: after BOS. system: before a system turn; None: not supported.
 
-    user, after: around a question. cue: where the assistant begins. reasoning_ends: behind its last
-    occurrence lies what stays of an earlier answer; None: all of it stays.
+    user, after: before and after a user's text. cue: begins the assistant's turn. reasoning_ends: of an
+    earlier response only the text after its last occurrence is kept; None: all of it is kept.
     """
 
     user: str
@@ -53,7 +52,7 @@ class JinjaParts:
 
 
 def jinja_of(parts: JinjaParts, *, bos: str | None, eos: str) -> str:
-    """bos: what begins a conversation; None: nothing. eos: what ends an answer."""
+    """The Jinja text. bos: the piece that begins a conversation, None without. eos: the end of a response."""
     system = "{{- raise_exception('this template has no system turn') -}}"
     if parts.system is not None:
         system = f"{{{{- {_quoted(parts.system)} ~ messages[0]['content'] -}}}}"

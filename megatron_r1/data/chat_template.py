@@ -1,11 +1,10 @@
-"""Chat templates and the reasoning tags: the one place that knows how a conversation becomes tokens.
+"""Chat templates and reasoning tags: how a conversation becomes token ids.
 
-A prompt never begins the answer with <think>: the format reward would then pay for what the model did not
-write (`force_think` does it for evaluation, as the paper's own evaluation does). User and system text is
-encoded as plain text, so a question that contains "<assistant>" asks about those characters and can't forge a
-turn; it is encoded rather than refused because real questions do mention tags, and refusing one line of a
-large file helps nobody. Where a closed vocabulary can't spell them, the tokenizer raises DataError. An
-assistant's text may hold the reasoning tags and no other special piece.
+A prompt never begins the response with <think>, since the format reward would then pay for what the model did
+not write; `force_think` does so for evaluation, as the paper does. User and system text is encoded as plain
+text, so that "<assistant>" in a user's text can't forge a turn. Such text is not refused, as real prompts do
+mention tags; if a closed vocabulary can't spell it, the tokenizer raises DataError. An assistant's text may
+contain the reasoning tags and no other special piece.
 """
 
 from collections.abc import Sequence
@@ -33,28 +32,28 @@ R1_ZERO_PREAMBLE = (
 
 
 class TurnStyle(Protocol):
-    """What tells one template from another: the pieces it needs and how it writes each turn."""
+    """A format: the pieces that it needs and how it writes each turn."""
 
     required_pieces: tuple[str, ...]
-    think_prefix: str  # what force_think puts at the start of the answer
-    writes_bos: bool  # whether BOS is part of the format, or as the tokenizer begins any text
-    parts: JinjaParts  # the same, for those who serve the model
+    think_prefix: str  # the start of the response with force_think
+    writes_bos: bool  # True: the format begins with BOS; False: it begins as the tokenizer begins any text
+    parts: JinjaParts  # the same format for serving
 
     def opening(self, system: str | None, tokenizer: Tokenizer) -> list[int]:
-        """What comes before the first turn, after BOS."""
+        """Ids after BOS and before the first turn."""
         ...
 
     def user(self, content: str, tokenizer: Tokenizer) -> list[int]:
-        """A user's turn, up to where the assistant begins."""
+        """Ids of a user's turn, up to where the response begins."""
         ...
 
     def past_answer(self, content: str) -> str:
-        """What stays of an earlier answer: some templates drop its reasoning."""
+        """The part of an earlier response that is shown: some formats drop its reasoning."""
         ...
 
 
 class R1Zero:
-    """The plain-text template of R1-Zero: it needs no special piece, so any base model can start from it."""
+    """R1-Zero's plain-text template, for any base model, as it needs no special pieces."""
 
     required_pieces = ()
     think_prefix = f" {THINK_OPEN}"
@@ -73,7 +72,7 @@ class R1Zero:
 
 
 class Minimal:
-    """Role pieces and nothing else, for models trained from scratch: <bos><user> question <assistant>."""
+    """Only role pieces, for models trained from scratch: <bos><user> question <assistant>."""
 
     user_piece = "<user>"
     assistant_piece = "<assistant>"
@@ -117,7 +116,7 @@ class DeepSeek:
 
 
 class ChatTemplate:
-    """Turns conversations into ids: BOS, opening, then user turns each followed by an answer and EOS."""
+    """Turns conversations into ids: BOS, the opening, then user turns each followed by a response and EOS."""
 
     def __init__(self, name: str, style: TurnStyle) -> None:
         self.name = name
@@ -127,10 +126,10 @@ class ChatTemplate:
     def prompt_ids(
         self, messages: Sequence[Message], tokenizer: Tokenizer, *, force_think: bool = False
     ) -> list[int]:
-        """Ids up to where the assistant's next answer begins.
+        """Ids up to where the next response begins.
 
-        messages: an optional system turn, then user and assistant in turn, the last one a user's.
-        force_think: begin the answer with the opening tag; for evaluation only.
+        messages: an optional system turn, then user and assistant alternating, the last one a user's.
+        force_think: begin the response with the opening tag; for evaluation only.
         """
         system, turns = self._turns(messages)
         bos_id = self.bos_id(tokenizer)
@@ -146,19 +145,19 @@ class ChatTemplate:
         return ids
 
     def bos_id(self, tokenizer: Tokenizer) -> int | None:
-        """What begins a conversation; None: nothing does."""
+        """The id that begins a conversation; None if there is none."""
         return tokenizer.chat_bos_id if self._style.writes_bos else tokenizer.bos_id
 
     def jinja(self, *, bos: str | None, eos: str) -> str:
-        """The template as `apply_chat_template` renders it, with these pieces."""
+        """The template for `apply_chat_template`, with these pieces."""
         return jinja_of(self._style.parts, bos=bos, eos=eos)
 
     def response_ids(self, text: str, tokenizer: Tokenizer) -> list[int]:
-        """Ids of an answer, whole, with EOS."""
+        """Ids of a complete response, with EOS."""
         return [*tokenizer.encode(text, special=TAGS), tokenizer.eos_id]
 
     def document_ids(self, document: Document, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-        """Ids of what is given and of what is learnt; plain text is given BOS or nothing."""
+        """(prompt ids, response ids) of a document; a plain text's prompt is BOS, or empty without one."""
         if document.messages:
             given = self.prompt_ids(document.messages, tokenizer)
         else:
@@ -185,7 +184,7 @@ TEMPLATES: dict[str, ChatTemplate] = {
 
 
 def get_template(name: str) -> ChatTemplate:
-    """The template of that name; DataError lists the names there are."""
+    """The template of that name; DataError for an unknown one lists the names."""
     if name not in TEMPLATES:
         raise DataError(f"template {name!r} is unknown; there are {', '.join(TEMPLATES)}")
     return TEMPLATES[name]

@@ -1,8 +1,8 @@
-"""From a chat to sequences to learn from: which tokens are answers, and after what they are learnt.
+"""Training sequences of a chat: every trained response follows exactly the prompt that sampling would give.
 
-Every answer is learnt after exactly what the model is given when it answers. Where the template shows earlier
-answers as they were learnt, a chat is one sequence; where it drops their reasoning (DeepSeek's own does), an
-earlier answer learnt in place would be one without reasoning, so each answer becomes a sequence of its own.
+If the template shows earlier responses in full, a chat is one sequence. If it drops their reasoning, as
+DeepSeek's does, a response inside a longer chat would be trained without its reasoning; so each response
+becomes a sequence of its own.
 """
 
 from typing import Literal
@@ -19,7 +19,7 @@ LearntAnswers = Literal["every", "last"]
 def chat_sequences(
     document: Document, template: ChatTemplate, tokenizer: Tokenizer, *, answers: LearntAnswers = "last"
 ) -> list[TrainSequence]:
-    """Sequences with weight 1 on every token of a learnt answer, its EOS included, and 0 elsewhere."""
+    """Sequences with weight 1 on every token of a trained response, EOS included, and 0 elsewhere."""
     chats = [document]
     if answers == "every":
         turns = document.messages
@@ -38,7 +38,7 @@ class _Chat:
         self.ids, self.learnt = ids, learnt
 
     def goes_on(self, given: list[int], learnt: list[int]) -> bool:
-        """Take in the next answer, if what is given before it begins with this chat."""
+        """Append the next response if its prompt begins with this chat; returns whether it does."""
         length = len(self.ids)
         if given[:length] != self.ids:
             return False

@@ -1,7 +1,7 @@
-"""A file of JSON lines: where its lines stand, what a line may hold, and whether it is still what it was.
+"""JSON-lines files: checks every line once and remembers where it is, so that it can be read again.
 
-Every line is read and checked once; kept are its place, its length and a checksum, so that a line can be read
-again in one call and a file that was changed in between is noticed.
+Only the position, length and checksum of each line stay in memory. The checksum detects a file that was
+changed between the check and the read.
 """
 
 import os
@@ -22,7 +22,7 @@ LONGEST_LINE = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A line of a file: its number from 1 on, where it begins, how long it is, and its checksum."""
+    """A line's place in its file: number from 1 on, first byte, length in bytes, and CRC-32."""
 
     number: int
     begin: int
@@ -31,7 +31,7 @@ class Place:
 
 
 def data_files(path: Path) -> list[Path]:
-    """The file, or all .jsonl files of a directory. DataError for what can't be read as a file."""
+    """The file, or all .jsonl files of a directory. DataError for a file that can't be read."""
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
     if not files:
         raise DataError(f"{path}: no .jsonl file in this directory")
@@ -42,7 +42,7 @@ def data_files(path: Path) -> list[Path]:
 
 
 def numbered_lines(file: BinaryIO, *, name: Path) -> Iterator[tuple[Place, bytes]]:
-    """The lines that are not blank. DataError at one that is too long to be a line."""
+    """The lines that are not blank. DataError for a line above LONGEST_LINE."""
     number = begin = 0
     while raw := file.readline(LONGEST_LINE + 1):
         number += 1
@@ -54,7 +54,7 @@ def numbered_lines(file: BinaryIO, *, name: Path) -> Iterator[tuple[Place, bytes
 
 
 def read_again(descriptor: int, place: Place, *, name: Path) -> dict[str, Any]:
-    """The line that was found there before. DataError where the file has changed since."""
+    """The line at a place. DataError if the file has changed since it was checked."""
     raw = b""
     while len(raw) < place.length:
         part = os.pread(descriptor, place.length - len(raw), place.begin + len(raw))
@@ -70,7 +70,7 @@ def read_again(descriptor: int, place: Place, *, name: Path) -> dict[str, Any]:
 
 
 def parse_line(raw: bytes) -> tuple[dict[str, Any], str | None]:
-    """The line, and what is wrong with it."""
+    """The line and its problem, None if there is none."""
     try:
         line = parse_json(raw)
     except NotJson as error:

@@ -1,7 +1,7 @@
-"""Several sources dealt into one stream, evenly: item i is a pure function of i.
+"""Mixture: interleaves several sources evenly into one stream, in which item i is a pure function of i.
 
-At every point of the stream each source has had its share to within a few items, so a short run sees the same
-mixture as a long one. Each source is walked in its own order; nothing has to be stored to resume.
+Any prefix of the stream holds each source's share to within a few items, so a short run sees the same mixture
+as a long one. Each source keeps its own order. Resuming needs no state but the index.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from megatron_r1.types import Document, Prompt
 
 
 class Mixture:
-    """A source made of sources, in proportion to their weights."""
+    """A source that takes its items from several sources, in proportion to their weights."""
 
     def __init__(
         self,
@@ -23,7 +23,7 @@ class Mixture:
         *,
         starts: Mapping[str, int] | None = None,
     ) -> None:
-        """starts: the item that a source begins with, where another mixture took those before it."""
+        """starts: the first item of a source, if another mixture takes those before it."""
         assert sources, "a mixture needs a source"
         assert sources.keys() == weights.keys(), "a mixture needs one weight a source"
         self._sources = dict(sources)
@@ -37,7 +37,7 @@ class Mixture:
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
     def locate(self, index: int) -> tuple[str, int]:
-        """The source of item `index`, and the item's number in that source."""
+        """The source of item `index`, and the item's index in that source."""
         for name, share in self._shares:
             before, after = _rounded(share, index), _rounded(share, index + 1)
             if after > before:
@@ -46,7 +46,7 @@ class Mixture:
         raise AssertionError("the last share is 1")
 
     def counts(self, count: int) -> dict[str, int]:
-        """How many of the first `count` items each source has had."""
+        """How many of the first `count` items each source gives."""
         taken = {}
         for name, share in self._shares:
             taken[name] = _rounded(share, count)
@@ -54,13 +54,13 @@ class Mixture:
         return taken
 
     def gives_anew(self, index: int) -> bool:
-        """Whether no index before gave the item: its source has not been begun again."""
+        """Whether no earlier index gave this item, as its source is still in its first epoch."""
         name, inner = self.locate(index)
         size = self._sources[name].size
         return size is None or inner < size
 
     def each_once(self, count: int) -> list[int]:
-        """Those of the first `count` indices whose item no index before gave."""
+        """Those of the first `count` indices whose item no earlier index gave."""
         return [index for index in range(count) if self.gives_anew(index)]
 
     def prompt(self, index: int) -> Prompt:
@@ -82,7 +82,7 @@ def build_mixture(
     split: Split = "train",
     starts: Mapping[str, int] | None = None,
 ) -> Mixture:
-    """The stream that a mapping of sources by name asks for; each gets a seed of its own."""
+    """The mixture of the configured sources; each gets a seed of its own."""
     sources = {
         name: config.build(int(content_id(f"{seed}/{name}")[:8], 16), split=split)
         for name, config in configs.items()
@@ -91,7 +91,7 @@ def build_mixture(
 
 
 def _nested_shares(weights: Mapping[str, float]) -> list[tuple[str, Fraction]]:
-    """Each source's share of what the sources before it leave over; the last one's is 1."""
+    """Each source's share of what the sources before it leave; the last one's is 1."""
     exact = {name: Fraction(weight).limit_denominator(1_000_000) for name, weight in weights.items()}
     assert all(weight > 0 for weight in exact.values()), "weights must be above 0"
     rest = sum(exact.values(), Fraction(0))
@@ -103,11 +103,11 @@ def _nested_shares(weights: Mapping[str, float]) -> list[tuple[str, Fraction]]:
 
 
 def _rounded(share: Fraction, count: int) -> int:
-    """share x count, rounded half up: how many of the first `count` items a source has had."""
+    """share x count, rounded half up: how many of the first `count` items a source gives."""
     return (2 * share.numerator * count + share.denominator) // (2 * share.denominator)
 
 
 def replica_range(first: int, count: int, *, index: int, num_replicas: int) -> range:
-    """Which of the items first .. first + count replica `index` takes: those congruent to it."""
+    """The items of first .. first + count for data-parallel rank `index`: those congruent to it."""
     offset = (index - first) % num_replicas
     return range(first + offset, first + count, num_replicas)

@@ -1,8 +1,8 @@
-"""Puts sequences side by side in packs, without padding between them, and takes results apart again.
+"""Sequence packing: joins sequences into packs without padding between them, and unpacks results.
 
-A sequence of S tokens has S - 1 inputs, each predicting the token after it. Packs are filled by best fit, the
-longest sequences first (DeepSeek-R1, appendix B.1), with a sample mask through cu_seqlens. `windows` is the
-other way, V3's pretraining: documents end to end, cut every seq_length tokens, no mask between them.
+A sequence of S tokens has S - 1 inputs, each predicting the next token. Packs are filled by best fit, longest
+sequences first (DeepSeek-R1, appendix B.1); cu_seqlens keeps attention within a sequence. `windows` is
+DeepSeek-V3's way for pretraining: documents concatenated and cut every seq_length tokens, without a mask.
 """
 
 # S tokens of one sequence, T tokens of a pack, N sequences in a pack
@@ -17,12 +17,12 @@ from torch import Tensor
 from megatron_r1.errors import DataError
 from megatron_r1.types import LossInput, LossInputs, Nucleus, PackedBatch, TrainSequence
 
-PAD_TOKEN = 0  # any valid id does: its weight is 0 and nothing attends to it
+PAD_TOKEN = 0  # any valid id works: its weight is 0 and nothing attends to it
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where one sequence lies: inputs start .. start + length of a pack."""
+    """A sequence's place: inputs start .. start + length of a pack."""
 
     pack: int
     start: int
@@ -31,15 +31,15 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """Packs, and where each sequence lies in them, in the order in which the sequences were given."""
+    """The packs, and each sequence's place in them, in the order of the given sequences."""
 
     batches: list[PackedBatch]
     places: list[Place]
 
     def unpack(self, values: Sequence[Tensor]) -> list[Tensor]:
-        """Per-label values of each pack ([T], in pack order) as [S] a sequence, in the order given.
+        """Per-label values of each pack ([T], in pack order) as one [S] per sequence, in the order given.
 
-        The first element is 0: nothing predicts the first token.
+        The first element is 0, as nothing predicts the first token.
         """
         assert len(values) >= len(self.batches)
         result = []
@@ -53,8 +53,8 @@ class Packing:
 def train_sequence(
     prompt_ids: Sequence[int], response_ids: Sequence[int], *, prompt_weight: float = 0.0
 ) -> TrainSequence:
-    """A document to learn from: weight 1 on the response, `prompt_weight` on what is given before it."""
-    # from lists: for short sequences three times as fast as filling tensors
+    """A training sequence: weight 1 on the response, `prompt_weight` on the prompt."""
+    # building from lists is three times as fast as filling tensors, for short sequences
     weights = [prompt_weight] * len(prompt_ids) + [1.0] * len(response_ids)
     weights[0] = 0.0
     token_ids = torch.tensor([*prompt_ids, *response_ids], dtype=torch.long)
@@ -62,9 +62,9 @@ def train_sequence(
 
 
 def pack(sequences: Sequence[TrainSequence], *, max_tokens: int, multiple: int = 8) -> Packing:
-    """Best-fit packs of at most max_tokens inputs, each padded at its end to a multiple of `multiple`.
+    """Best-fit packs of at most max_tokens inputs, each padded at the end to a multiple of `multiple`.
 
-    The padding is one more sequence of weight 0. The same sequences give the same packs.
+    The padding is a further sequence of weight 0. Packing is deterministic.
     """
     if max_tokens % multiple:
         raise DataError(f"tokens_per_pack {max_tokens} is not a multiple of {multiple}; "
@@ -89,7 +89,7 @@ def pack(sequences: Sequence[TrainSequence], *, max_tokens: int, multiple: int =
 
 
 def _best_fit(lengths: Sequence[int], *, capacity: int) -> list[list[int]]:
-    """Longest first, each into the fullest bin that still holds it; members in their original order."""
+    """Longest first, each into the fullest bin with room for it; members keep their original order."""
     bins: list[list[int]] = []
     spaces: list[tuple[int, int]] = []  # (space left, bin), sorted
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
@@ -116,7 +116,7 @@ def _join(sequences: Sequence[TrainSequence], *, multiple: int) -> PackedBatch:
     assert all((s.nucleus is None) == (first.nucleus is None) for s in sequences), "only some carry nuclei"
     positions = torch.arange(max(lengths))
     tokens, padding = torch.cat([s.token_ids[:-1] for s in sequences]), _cat_padding(sequences)
-    if padding is not None:  # the first input behind a sequence is its last label: MTP must not read it
+    if padding is not None:  # the first padding input is the sequence's last label, which MTP must not read
         tokens = tokens.masked_fill(padding, PAD_TOKEN)
     return PackedBatch(
         tokens=tokens,
@@ -158,7 +158,7 @@ def _cat_nuclei(sequences: Sequence[TrainSequence]) -> Nucleus:
 
 
 def _blank(num_inputs: int, *, like: TrainSequence) -> TrainSequence:
-    """Padding: weight 0, with the loss inputs and routes that its neighbours carry."""
+    """Padding of weight 0, with the same loss inputs and routes as `like`."""
     routes = None
     if like.routes is not None:
         # a router that replays routes expects top_k different experts
@@ -178,7 +178,7 @@ def _blank(num_inputs: int, *, like: TrainSequence) -> TrainSequence:
 
 
 def pad_packs(packs: Sequence[PackedBatch], count: int, *, multiple: int = 8) -> list[PackedBatch]:
-    """Add packs of padding alone until there are `count`: all data-parallel ranks must run equally many."""
+    """Add packs of padding until there are `count`: all data-parallel ranks must run equally many."""
     assert len(packs) <= count, f"{len(packs)} packs, asked to pad to {count}"
     example = TrainSequence(torch.zeros(0), torch.zeros(0))
     if packs:
@@ -189,9 +189,10 @@ def pad_packs(packs: Sequence[PackedBatch], count: int, *, multiple: int = 8) ->
 
 
 def balance(lengths: Sequence[int], num_parts: int) -> list[list[int]]:
-    """Deal indices to parts: counts equal within one, total lengths nearly equal.
+    """Distribute indices over parts: counts differ by at most one, total lengths are nearly equal.
 
-    Rounds of num_parts, longest first; in each round the shortest part so far gets the longest item.
+    The indices go out longest first, num_parts a round; in each round the part with the smallest total gets
+    the longest.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     parts: list[list[int]] = [[] for _ in range(num_parts)]
@@ -205,10 +206,10 @@ def balance(lengths: Sequence[int], num_parts: int) -> list[list[int]]:
 
 
 def windows(documents: Sequence[TrainSequence], *, seq_length: int) -> list[TrainSequence]:
-    """Documents end to end, cut to windows of seq_length inputs without a mask between documents (V3, 4.1).
+    """Concatenated documents, cut to windows of seq_length inputs, with no mask between documents (V3, 4.1).
 
-    Neighbouring windows share one token, the last label of one being the first input of the next, so that
-    every token is predicted once. The first token of a document keeps weight 0. The last window is shorter.
+    The last label of a window is also the first input of the next one, so that every token is predicted once.
+    The first token of a document keeps weight 0. The last window may be shorter.
     """
     assert all(not d.loss_inputs.names and d.routes is None for d in documents), (
         "windows carry tokens and weights only"

@@ -1,6 +1,6 @@
-"""Preferences as items of any source: what a reward model learns from.
+"""Preference data for reward models: pairs of responses, or single labelled ones.
 
-They are prompts whose metadata holds the responses, so every source, mixture and held-out split serves:
+They are prompts with the responses in their metadata, so that every source, mixture and held-out split works:
 
     a pair    {"messages": [...], "reference": "", "metadata": {"chosen": "...", "rejected": "..."}}
     a point   {"messages": [...], "reference": "", "metadata": {"response": "...", "label": 1}}   0: bad
@@ -15,7 +15,7 @@ from megatron_r1.types import Prompt
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Of two responses to a prompt, the better one and the other."""
+    """Two responses to a prompt, the chosen one preferred."""
 
     prompt: Prompt
     chosen: str
@@ -28,7 +28,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A response that is good or bad by itself."""
+    """One response, labelled good or bad."""
 
     prompt: Prompt
     response: str

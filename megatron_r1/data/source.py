@@ -1,6 +1,6 @@
-"""What a data source is: numbered prompts or documents, each a pure function of (seed, index).
+"""Protocols of data sources: prompts or documents by index, each a pure function of (seed, index).
 
-So the data cursor of a run is one integer, resuming needs no state, and any replica can take any item.
+So a run's position in the data is one integer, and any data-parallel rank can take any item.
 """
 
 from typing import Protocol
@@ -10,27 +10,27 @@ from megatron_r1.types import Document, Prompt
 
 
 class Source(Protocol):
-    """Numbered items. A source that lacks one of the two forms raises DataError and says so."""
+    """Prompts or documents by index. A source that has only one of the two raises DataError for the other."""
 
     @property
     def size(self) -> int | None:
-        """Items in one epoch; an index beyond begins the next. None: endless."""
+        """Items of one epoch, after which indices continue with the next. None: endless."""
         ...
 
     def prompt(self, index: int) -> Prompt:
-        """The question at an index."""
+        """The prompt at an index."""
         ...
 
     def document(self, index: int) -> Document:
-        """The text to learn from at an index."""
+        """The training text at an index."""
         ...
 
 
 class SourceConfig(Protocol):
-    """The section of a source's file, exported there as SOURCE.
+    """The YAML section of a source; its module exports it as SOURCE.
 
-    One that reads files has a method `input_files() -> list[Path]` too, so that a run notices when they
-    change (lineage.py).
+    A source that reads files also has a method `input_files() -> list[Path]`, by which a run detects that
+    they have changed (run/lineage.py).
     """
 
     @property
@@ -39,5 +39,5 @@ class SourceConfig(Protocol):
         ...
 
     def build(self, seed: int, *, split: Split = "train") -> Source:
-        """The source itself: only problems of that side of the split, in the order that the seed gives."""
+        """The source: only the items of that side of the split, in the seed's order."""
         ...

@@ -1,8 +1,8 @@
-"""The files that an export carries beside trained weights: how the model was trained, not how it came.
+"""Tokenizer and template files of an exported model, as it was trained rather than as it was imported.
 
-A model trained in one template and served in another answers a fraction of what it can, and no number shows
-it. So the tokenizer's files are those that the run reads, with the chat template, BOS and EOS of the run, and
-generation_config.json lists every id that ended an output.
+A model that is served with another template than it was trained with answers far worse, without any error. So
+an export has the run's tokenizer files, with the run's chat template, BOS and EOS, and its
+generation_config.json lists every id that ended a completion.
 """
 
 import json
@@ -17,7 +17,7 @@ from megatron_r1.errors import DataError
 from megatron_r1.files.json_reader import parse_json
 from megatron_r1.files.regular_file import read_bytes
 
-TEMPLATES = ("chat_template.jinja", "chat_template.json")  # they go before what tokenizer_config.json says
+TEMPLATES = ("chat_template.jinja", "chat_template.json")  # they take precedence over tokenizer_config.json
 VOCABULARIES = ("vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json")
 FILES = (TOKENIZER, SETTINGS, LEGACY, *VOCABULARIES)
 
@@ -25,10 +25,10 @@ FILES = (TOKENIZER, SETTINGS, LEGACY, *VOCABULARIES)
 def trained_files(
     carried: Mapping[str, bytes], tokenizer: Tokenizer, template: ChatTemplate
 ) -> dict[str, bytes]:
-    """carried: by name, what came with the weights. Returns what is to be kept with them from now on.
+    """The files to export, by name. carried: the files that were imported with the weights.
 
-    A sentencepiece model of a run is no file of Hugging Face: then the template that came goes, as it is not
-    the one that was trained, and the rest stays.
+    A run with a sentencepiece model has no Hugging Face files of its own: then only the imported template is
+    removed, as it is not the trained one.
     """
     kept = {name: content for name, content in carried.items() if name not in TEMPLATES}
     if not isinstance(tokenizer, HuggingFaceTokenizer):
@@ -53,7 +53,7 @@ def _files_of(tokenizer: HuggingFaceTokenizer) -> dict[str, bytes]:
 
 
 def _name_pieces(kept: dict[str, bytes], tokenizer: HuggingFaceTokenizer, template: ChatTemplate) -> None:
-    """The template, BOS and EOS, in the files that transformers reads them from."""
+    """Write the template, BOS and EOS into the files from which transformers reads them."""
     bos_id = template.bos_id(tokenizer)
     bos, eos = None if bos_id is None else tokenizer.piece(bos_id), tokenizer.piece(tokenizer.eos_id)
     settings = _object(kept, SETTINGS) or {"tokenizer_class": "PreTrainedTokenizerFast"}
@@ -75,7 +75,7 @@ def _named(settings: Mapping[str, Any], bos: str | None, eos: str) -> dict[str, 
 
 
 def _name_ends(kept: dict[str, bytes], tokenizer: HuggingFaceTokenizer) -> None:
-    """What stops an output, where transformers and vLLM look for it."""
+    """Write the ids that end a completion where transformers and vLLM look for them."""
     ends = list(tokenizer.eos_ids)
     generation, config = _object(kept, GENERATION), _object(kept, CONFIG)
     listed = _listed(generation if GENERATION in kept else config)
@@ -91,7 +91,7 @@ def _listed(settings: Mapping[str, Any]) -> set[int]:
 
 
 def _object(kept: Mapping[str, bytes], name: str) -> dict[str, Any]:
-    """Empty where there is no such file."""
+    """The JSON object of a file; empty if there is no such file."""
     return parse_json(kept[name]) if name in kept else {}
 
 

@@ -1,7 +1,6 @@
-"""reasoning-gym's families of problems: who verifies their answers, and which can't be trained on.
+"""reasoning-gym's problem families: which are safe to train on, and which verifier grades their answers.
 
-A reward that pays for a wrong answer teaches it. So each family is on trial with wrong answers before it is
-used (trial.py); those whose own scorer pays for one, or executes what a model writes, have a verifier of ours
-(verifiers.py), or are refused. docs/reasoning_gym.md has the verdict on every family, and
-`python -m megatron_r1.gym` makes it.
+A reward that accepts wrong answers teaches them. So each family's scorer is tested with wrong answers before
+use (trial.py). A family whose scorer accepts one, or executes the answer, gets a verifier of this package
+(verifiers.py) or is refused. docs/reasoning_gym.md lists every family; `python -m megatron_r1.gym` writes it.
 """

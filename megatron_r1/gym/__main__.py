@@ -1,6 +1,7 @@
-"""The table of all families: `python -m megatron_r1.gym docs/reasoning_gym.md`, some minutes.
+"""Writes the table of all families: `python -m megatron_r1.gym docs/reasoning_gym.md` takes some minutes.
 
-Each family's trial, and whether three processes agree on its items: by hash seed, by order and by day.
+It runs each family's trial, and checks that three processes with different hash seeds, orders of access and
+dates make the same items.
 """
 
 import datetime
@@ -21,21 +22,21 @@ from megatron_r1.gym.scoring import settled
 from megatron_r1.gym.verifiers import FORMS, VERIFIERS
 
 ITEMS = tuple(range(12))
-DAYS = 40  # how far the third process lives in the future
+DAYS = 40  # how far the third process's clock is set ahead
 SEEDS = (1, 2)  # further seeds of each trial
 
 HEAD = """# Families of reasoning-gym {version}
 
-Which of them a source `{{source: gym, family: ...}}` takes, and who verifies the answers. Made by
-`python -m megatron_r1.gym docs/reasoning_gym.md`.
+Which families a source `{{source: gym, family: ...}}` accepts, and which verifier grades their
+answers. `python -m megatron_r1.gym docs/reasoning_gym.md` writes this page.
 
-A family is used when its own answer is right, every wrong answer of the
-[trial](../megatron_r1/gym/wrong_answers.py) is wrong (constants, the question again, the right answer with a
-digit, a sign or an element changed, two answers at once, other items' answers, a line of code), and processes
-agree on its items. The trial is held again, with the options of the run, when a source is built. *library*:
-the library's scorer with the family's options, right at full marks alone. *ours*: a
-[verifier of ours](../megatron_r1/gym/verifiers.py), because the library's scorer does what the last column
-says; the answer is to have the form that the question asks for.
+A family is used if its own answer is scored right, every wrong answer of the
+[trial](../megatron_r1/gym/wrong_answers.py) is scored wrong (constants, the question again, the right answer
+with a digit, a sign or an element changed, two answers at once, other items' answers, a line of code), and
+processes agree on its items. Building a source repeats the trial with the run's options. *library*: the
+library's scorer with the family's options, right at score 1 only. *ours*: a
+[verifier of this package](../megatron_r1/gym/verifiers.py), because the library's scorer does what the last
+column says; it requires the form of answer that the question asks for.
 
 {counts}
 
@@ -45,7 +46,7 @@ says; the answer is to have the form that the question asks for.
 
 
 def main() -> None:
-    """Write the table to the file that is named; or, as a child, the items' hashes."""
+    """Write the table to the given file; in a child process (--items), the hashes of the items."""
     if sys.argv[1] == "--items":
         _write_items(Path(sys.argv[2]), turned=sys.argv[3] == "turned", days=int(sys.argv[4]))
         return
@@ -100,7 +101,7 @@ def _hashes_of_all() -> list[dict[str, list[str]]]:
 
 def _write_items(path: Path, *, turned: bool, days: int) -> None:
     if days:
-        _live_in_the_future(days)
+        _set_clock_ahead(days)
     from reasoning_gym.factory import DATASETS
 
     hashes = {}
@@ -112,7 +113,7 @@ def _write_items(path: Path, *, turned: bool, days: int) -> None:
     path.write_text(json.dumps(hashes))
 
 
-def _live_in_the_future(days: int) -> None:
+def _set_clock_ahead(days: int) -> None:
     later = datetime.timedelta(days=days)
 
     class Date(datetime.date):

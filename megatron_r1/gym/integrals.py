@@ -1,12 +1,11 @@
-"""Whether an antiderivative differentiates to its integrand, with sympy and without sympy's parser.
+"""Verifier of antiderivatives: differentiates the answer with sympy, but doesn't use sympy's parser.
 
-reasoning-gym hands the answer to sympy.parse_expr, which is eval: the model's text becomes a program, and the
-integral of the question, copied, differentiates to the integrand. Here the text is read as a syntax tree of
-numbers, variables, operators and the functions below, and nothing else becomes an expression.
+reasoning-gym passes the answer to sympy.parse_expr, which is eval: it executes the model's text, and accepts
+the question's own integral, unevaluated, as the answer. Here the text is read as a syntax tree that may hold
+only numbers, variables, operators and the functions below.
 
-The derivative and the integrand are compared by their values to 45 digits at points where both are real.
-That takes milliseconds where simplifying a difference to 0 may take minutes, and calls no right answer wrong
-for the way it is written.
+The derivative and the integrand are compared by value, to 45 digits, at points where both are real. This
+takes milliseconds, where simplifying their difference to 0 can take minutes or fail for an unusual form.
 """
 
 import ast
@@ -20,10 +19,10 @@ FUNCTIONS = frozenset(
      "asinh", "acosh", "atanh", "exp", "log", "ln", "sqrt", "Abs", "abs"]
 )  # fmt: skip
 NUMBERS = {"E": "E", "e": "E", "pi": "pi"}
-CONSTANT = "[CcKk][0-9]?"  # of integration
+CONSTANT = "[CcKk][0-9]?"  # names of the constant of integration
 LETTER = re.compile("[A-Za-z]")
 MAX_POWER = 200
-MAX_DIGITS = 30  # of a literal, so that no term can hide below the tolerance
+MAX_DIGITS = 30  # of a literal, so that no term is smaller than the tolerance
 _PRIMES = (3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41)
 POINTS = tuple(
     f"{sign}{n}/{d}" for n, d in zip(_PRIMES, reversed(_PRIMES), strict=True) for sign in ("", "-")
@@ -33,11 +32,11 @@ DIGITS, TOLERANCE = 60, 1e-45
 
 
 class NotReadable(ValueError):
-    """The text is no expression of what this module knows."""
+    """The text is not an expression that this module can read."""
 
 
 def is_antiderivative(answer: str, *, integrand: str, variable: str) -> bool:
-    """Whether d(answer)/d(variable) is the integrand. NotReadable: the integrand can't be read."""
+    """Whether d(answer)/d(variable) is the integrand. Raises NotReadable if the integrand can't be read."""
     import sympy
 
     names = re.compile(rf"{re.escape(variable)}|{CONSTANT}")
@@ -58,7 +57,7 @@ def is_antiderivative(answer: str, *, integrand: str, variable: str) -> bool:
 
 
 def is_same_form(answer: str, right: str) -> bool:
-    """Whether both are the same expression but for the order of terms and factors; a product is no sum."""
+    """Whether both are the same expression up to the order of terms and factors, without expanding."""
     try:
         return bool(_expression(answer, LETTER) == _expression(right, LETTER))
     except NotReadable:
@@ -66,7 +65,7 @@ def is_same_form(answer: str, right: str) -> bool:
 
 
 def _real_value(expression: Any, variable: str, at: str) -> Any | None:
-    """The value at a point; None where it is infinite, not real, or holds another symbol."""
+    """The value at a point; None if it is infinite, not real, or contains another symbol."""
     import sympy
 
     value = expression.evalf(DIGITS, subs={_symbol(variable): sympy.Rational(at)}, maxn=1000)

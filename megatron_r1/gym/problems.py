@@ -1,7 +1,7 @@
-"""Problems of a family, the same wherever and in whatever order they are asked for.
+"""Problems of a family by index, the same in every process and in any order of access.
 
-Some families draw from Python's or numpy's global generators (list_functions, codeio), or seed them
-(pool_matrix). So a problem is made with both set from its seed and index, and both are put back after it.
+Some families draw from Python's or numpy's global random generators (list_functions, codeio), or seed them
+(pool_matrix). So both generators are seeded for each problem, and restored afterwards.
 """
 
 import json
@@ -15,15 +15,15 @@ from megatron_r1.errors import DataError
 
 
 class Problems:
-    """The first `size` problems of a family, by index, as JSON has them."""
+    """The first `size` problems of a family, by index, as JSON values."""
 
     def __init__(self, family: str, options: Mapping[str, Any], *, seed: int, size: int) -> None:
-        """DataError: the family does not take the options."""
+        """Raises DataError if the family does not take the options."""
         self._about = f"gym family {family!r}"
         self._options, self._seed = dict(options), seed
         try:
             with _own_randomness(seed):
-                import reasoning_gym  # which draws as it is imported
+                import reasoning_gym  # the import itself draws random numbers
 
                 self._dataset = reasoning_gym.create_dataset(
                     family, seed=seed, size=size, **settings(family, options)
@@ -32,7 +32,7 @@ class Problems:
             raise DataError(f"{self._about} does not take options {self._options}: {error}") from error
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """The entry: question, answer, metadata. DataError: none can be made with these options."""
+        """The entry: question, answer, metadata. Raises DataError if the options allow no problem."""
         try:
             with _own_randomness(self._seed + index):
                 entry = self._dataset[index]
@@ -44,12 +44,12 @@ class Problems:
 
 
 def as_json(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """The entry as it comes back from a JSON file: tuples are lists, keys are text, numpy's numbers plain."""
+    """The entry as JSON gives it back: tuples become lists, keys strings, numpy's scalars numbers."""
     return json.loads(json.dumps(entry, default=_plain))
 
 
 def settings(family: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as a YAML file has them, as the family's configuration takes them: sections become objects."""
+    """Options from the YAML as the family's configuration takes them: mappings become its dataclasses."""
     from reasoning_gym.factory import DATASETS
 
     defaults = {field.name: field.default_factory for field in fields(DATASETS[family][1])}
@@ -65,7 +65,7 @@ def _section(value: dict[str, Any], make_default: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """numpy's scalars as Python's; dates and others as text."""
+    """numpy's scalars as Python's; anything else, such as a date, as text."""
     return value.item() if hasattr(value, "item") else str(value)
 
 

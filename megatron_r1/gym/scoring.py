@@ -1,7 +1,7 @@
-"""Whether an answer to a reasoning-gym problem is right, by our verifier or at the library's full marks.
+"""Grading of an answer to a reasoning-gym problem, by verifiers.py or by the library's scorer at score 1.
 
-Partial credit ("the answer is -4" earns 0.125) would teach the model to hedge. The library's scorers read the
-options of their family, so they are built with them. Called in a grading process, which may be killed.
+The library's partial credit ("the answer is -4" scores 0.125) would teach the model to hedge, so it counts as
+wrong. Runs in a grading process, which may be killed at a timeout.
 """
 
 import json
@@ -16,11 +16,11 @@ Entry = Mapping[str, Any]
 
 
 class UnknownFamily(LookupError):
-    """reasoning-gym has no family of this name."""
+    """reasoning-gym has no family of that name."""
 
 
 def is_right(family: str, options: Mapping[str, Any], entry: Entry, answer: str) -> bool:
-    """Raises what the library's scorer raises, and UnknownFamily for one that it doesn't have."""
+    """Whether the answer is right. Raises UnknownFamily, and whatever the library's scorer raises."""
     if family in VERIFIERS:
         verifier, _ = VERIFIERS[family]
         return verifier(answer, entry)
@@ -30,19 +30,19 @@ def is_right(family: str, options: Mapping[str, Any], entry: Entry, answer: str)
 
 
 def needs_its_answer(family: str) -> bool:
-    """Whether an entry without a right answer of its own can't be graded."""
+    """Whether grading needs the library's own answer to be right."""
     return family not in UNANSWERED
 
 
 def settled(family: str, entry: Entry) -> dict[str, Any]:
-    """The entry with an answer that is the same in every process."""
+    """The entry, with an answer that is the same in every process where the library's own is not."""
     if family not in UNANSWERED:
         return dict(entry)
     return {**entry, "answer": UNANSWERED[family].format(**entry["metadata"])}
 
 
 def library_score(family: str, options: Mapping[str, Any], entry: Entry, answer: str) -> float:
-    """What the library's own scorer gives."""
+    """The score of the library's own scorer, built with the family's options."""
     return _scorer(family, json.dumps(options, sort_keys=True, default=str))(answer, dict(entry))
 
 

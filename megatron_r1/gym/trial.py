@@ -1,10 +1,9 @@
-"""The trial that a family of reasoning-gym passes before anybody is trained on it.
+"""Trial of a reasoning-gym family before it is trained on: its scorer must reject wrong answers.
 
-On a few items of a fixed seed, with the options that it is used with: most of the family's own answers must
-be right, also after the entry went through JSON, and every wrong answer (wrong_answers.py) must be wrong. A
-family that fails is refused in words that name what passed. It takes milliseconds for most families. What
-can't be seen in one process, items that differ between processes, is UNREPEATABLE, and `python -m
-megatron_r1.gym` finds it.
+The trial takes a few items of a fixed seed, with the run's options, and milliseconds for most families. Most
+of the family's own answers must be scored right, also after the entry went through JSON, and every wrong
+answer (wrong_answers.py) wrong. Items that differ between processes can't be detected within one:
+`python -m megatron_r1.gym` finds such families, which UNREPEATABLE lists.
 """
 
 import json
@@ -21,7 +20,7 @@ from megatron_r1.gym.wrong_answers import CANARY, wrong_answers
 Entry = Mapping[str, Any]
 Scorer = Callable[[Entry, str], bool]
 
-# the same seed gave other items under another PYTHONHASHSEED, so ranks and restarts would disagree
+# their items depend on PYTHONHASHSEED, so ranks and restarts would disagree
 UNREPEATABLE = (
     "isomorphic_strings",
     "knight_swap",
@@ -32,13 +31,14 @@ UNREPEATABLE = (
 MIXTURES = ("composite",)
 
 SEED, SIZE = 20_260, 64
-ITEMS, TRIED, OTHERS = 12, 5, 4  # asked for their own answer, on trial, and whose answers are tried on each
+# items whose own answer is scored; items that wrong answers are tried on; other items' answers for each
+ITEMS, TRIED, OTHERS = 12, 5, 4
 
 
 def refusal(family: str, options: Mapping[str, Any]) -> str | None:
-    """Why nobody should be trained on the family, as the end of a sentence; None if it may be.
+    """Why the family must not be trained on, as the end of a sentence; None if it passes.
 
-    DataError: it does not take the options.
+    Raises DataError if the family does not take the options.
     """
     if family in UNREPEATABLE:
         return "gives other problems in every process"
@@ -49,7 +49,7 @@ def refusal(family: str, options: Mapping[str, Any]) -> str | None:
 
 @lru_cache(maxsize=256)
 def trial(family: str, options: str, seed: int) -> str | None:
-    """What is wrong with how the family is graded, on the items of a seed. options: as JSON."""
+    """The fault of the family's grading on the items of a seed, None if none is found. options: as JSON."""
     given = json.loads(options)
     problems = Problems(family, given, seed=seed, size=SIZE)
     entries = [problems[index] for index in range(ITEMS)]
@@ -57,7 +57,7 @@ def trial(family: str, options: str, seed: int) -> str | None:
 
 
 def fault_of(family: str, entries: Sequence[Entry], pays: Scorer) -> str | None:
-    """Which wrong answer, to the items that are right by their own, the scorer pays for."""
+    """The fault of a scorer: which wrong answer it accepts, or that it rejects the items' own answers."""
     sound = [entry for entry in entries if isinstance(entry["answer"], str) and pays(entry, entry["answer"])]
     if 2 * len(sound) < len(entries):
         return _own_fault(entries[0])
@@ -73,7 +73,7 @@ def fault_of(family: str, entries: Sequence[Entry], pays: Scorer) -> str | None:
 
 
 def answers_itself(family: str, options: Mapping[str, Any], entry: Entry) -> bool:
-    """Whether the item's own answer is right."""
+    """Whether the item's own answer is scored right."""
     return isinstance(entry["answer"], str) and _is_paid(family, options, entry, entry["answer"])
 
 
@@ -84,8 +84,8 @@ def _own_fault(entry: Entry) -> str:
 
 
 def _is_paid(family: str, options: Mapping[str, Any], entry: Entry, answer: str) -> bool:
-    # A scorer that raises pays nothing: in training its verdict would be "failed", and the answer wrong. What
-    # a hundred parsers of others raise is not known beforehand.
+    # A scorer that raises counts as scoring wrong, as it does in training. Which exceptions the library's
+    # hundred scorers raise is not known, so all are caught.
     try:
         return is_right(family, options, deepcopy(entry), answer)
     except Exception:

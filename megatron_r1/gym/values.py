@@ -1,7 +1,6 @@
-"""Answers read strictly: numbers as fractions, expressions as values, both from the text and without eval.
+"""Strict readers of answers: numbers as fractions and expressions as values, without eval.
 
-Every reader returns None for what it can't read, and reads the whole text or nothing of it: a right number
-with a second one beside it is no number.
+Every reader reads the whole text or returns None: a right number with a second one beside it is not a number.
 """
 
 import ast
@@ -12,7 +11,7 @@ from fractions import Fraction
 from typing import Any
 
 MAX_CHARS = 2000
-MAX_EXPONENT = 400  # of ten
+MAX_EXPONENT = 400  # decimal
 OPERATORS: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -24,12 +23,12 @@ _NUMBER = re.compile(
     r"(?P<sign>[-+]?)\s*\$?(?P<whole>[0-9]{1,3}(?:,[0-9]{3})+|[0-9]*)(?:\.(?P<decimals>[0-9]*))?"
     r"(?:[eE](?P<exponent>[-+]?[0-9]{1,3}))?"
 )
-_EXPRESSION = re.compile(r"[0-9A-Za-z_ .+*/()\-]+")  # no comments, lines, comparisons, texts
+_EXPRESSION = re.compile(r"[0-9A-Za-z_ .+*/()\-]+")  # no comments, newlines, comparisons or strings
 _RATIO = re.compile(r"(?P<top>[-+]?[0-9]+)\s*/\s*(?P<bottom>[0-9]+)")
 
 
 def number(text: str) -> Fraction | None:
-    """-1,920 or 1920.50 or 1.92e3 or 3/4, exactly; a dollar sign before it is allowed."""
+    """The exact value of -1,920 or 1920.50 or 1.92e3 or 3/4; a dollar sign before it is allowed."""
     text = text[: MAX_CHARS + 1].translate(_SIGNS).strip()
     if len(text) > MAX_CHARS:
         return None
@@ -48,13 +47,13 @@ def number(text: str) -> Fraction | None:
 
 
 def numbers(texts: list[str]) -> list[Fraction] | None:
-    """Every text's number; None if one has none."""
+    """The number of every text; None if one can't be read."""
     found = [number(text) for text in texts]
     return None if None in found else [value for value in found if value is not None]
 
 
 def arithmetic(text: str) -> tuple[Fraction, list[int]] | None:
-    """The value of an expression of whole numbers, + - * / and brackets, and the numbers it uses."""
+    """The value of an expression of integers, + - * / and brackets, and the integers in it."""
     tree = parsed(text)
     used: list[int] = []
     try:
@@ -64,7 +63,7 @@ def arithmetic(text: str) -> tuple[Fraction, list[int]] | None:
 
 
 def parsed(text: str) -> ast.expr | None:
-    """The syntax tree of an expression; ^ is a power."""
+    """The syntax tree of an expression, None if it is not one; ^ is a power."""
     text = text.translate(_SIGNS).replace("^", "**").strip()
     if len(text) > MAX_CHARS or _EXPRESSION.fullmatch(text) is None:
         return None

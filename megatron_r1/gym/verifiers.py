@@ -1,8 +1,8 @@
-"""Verifiers of ours, for the families whose own scorer pays for wrong answers or executes the answer.
+"""Verifiers for the reasoning-gym families whose own scorer accepts wrong answers or executes the answer.
 
-A verifier gets the answer and the entry (question, answer, metadata, as JSON holds them) and says whether the
-answer is right: all of it, in the form that the question asks for. What the library's scorer does stands
-beside it. A family without an entry here is scored by the library, right at full marks alone.
+A verifier gets the answer and the entry (question, answer, metadata, as JSON values) and returns whether the
+answer is right: the whole answer, in the form that the question asks for. VERIFIERS states beside each what
+the library's scorer does. The library's scorer grades a family that is not listed, right at score 1 only.
 """
 
 import re
@@ -67,7 +67,7 @@ def same_coordinates(answer: str, entry: Entry) -> bool:
 
 
 def same_roots(answer: str, entry: Entry) -> bool:
-    """Every root once, in any order; where there are none, nothing."""
+    """Every root once, in any order; an empty answer if there are none."""
     found, right = (_list_of_numbers(text.strip().strip('"')) for text in (answer, entry["answer"]))
     return found is not None and right is not None and Counter(found) == Counter(right)
 
@@ -81,20 +81,20 @@ def sorted_numbers(answer: str, entry: Entry) -> bool:
 
 
 def probability(answer: str, entry: Entry) -> bool:
-    """The exact probability, or the decimal that the family made of it."""
+    """The exact probability, or the family's decimal form of it."""
     exact, value = entry["metadata"]["rational"], values.number(answer)
     right = Fraction(exact["numerator"], exact["denominator"])
     return value is not None and value in (right, values.number(entry["answer"]))
 
 
 def three_figures(answer: str, entry: Entry) -> bool:
-    """The value at three significant figures, or as exactly as the family has it."""
+    """The value rounded to three significant figures, or the family's own value."""
     value, right = values.number(answer), values.number(entry["answer"])
     return value is not None and right is not None and value in (right, *_rounded(right, 3))
 
 
 def two_decimals(answer: str, entry: Entry) -> bool:
-    """A matrix whose elements are the family's, or those at two decimals."""
+    """A matrix whose elements are the family's, exactly or rounded to two decimals."""
     found, right = _rows(answer), _rows(entry["answer"])
     if [len(row) for row in found] != [len(row) for row in right]:
         return False
@@ -114,7 +114,7 @@ def makes_target(answer: str, entry: Entry) -> bool:
 
 
 def antiderivative(answer: str, entry: Entry) -> bool:
-    """Raises NotReadable where the entry has no integrand that can be read."""
+    """Raises NotReadable if the entry has no readable integrand."""
     about = entry["metadata"]
     integrand, variable = about.get("integrand"), about.get("variable")
     if not isinstance(integrand, str) or not isinstance(variable, str):
@@ -135,7 +135,7 @@ def palindrome_partitions(answer: str, entry: Entry) -> bool:
 
 
 def roles(answer: str, entry: Entry) -> bool:
-    """Everybody's one role, in any order."""
+    """One role for each person, in any order."""
     found = _roles(answer)
     return found is not None and found == _roles(entry["answer"])
 
@@ -145,7 +145,7 @@ def queens(answer: str, entry: Entry) -> bool:
 
 
 def weighted_sums(answer: str, entry: Entry) -> bool:
-    """Kakurasu: a grid of 0 and 1; the columns of a row's ones, from 1, add up to its sum, and so down."""
+    """Kakurasu: a grid of 0 and 1. A row's sum adds the column numbers of its ones; a column's likewise."""
     about, rows = entry["metadata"], _rows(answer)
     if len(rows) != about["n_rows"] or any(len(row) != about["n_cols"] for row in rows):
         return False
@@ -155,54 +155,54 @@ def weighted_sums(answer: str, entry: Entry) -> bool:
     return _sums(rows) == about["row_sums"] and _sums(down) == about["col_sums"]
 
 
-VERIFIERS: dict[str, tuple[Verifier, str]] = {  # family -> (ours, what the library's scorer does)
-    "advanced_geometry": (same_coordinates, "rounds away the third decimal that is asked for"),
-    "arc_agi": (same_grid, "finds no answer right once its entry went through JSON"),
+VERIFIERS: dict[str, tuple[Verifier, str]] = {  # family -> (verifier, what the library's scorer does)
+    "advanced_geometry": (same_coordinates, "ignores the third decimal that is asked for"),
+    "arc_agi": (same_grid, "rejects every answer once its entry went through JSON"),
     "binary_matrix": (same_grid, "executes the answer"),
-    "bitwise_arithmetic": (same_hexadecimal, "executes the problem of its entry"),
-    "chain_sum": (same_number, "takes commas anywhere"),
-    "coin_flip": (probability, "takes what is less than 1e-4 off, so 0 for a small probability"),
-    "complex_arithmetic": (same_complex, "takes nan, and what is less than 1e-16 off"),
+    "bitwise_arithmetic": (same_hexadecimal, "executes the entry's problem"),
+    "chain_sum": (same_number, "accepts commas anywhere"),
+    "coin_flip": (probability, "accepts errors below 1e-4, so 0 for a small probability"),
+    "complex_arithmetic": (same_complex, "accepts nan, and errors below 1e-16"),
     "countdown": (makes_target, "executes the answer"),
-    "decimal_arithmetic": (same_number, "takes what is off by its last digit"),
-    "decimal_chain_sum": (same_number, "reads numbers in several ways of writing"),
-    "figlet_font": (same_letters, "takes ten right letters with others behind them"),
-    "fraction_simplification": (same_fraction, "takes a fraction with anything behind it"),
-    "game_of_life": (same_json, "takes boards with more rows and cells"),
-    "game_of_life_halting": (same_text, "takes any text"),
-    "gsm_symbolic": (same_number, "takes the first number without its sign"),
-    "intermediate_integration": (antiderivative, "executes the answer; takes the integral itself"),
+    "decimal_arithmetic": (same_number, "accepts a wrong last digit"),
+    "decimal_chain_sum": (same_number, "accepts several notations of a number"),
+    "figlet_font": (same_letters, "accepts ten right letters followed by others"),
+    "fraction_simplification": (same_fraction, "accepts a fraction followed by anything"),
+    "game_of_life": (same_json, "accepts boards with extra rows and cells"),
+    "game_of_life_halting": (same_text, "accepts any text"),
+    "gsm_symbolic": (same_number, "accepts the first number without its sign"),
+    "intermediate_integration": (antiderivative, "executes the answer; accepts the unevaluated integral"),
     "kakurasu": (weighted_sums, "reads the digits 0 and 1 out of any text"),
-    "knights_knaves": (roles, "takes two roles for one person"),
-    "letter_jumble": (same_text, "takes further words"),
+    "knights_knaves": (roles, "accepts two roles for one person"),
+    "letter_jumble": (same_text, "accepts extra words"),
     "n_queens": (queens, "executes the answer"),
-    "number_format": (same_number, "takes what is less than 0.01 off"),
-    "number_sorting": (sorted_numbers, "takes numbers that are off by 1"),
+    "number_format": (same_number, "accepts errors below 0.01"),
+    "number_sorting": (sorted_numbers, "accepts numbers that are off by 1"),
     "palindrome_partitioning": (
         palindrome_partitions,
-        "takes partitions twice, and words for lists of letters",
+        "accepts repeated partitions, and words for lists of letters",
     ),
-    "polynomial_equations": (same_roots, "takes any text where there is no root"),
+    "polynomial_equations": (same_roots, "accepts any text if there is no root"),
     "polynomial_multiplication": (same_polynomial, "executes the answer"),
-    "pool_matrix": (two_decimals, "takes what is off by one in a hundred"),
-    "power_function": (three_figures, "rounds further digits away, right or wrong"),
-    "products": (same_number, "takes commas anywhere"),
-    "puzzle24": (makes_24, "executes the answer; takes any four numbers"),
-    "rearc": (same_grid, "finds no answer right once its entry went through JSON"),
-    "simple_integration": (antiderivative, "executes the answer; takes the integral itself"),
-    "spell_backward": (same_text, "takes further letters, by the rounding of a sum"),
+    "pool_matrix": (two_decimals, "accepts errors of one percent"),
+    "power_function": (three_figures, "ignores further digits, right or wrong"),
+    "products": (same_number, "accepts commas anywhere"),
+    "puzzle24": (makes_24, "executes the answer; accepts any four numbers"),
+    "rearc": (same_grid, "rejects every answer once its entry went through JSON"),
+    "simple_integration": (antiderivative, "executes the answer; accepts the unevaluated integral"),
+    "spell_backward": (same_text, "accepts extra letters, as a sum is rounded"),
     "spiral_matrix": (same_grid, "executes the answer"),
     "string_insertion": (same_text, "executes the answer"),
-    "survo": (same_grid, "passes over what is no number"),
-    "time_intervals": (same_text, "takes 38.0372 s for 38.372 s, and anything behind the seconds"),
-    "word_sorting": (same_list, "takes further words"),
+    "survo": (same_grid, "ignores what is not a number"),
+    "time_intervals": (same_text, "accepts 38.0372 s for 38.372 s, and anything after the seconds"),
+    "word_sorting": (same_list, "accepts extra words"),
 }
 
-# Families whose verifier needs no answer of the library's, and what stands for it: sympy's own differs
-# between processes (cos(x)**2 or -sin(x)**2), and one in seven is an integral that it gave up on.
+# Families whose verifier doesn't need the library's answer, and the answer put in its place. sympy's answer
+# differs between processes (cos(x)**2 or -sin(x)**2), and one in seven is an unevaluated integral.
 UNANSWERED = {"intermediate_integration": "Integral({integrand}, {variable})"}
 
-FORMS: dict[str, re.Pattern[str]] = {  # what an answer must look like before the library's scorer may read it
+FORMS: dict[str, re.Pattern[str]] = {  # the form of answers that are passed on to the library's scorer
     "quantum_lock": re.compile(r"[A-Ca-c](?:\s*(?:→|->)\s*[A-Ca-c])*"),
     "sokoban": re.compile(r"[LRUD]+"),
     "tower_of_hanoi": re.compile(r"(?:Move disk [0-9]+ from Peg [0-9]+ to Peg [0-9]+\s*(?:\n\s*|$))+"),
@@ -269,7 +269,7 @@ def _list_of_numbers(text: str) -> list[Fraction] | None:
 
 
 def _rounded(value: Fraction, figures: int) -> tuple[Fraction, Fraction]:
-    """The value at so many significant figures, halves to even and halves up."""
+    """The value rounded to so many significant figures, with halves to even and with halves up."""
     size = abs(value)
     if not size:
         return value, value

@@ -1,7 +1,7 @@
-"""Wrong answers to one problem: constants, the question again, the right answer changed, other items'.
+"""Wrong answers to a problem: constants, parts of the question, the right answer changed, other answers.
 
-Each is wrong for sure: what reads as the right answer (the same numbers and words) is left out, and families
-with several right answers are asked only with those changes that make none of them.
+Each is certainly wrong: answers with the same numbers and words as the right one are left out, and families
+with several right answers get only the changes that can't make another right one (SURELY_WRONG).
 """
 
 import random
@@ -13,7 +13,7 @@ from typing import Any
 from megatron_r1.gym import values
 
 Entry = Mapping[str, Any]
-Trial = tuple[str, str]  # (what it is, the answer)
+Trial = tuple[str, str]  # (kind of wrong answer, the answer)
 
 CANARY = "megatron_r1_gym_canary"  # a key of sys.__dict__ that only an executed answer sets
 CODE = f'__import__("sys").__dict__.__setitem__("{CANARY}", 1)'
@@ -27,7 +27,7 @@ CONSTANTS = (
 
 ALL = frozenset(["digit", "nudge", "sign", "swap", "drop", "repeat", "reverse", "both", "other"])
 ORDERED_FREELY = ALL - {"swap", "reverse"}
-# families with several right answers: the changes that make none of them
+# families with several right answers: the changes that always make a wrong one
 SURELY_WRONG = {
     "cryptarithm": frozenset(["drop", "both", "other"]),
     "countdown": frozenset(["digit", "nudge", "drop", "repeat", "both"]),
@@ -56,7 +56,7 @@ _SEPARATORS = ("\n", ", ", ",", " × ", " → ", " ")
 
 
 def wrong_answers(family: str, entry: Entry, others: Sequence[Entry]) -> Iterator[Trial]:
-    """What must not count as right for the entry. others: further items of the family."""
+    """Answers that a scorer must reject for the entry. others: further items of the family."""
     right = entry["answer"]
     allowed = SURELY_WRONG.get(family, ALL)
     found = [("constant", text) for text in CONSTANTS]
@@ -160,7 +160,7 @@ def _same(text: str, right: str, *, freely: bool) -> bool:
 
 
 def _read(text: str) -> list[Fraction | str]:
-    """The numbers, words and signs of a text, without the dress around them."""
+    """The numbers, words and signs of a text, without brackets, quotes and separators."""
     return [_read_token(token) for token in _TOKEN.findall(text)]
 
 

@@ -1,10 +1,10 @@
-"""Any family of reasoning-gym, by name: endless generated problems with a verifier each.
+"""Source of reasoning-gym's problems: any family by name, endless and verifiable.
 
-The verifier (task `gym:NAME`) needs the whole entry and the family's options, which travel in the prompt's
-metadata. The library takes seconds to import, so that happens when a source is built and not before.
+The verifier (task `gym:NAME`) needs the whole entry and the family's options, so both are in the prompt's
+metadata. The library takes seconds to import, so only building a source imports it.
 
-Families are on trial with wrong answers before use (megatron_r1/gym/trial.py), with the options they are used
-with; docs/reasoning_gym.md has the verdict on each.
+Before use a family's scorer is tested with wrong answers (megatron_r1/gym/trial.py); docs/reasoning_gym.md
+has the result for each family.
 """
 
 import difflib
@@ -21,8 +21,8 @@ from megatron_r1.gym.trial import answers_itself, refusal
 from megatron_r1.section import Section
 from megatron_r1.types import Document, Message, Prompt
 
-BLOCK_SIZE = 4096  # some families prepare all items of a dataset when it is made, so it can't be endless
-MAX_ATTEMPTS = 256  # to find a problem on the wanted side; 0.9 ** 256 is 2e-12
+BLOCK_SIZE = 4096  # some families make all items of a dataset at once, so datasets must be finite
+MAX_ATTEMPTS = 256  # to find a problem on the right side of the split; 0.9 ** 256 is 2e-12
 
 
 class Gym(Section):
@@ -44,7 +44,7 @@ SOURCE = Gym
 
 
 class GymSource:
-    """The problems of one side of the split, found by trying a fixed run of candidates for each index."""
+    """The problems of one side of the split: each index has its own MAX_ATTEMPTS candidates."""
 
     size = None
 
@@ -55,7 +55,7 @@ class GymSource:
         _check_name(config.family)
         if fault := refusal(config.family, config.options):
             raise DataError(f"gym family {config.family!r} {fault}; choose another family")
-        # bound to this object: a block is reused by neighbouring indices
+        # a cache of this object, as neighbouring indices share a block
         self._block = lru_cache(maxsize=4)(self._make_block)
 
     def prompt(self, index: int) -> Prompt:

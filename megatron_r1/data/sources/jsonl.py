@@ -1,12 +1,12 @@
-"""A user's own file: one JSON object a line, as prompts to answer or as documents to learn from.
+"""Source of a user's own JSON-lines file: each line is a prompt or a training document.
 
     {"messages": [{"role": "user", "content": "..."}], "reference": "4", "task": "math", "language": "en"}
     {"messages": [..., {"role": "assistant", "content": "..."}]}        a document
     {"text": "..."}                                                      a document of plain text
 
-An "id" (text or a whole number) stands behind the prompt's own in samples and messages. Every line is checked
-when the source is built (json_lines.py), and only where lines stand is kept in memory. Each epoch has its own
-order, given by the seed.
+An "id" (text or a whole number) is appended to the prompt's own id in samples and messages. Every line is
+checked when the source is built (json_lines.py); only the lines' places are kept in memory. Each epoch has
+its own order, given by the seed.
 """
 
 import json
@@ -40,13 +40,13 @@ class Jsonl(Section):
     path: str
     """The file: UTF-8, one JSON object a line; blank lines are skipped. A directory: all its .jsonl files."""
     task: str = "math"
-    """Verifier of prompts whose line names none."""
+    """Verifier of prompts whose line has no "task"."""
     language: str = "en"
-    """Language of lines that name none."""
+    """Language of lines without "language"."""
     held_out: Literal["none", "tenth", "all"] = "none"
-    """What is kept from training: nothing, one problem in ten (by a hash), or the whole file."""
+    """What is held out from training: nothing, one prompt in ten (by a hash), or the whole file."""
     shuffle: bool = True
-    """Walk the file in another order every epoch; false keeps the order of the file."""
+    """Shuffle the lines anew every epoch; false keeps the order of the file."""
 
     def build(self, seed: int, *, split: Split = "train") -> "JsonlSource":
         return JsonlSource(self, seed=seed, split=split)
@@ -59,7 +59,7 @@ SOURCE = Jsonl
 
 
 class LineReader:
-    """What a checked line says, as the section reads it. DataError without file and line."""
+    """Converts a checked line to a prompt or document. Its DataErrors don't name the file and line."""
 
     def __init__(self, config: Jsonl) -> None:
         self._config = config
@@ -71,7 +71,7 @@ class LineReader:
         return self._prompt(line, messages)
 
     def question(self, line: Line) -> Prompt:
-        """The prompt without the answer that it may end with."""
+        """The prompt, without the response that the line may end with."""
         return self._prompt(line, _asked(_messages(line)))
 
     def _prompt(self, line: Line, messages: tuple[Message, ...]) -> Prompt:
@@ -96,7 +96,7 @@ class LineReader:
         return Document(messages[:-1], messages[-1].content, language)
 
     def side(self, line: Line) -> Split:
-        """Where held_out: tenth puts it."""
+        """The side of the split with held_out: tenth."""
         return split_of(_content_id(line))
 
 
@@ -109,7 +109,7 @@ class JsonlSource:
         check_side(config, split)
         self._paths = data_files(Path(config.path))
         self._files: list[int] = []
-        self._owners = array("L")  # which file a line is in
+        self._owners = array("L")  # the index of each line's file
         self._places = tuple(array("Q") for _ in fields(Place))
         self._scan(split if config.held_out == "tenth" else None)
         self.size: int = len(self._owners)
@@ -125,7 +125,7 @@ class JsonlSource:
         return self._placed(index, self._reader.prompt)
 
     def question(self, index: int) -> Prompt:
-        """The prompt of a line, without the answer that it may end with."""
+        """The prompt of a line, without the response that it may end with."""
         return self._placed(index, self._reader.question)
 
     def document(self, index: int) -> Document:
@@ -143,7 +143,7 @@ class JsonlSource:
             raise DataError(f"{place}: {error}") from None
 
     def _line(self, index: int) -> tuple[str, Line]:
-        """A line with where it stands, for messages."""
+        """A line, with FILE:NUMBER for messages."""
         epoch, place = divmod(index, self.size)
         row = int(self._order(epoch)[place]) if self._config.shuffle else place
         owner, place = self._owners[row], Place(*(column[row] for column in self._places))
@@ -154,12 +154,12 @@ class JsonlSource:
         return numpy.random.default_rng([self._seed, epoch]).permutation(self.size)
 
     def _scan(self, split: Split | None) -> None:
-        """Check every line and note where those of the wanted side begin."""
+        """Check every line and keep the places of those on this side of the split."""
         problems: list[str] = []
         num_bad = 0
         for owner, path in enumerate(self._paths):
             file = path.open("rb")
-            self._files.append(os.dup(file.fileno()))  # what is read later is what is read now
+            self._files.append(os.dup(file.fileno()))  # stays open: a file put in its place later is not read
             with file:
                 for place, raw in numbered_lines(file, name=path):
                     line, problem = parse_line(raw)
@@ -179,7 +179,7 @@ class JsonlSource:
 
 
 def check_side(config: Jsonl, split: Split) -> None:
-    """DataError where the file was not declared to have that side."""
+    """DataError if `held_out` leaves the file without that side."""
     if split == "train" and config.held_out == "all":
         raise DataError(f"{config.path}: held_out: all keeps this file from training; train on another one")
     if split == "held_out" and config.held_out == "none":
@@ -190,7 +190,7 @@ def check_side(config: Jsonl, split: Split) -> None:
 
 
 def _content_id(line: Line) -> str:
-    """Hash of the question alone, so that all answers to it stay on one side."""
+    """Hash of the prompt alone, so that all responses to it are on one side of the split."""
     if "text" in line:
         return content_id(line["text"])
     asked = [m for m in line["messages"] if m["role"] != "assistant"]
@@ -198,7 +198,7 @@ def _content_id(line: Line) -> str:
 
 
 def _line_id(line: Line) -> str:
-    """The hash of the question, and behind it the id that the line brings."""
+    """The hash of the prompt, followed by the line's own id if it has one."""
     own, brought = _content_id(line), str(line.get("id", ""))
     return brought if brought.startswith(own) else f"{own}-{brought}" if brought else own
 

@@ -1,7 +1,7 @@
-"""What an earlier stage of the run wrote: `{source: stage, stage: rejection}`.
+"""Source of the data that an earlier stage of the run wrote: `{source: stage, stage: rejection}`.
 
-The lines are those of jsonl.py, so that the same files serve another run as `source: jsonl`. As documents
-they are question and answer; as prompts (for another round of sampling or of RL) the answer is left off.
+The files have jsonl.py's form, so that another run can read them as `source: jsonl`. As a document, a line is
+prompt and response; as a prompt, for another round of sampling or RL, the response is left out.
 """
 
 from collections.abc import Iterator
@@ -20,22 +20,22 @@ from megatron_r1.types import Document, Prompt
 
 
 class StageOutput(Section):
-    """The data that an earlier stage made."""
+    """The data that an earlier stage wrote."""
 
     source: Literal["stage"] = "stage"
     weight: float = Field(default=1.0, gt=0, le=1e15)
     """Share in a mixture, relative to the other sources."""
     stage: str
-    """The earlier stage's name; one that makes data, such as rejection_sampling."""
+    """The earlier stage's name; its kind must write data, such as rejection_sampling."""
     shuffle: bool = True
-    """Walk the lines in another order every epoch."""
+    """Shuffle the lines anew every epoch."""
     held_out: Literal["none", "tenth"] = "none"
-    """What is kept from training: nothing, or the lines of one question in ten (by a hash)."""
+    """What is held out from training: nothing, or the lines of one prompt in ten (by a hash)."""
 
     _run_dir: Path | None = PrivateAttr(default=None)
 
     def find_in(self, run_dir: Path) -> None:
-        """Where the run's stages lie; the chain says so before a stage begins."""
+        """Set the run directory; the chain calls this before a stage begins."""
         self._run_dir = run_dir
 
     def input_files(self) -> list[Path]:
@@ -56,7 +56,7 @@ SOURCE = StageOutput
 
 
 class StageSource:
-    """The lines of an earlier stage's files."""
+    """The lines of an earlier stage's files, as prompts or documents."""
 
     def __init__(self, lines: JsonlSource) -> None:
         self._lines = lines
@@ -70,7 +70,7 @@ class StageSource:
 
 
 def stage_outputs(value: Any) -> Iterator[StageOutput]:
-    """Every such source in a section, however deep."""
+    """Every source of this kind in a section, at any depth."""
     if isinstance(value, StageOutput):
         yield value
     elif isinstance(value, BaseModel):

@@ -1,1 +1,1 @@
-"""Tokenizers: sentencepiece models and Hugging Face's tokenizer.json, behind one protocol."""
+"""Tokenizers: sentencepiece models and Hugging Face's tokenizer.json under one protocol."""

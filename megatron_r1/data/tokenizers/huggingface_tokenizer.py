@@ -1,8 +1,8 @@
 """Hugging Face's tokenizer.json, through the `tokenizers` library.
 
-The ids of a text are those of transformers' AutoTokenizer where that reads the file as it is. It doesn't
-everywhere: beside a config.json of Qwen2 it builds a tokenizer of its own from the vocabulary alone, with
-other ids for numbers. `megatron-r1 convert verify` compares the two and says where they differ.
+The ids of a text are those of transformers' AutoTokenizer wherever that reads the file itself. It doesn't
+beside a config.json of Qwen2: there it builds a tokenizer of its own from the vocabulary, with other ids for
+numbers. `megatron-r1 convert verify` compares the two and reports differences.
 """
 
 import json
@@ -20,7 +20,7 @@ from megatron_r1.files.regular_file import file_problem
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
-TRIALS = 1000  # pieces that are tried for one that is a token
+TRIALS = 1000  # pieces to try, in search of one that the tokenizer encodes
 
 
 class HuggingFaceTokenizer:
@@ -52,7 +52,7 @@ class HuggingFaceTokenizer:
         others = files.stop_ids if stop is None else tuple(map(self.piece_id, stop))
         self.eos_ids = tuple(dict.fromkeys([self.eos_id, *others]))
         self.pad_id = self.eos_id if pad is None else self.piece_id(pad)
-        if pad is None and files.named["pad"] is not None:  # named, and the vocabulary may lack it: never fed
+        if pad is None and files.named["pad"] is not None:  # a vocabulary may lack it, as it is never fed
             found = self._backend.token_to_id(files.named["pad"])
             self.pad_id = self.pad_id if found is None else found
         self.bos_id, self.chat_bos_id = self._begins(bos, files.named["bos"], add_bos)
@@ -75,7 +75,7 @@ class HuggingFaceTokenizer:
     def _begins(
         self, chosen: str | None, named: str | None, add_bos: bool | None
     ) -> tuple[int | None, int | None]:
-        """What begins any text, and what begins a chat whose format writes BOS itself."""
+        """(bos_id, chat_bos_id): the id before any text, and before a chat whose format writes BOS itself."""
         piece = chosen or named
         bos = None if piece is None else self._backend.token_to_id(piece)
         if chosen is not None:
@@ -90,12 +90,12 @@ class HuggingFaceTokenizer:
         return first, first if bos is None else bos
 
     def _put_before(self) -> int | None:
-        """What the post-processor of the file puts before a text."""
+        """The id that the file's post-processor puts before a text; None if it puts none."""
         candidates = ("a", *islice(self._backend.get_vocab(with_added_tokens=False), TRIALS))
         for text in candidates:
             try:
                 encoded = self._backend.encode(text)
-            except Exception:  # the library raises bare ones: a word that a closed vocabulary lacks
+            except Exception:  # the library raises plain Exceptions, here for an unknown word
                 continue
             if 0 in encoded.sequence_ids:
                 break
@@ -113,7 +113,7 @@ class HuggingFaceTokenizer:
 
     @cached_property
     def _plain(self) -> "Backend":
-        """The same model without its added tokens, so that their names are text like any other."""
+        """The same model without its added tokens, which encodes their names as plain text."""
         content = _usable(self.path) | {"added_tokens": [], "post_processor": None}
         return _backend(self.path, json.dumps(content))
 
@@ -132,7 +132,7 @@ class HuggingFaceTokenizer:
     def _encoded(self, backend: "Backend", text: str) -> list[int]:
         try:
             return backend.encode(text, add_special_tokens=False).ids
-        except Exception as error:  # the library raises bare ones, as for a closed vocabulary's unknown word
+        except Exception as error:  # the library raises plain Exceptions, here for an unknown word
             raise DataError(f"{self.path}: no token for part of {text[:80]!r}: {error}") from None
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -143,11 +143,11 @@ class HuggingFaceTokenizer:
 
     @property
     def special_pieces(self) -> list[str]:
-        """Pieces that are recognised whole, in the order of their ids."""
+        """The special pieces, in the order of their ids."""
         return sorted(self._special, key=self._special.__getitem__)
 
     def piece(self, token_id: int) -> str:
-        """A piece as it is spelt in a text."""
+        """The piece of an id, as spelt in a text."""
         found = self._backend.id_to_token(token_id)
         assert found is not None, f"token {token_id} has no piece"
         return found
@@ -160,7 +160,7 @@ class HuggingFaceTokenizer:
 
 
 def _usable(path: Path) -> dict:
-    """The file without what makes ids depend on anything but the text: truncation, padding, dropout."""
+    """The file's content without truncation, padding and dropout, so that ids depend on the text only."""
     content = read_json(path)
     if not isinstance(content.get("model"), dict):
         raise DataError(f"{path}: not a tokenizer.json: no `model` in it")
@@ -175,5 +175,5 @@ def _backend(path: Path, text: str) -> "Backend":
 
     try:
         return Backend.from_str(text)
-    except Exception as error:  # the library raises bare Exceptions
+    except Exception as error:  # the library raises plain Exceptions
         raise DataError(f"{path}: the tokenizers library can't read it: {error}") from error

@@ -1,4 +1,4 @@
-"""Sentencepiece models: loaded from a .model file, or trained here in a moment."""
+"""Sentencepiece tokenizers: loaded from a .model file, or trained."""
 
 import io
 import os
@@ -18,10 +18,10 @@ ModelType = Literal["word", "bpe", "unigram"]
 
 
 class SentencePieceTokenizer:
-    """A sentencepiece model whose tags are control symbols, which plain text can never produce.
+    """A sentencepiece model whose tags are control symbols, which plain text can't produce.
 
-    A model where every word is one token (model_type word) joins tokens by one space: decode inverts encode
-    for text whose words and tags are separated by single spaces.
+    With model_type word, decode joins words and tags by one space, so it inverts encode for text with single
+    spaces between them.
     """
 
     def __init__(self, processor: "SentencePieceProcessor", *, name: str) -> None:
@@ -93,10 +93,10 @@ class SentencePieceTokenizer:
 
 
 def _user_defined(processor: "SentencePieceProcessor", pieces: list[str]) -> dict[str, int]:
-    """Tags that someone else's model knows as user-defined symbols.
+    """Tags that a model of other origin has as user-defined symbols.
 
-    The Python library can't ask for that type; such symbols have score 0, which learnt pieces lack, save the
-    first merge of a BPE, which is no tag.
+    The Python library can't ask for that type. But such symbols have score 0, unlike learnt pieces, except
+    for the first merge of a BPE, which is not a tag.
     """
     return {
         piece: i
@@ -107,7 +107,7 @@ def _user_defined(processor: "SentencePieceProcessor", pieces: list[str]) -> dic
 
 
 def load_sentencepiece(path: Path) -> SentencePieceTokenizer:
-    """Read a .model file; DataError when it is none."""
+    """Read a .model file; DataError if it isn't one."""
     import sentencepiece
 
     model = read_bytes(path, error=DataError, remedy="`path` names a sentencepiece .model")
@@ -128,7 +128,7 @@ def train_sentencepiece(
 ) -> None:
     """Train a model and write it atomically; the same texts give the same bytes.
 
-    special_pieces become single tokens after <pad> 0, <bos> 1, <eos> 2, <unk> 3, in the order given.
+    special_pieces become single tokens, in the order given, after <pad> 0, <bos> 1, <eos> 2, <unk> 3.
     """
     import sentencepiece
 
@@ -140,7 +140,7 @@ def train_sentencepiece(
             hard_vocab_limit=False, control_symbols=list(special_pieces), character_coverage=1.0,
             num_threads=1, pad_id=0, bos_id=1, eos_id=2, unk_id=3, pad_piece="<pad>", bos_piece="<bos>",
             eos_piece="<eos>", unk_piece="<unk>", minloglevel=2, byte_fallback=not words,
-            # spaces are text unless words are the tokens; without a prefix decode gives them all back
+            # unless tokens are words, spaces are text, and decode restores all of them
             normalization_rule_name="identity", add_dummy_prefix=words, remove_extra_whitespaces=words,
         )  # fmt: skip
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Cuts a text at the special pieces that count in it, longest piece first."""
+"""Splits a text at special pieces, longest piece first."""
 
 import re
 from collections.abc import Iterable
@@ -12,5 +12,5 @@ def _splitter(pieces: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def split_special(text: str, pieces: Iterable[str]) -> list[str]:
-    """Cut a text at special pieces: plain text at even places, pieces at odd ones."""
+    """The parts of a text: plain text at even positions, special pieces at odd ones."""
     return _splitter(tuple(pieces)).split(text)

@@ -1,8 +1,8 @@
-"""Tokenizers: sentencepiece models (loaded, or trained here in a moment) and Hugging Face's tokenizer.json.
+"""The tokenizer's YAML section, protocol and loader: sentencepiece or Hugging Face's tokenizer.json.
 
-Both kinds let the caller say which special pieces of a text count: `encode(text)` recognises all of them,
-`encode(text, special=())` none. Text that a user wrote is encoded the second way, so that it can never forge
-a role mark (see data/chat_template.py). Neither kind adds BOS or EOS by itself: templates do that by id.
+The caller decides which special pieces of a text are recognised: `encode(text)` recognises all of them,
+`encode(text, special=())` none. User text is encoded the second way, so that it can't forge a turn (see
+data/chat_template.py). Tokenizers never add BOS or EOS; templates add their ids.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -26,14 +26,14 @@ from megatron_r1.section import Section
 
 
 class TokenizerTraining(Section):
-    """Train a sentencepiece model on a source's own corpus when the run starts."""
+    """Train a sentencepiece model on a source's corpus when the run starts."""
 
     source: str | list[str]
     """Name of a data source that can list its text, in a function `corpus`; or several."""
     vocab_size: int = Field(default=64, ge=8)
     """Upper bound; a smaller corpus gives a smaller vocabulary."""
     model_type: ModelType = "word"
-    """`word` makes each word between spaces a token (closed vocabularies only); the others spell any text."""
+    """`word` makes each word between spaces a token (closed vocabularies only); others encode any text."""
 
     def sources(self) -> list[str]:
         return [self.source] if isinstance(self.source, str) else self.source
@@ -47,20 +47,20 @@ class TokenizerConfig(Section):
     """sentencepiece: the .model file. huggingface: tokenizer.json or the directory that holds it."""
     train: TokenizerTraining | None = None
     bos: str | None = None
-    """huggingface: the piece that begins a text, where tokenizer_config.json does not say."""
+    """huggingface: the BOS piece, if tokenizer_config.json does not name it."""
     eos: str | None = None
-    """huggingface: the piece that ends an answer, where tokenizer_config.json does not say."""
+    """huggingface: the EOS piece, if tokenizer_config.json does not name it."""
     pad: str | None = None
-    """huggingface: the padding piece, where tokenizer_config.json does not say."""
+    """huggingface: the padding piece, if tokenizer_config.json does not name it."""
     add_bos: bool | None = None
-    """huggingface: whether BOS begins every prompt and text; null: it does where `bos` is set, else as
-    transformers' AutoTokenizer does it, for which the post-processor of tokenizer.json decides."""
+    """huggingface: whether BOS begins every prompt and text; null: yes if `bos` is set, otherwise as
+    transformers' AutoTokenizer does (the post-processor of tokenizer.json decides)."""
     stop: list[str] | None = None
-    """huggingface: pieces besides EOS that end an answer; null: those that generation_config.json beside the
-    tokenizer (or config.json) lists as eos_token_id; []: EOS alone."""
+    """huggingface: pieces besides EOS that end a completion; null: those that generation_config.json beside
+    the tokenizer (or config.json) lists as eos_token_id; []: only EOS."""
 
     def input_files(self) -> list[Path]:
-        """What decides the token ids; none where the run trains it."""
+        """The files that decide the token ids; none if the run trains the tokenizer."""
         if self.path is None or self.kind == "sentencepiece":
             return [] if self.path is None else [Path(self.path)]
         path = Path(self.path)
@@ -86,36 +86,36 @@ class Tokenizer(Protocol):
     """Text to token ids and back."""
 
     vocab_size: int
-    bos_id: int | None  # what begins every prompt and text; None: nothing does, as in Qwen
-    chat_bos_id: int | None  # what begins a chat in a format that writes BOS itself, as DeepSeek's
-    eos_id: int  # what ends an answer that is learnt
-    eos_ids: tuple[int, ...]  # all that end an output that is sampled; the first is eos_id
+    bos_id: int | None  # begins every prompt and text; None: nothing does, as in Qwen
+    chat_bos_id: int | None  # begins a chat whose format writes BOS itself, as DeepSeek's
+    eos_id: int  # ends a trained response
+    eos_ids: tuple[int, ...]  # all ids that end a sampled completion; the first is eos_id
     pad_id: int
 
     def encode(self, text: str, *, special: Collection[str] | None = None) -> list[int]:
         """Token ids of a text, without BOS and EOS.
 
-        special: the pieces to recognise; None is every special piece, () is plain text throughout.
-        Raises DataError when the vocabulary has no token for part of the text.
+        special: the pieces to recognise; None: all of them; (): none, everything is plain text.
+        Raises DataError if the vocabulary has no token for part of the text.
         """
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text with tags readable; bos, pad and all of eos_ids are dropped."""
+        """The text, including special pieces except BOS, padding and eos_ids, which are dropped."""
         ...
 
     def piece_id(self, piece: str) -> int:
-        """Id of one piece; DataError when the vocabulary lacks it."""
+        """The id of one piece; DataError if the vocabulary lacks it."""
         ...
 
 
 def load_tokenizer(
     config: TokenizerConfig, *, required_pieces: Iterable[str] = (), directory: Path | None = None
 ) -> Tokenizer:
-    """The tokenizer that the configuration asks for, refused if it lacks a required piece.
+    """The configured tokenizer; DataError if it lacks a required piece.
 
-    required_pieces: what the chat template needs as single tokens; a trained model gets them as its special
-    pieces. directory: where a trained model is kept (tokenizer.model); one that is there is used.
+    required_pieces: the single tokens that the chat template needs; a trained model gets them as its special
+    pieces. directory: where a trained model is kept (tokenizer.model); an existing one is used.
     """
     required = tuple(required_pieces)
     if config.kind == "huggingface":
@@ -155,7 +155,7 @@ def _require(tokenizer: Tokenizer, *, pieces: Sequence[str], name: str) -> None:
 def _trained(
     training: TokenizerTraining, *, path: Path, special_pieces: Sequence[str]
 ) -> SentencePieceTokenizer:
-    """Train unless an earlier start of the run did: token ids must not move under a checkpoint."""
+    """Train unless an earlier start of the run did: token ids must stay those of its checkpoints."""
     if not path.is_file():
         train_sentencepiece(
             _corpus(training.sources()),

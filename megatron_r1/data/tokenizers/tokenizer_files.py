@@ -1,10 +1,10 @@
-"""What the files beside a tokenizer.json say of it: named pieces, added tokens, the ids that end an output.
+"""Reads the files beside a tokenizer.json: named pieces, added tokens, and the ids that end a completion.
 
-They are read as transformers 5 reads them (tokenization_utils_base.py, _from_pretrained):
-special_tokens_map.json counts, and wins, only where tokenizer_config.json has no added_tokens_decoder;
-generation_config.json names what ends an output, and config.json where there is none. `add_bos_token` is not
-read: beside a tokenizer.json transformers 5 drops it, and the file's post-processor alone says what begins a
-text.
+They are read as transformers 5 reads them (tokenization_utils_base.py, _from_pretrained).
+special_tokens_map.json is used, and then takes precedence, only if tokenizer_config.json has no
+added_tokens_decoder. generation_config.json lists the ids that end a completion; config.json does if it is
+missing. `add_bos_token` is ignored: transformers 5 ignores it beside a tokenizer.json, whose post-processor
+decides.
 """
 
 import json
@@ -19,14 +19,14 @@ from megatron_r1.files.json_reader import read_json_object
 ROLES = ("bos", "eos", "pad")
 TOKENIZER, SETTINGS, LEGACY = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
 GENERATION, CONFIG = "generation_config.json", "config.json"
-FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")  # of an added token
+FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")  # an added token's
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizerFiles:
-    """named: the pieces of each role. added: (id, content, flags) that tokenizer_config.json declares.
+    """named: the piece of each role. added: (id, content, flags) of tokenizer_config.json's added tokens.
 
-    stop_ids: what ends an output, in the order of the file that says so.
+    stop_ids: the ids that end a completion, in the file's order.
     """
 
     named: Mapping[str, str | None]
@@ -35,7 +35,7 @@ class TokenizerFiles:
 
 
 def read_files(folder: Path) -> TokenizerFiles:
-    """Raises DataError with the file and the key where one of them is damaged."""
+    """Read the files of a folder. Raises DataError with the file and the key if one of them is damaged."""
     path = folder / SETTINGS
     settings = read_json(path) if _is_there(path) else {}
     if "added_tokens_decoder" not in settings and _is_there(folder / LEGACY):
@@ -50,12 +50,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _is_there(path: Path) -> bool:
-    """A link to nothing counts: reading it says what is wrong."""
+    """True for a broken link too: reading it raises the right error."""
     return path.exists() or path.is_symlink()
 
 
 def _piece(value: Any, where: str) -> str | None:
-    """A string, or a mapping with `content`."""
+    """The piece: `value` itself if it is a string, or its `content`."""
     piece = value.get("content") if isinstance(value, dict) else value
     if piece is not None and not isinstance(piece, str):
         raise DataError(f"{where}: {json.dumps(value)[:80]} names no piece; write it as a string")
