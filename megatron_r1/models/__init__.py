@@ -1,1 +1,1 @@
-"""Model families: one file each, found by the registry."""
+"""Model families, one file each; the registry finds them."""

@@ -1,7 +1,7 @@
 """DeepSeek-V3: MLA, a sigmoid router with bias and groups, shared experts, multi-token prediction.
 
-Source: arXiv 2412.19437, sections 2.1, 2.2 and 4.2, and the published configuration. Also V2-Lite and
-Moonlight shapes (no low-rank query, one group).
+Source: arXiv 2412.19437, sections 2.1, 2.2 and 4.2, and the published configuration. Also for the shapes of
+V2-Lite and Moonlight (no low-rank query, one expert group).
 """
 
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -26,7 +26,7 @@ from megatron_r1.models.shape import (
 from megatron_r1.models.weights import SAME, Copy, HalvesToPairs, Row, Shard
 from megatron_r1.section import Section
 
-LATENT_EPSILON = 1e-6  # of the norms on both latents, whatever rms_norm_eps says: DeepSeek's own code
+LATENT_EPSILON = 1e-6  # of the norms on both latents; DeepSeek's code ignores rms_norm_eps there
 MTP = "mtp.layers.{depth}."
 
 
@@ -34,17 +34,17 @@ class Yarn(Section):
     """Longer contexts by rescaled RoPE (YaRN, arXiv 2309.00071); V3 uses it for the decoupled key only."""
 
     factor: Positive
-    """How much longer than the original context."""
+    """Factor by which the context is extended."""
     original_max_position_embeddings: Positions
-    """The context that the model was trained with before."""
+    """The context length before the extension."""
     beta_fast: Positive = 32.0
-    """Rotations above which a frequency is left as it is."""
+    """Frequencies with more rotations over the original context stay unchanged."""
     beta_slow: Positive = 1.0
-    """Rotations below which a frequency is interpolated in full."""
+    """Frequencies with fewer rotations over the original context are interpolated in full."""
     mscale: NonNegative = 1.0
-    """Scale of the rotated part; V3: 1."""
+    """Scale of the rotated part. V3: 1."""
     mscale_all_dim: NonNegative = 1.0
-    """Also scales the softmax, by (0.1 * this * ln factor + 1) squared; V3: 1."""
+    """Also scales the softmax, by (0.1 * this * ln factor + 1) squared. V3: 1."""
 
 
 class DeepseekV3(FamilyConfig):
@@ -66,9 +66,9 @@ class DeepseekV3(FamilyConfig):
     num_attention_heads: Width
     """V3: 128."""
     q_lora_rank: Width | None = None
-    """Width of the query's latent; null: a full query projection. V3: 1536."""
+    """Rank of the query's latent; null: a full query projection. V3: 1536."""
     kv_lora_rank: Width
-    """Width of the latent that keys and values share. V3: 512."""
+    """Rank of the latent that keys and values share. V3: 512."""
     qk_head_dim: Width
     """Width of a query or key head without its rotated part. V3: 128."""
     qk_pos_emb_head_dim: Width
@@ -76,25 +76,25 @@ class DeepseekV3(FamilyConfig):
     v_head_dim: Width
     """Width of a value head. V3: 128."""
     num_dense_layers: Annotated[int, Field(ge=0, le=10_000)] = 1
-    """The first layers have no experts. V3: 3."""
+    """Number of layers without experts, which come first. V3: 3."""
     ffn_hidden_size: Width
     """Inner width of a dense layer. V3: 18432."""
     num_experts: Experts
-    """Routed experts a layer. V3: 256."""
+    """Routed experts per layer. V3: 256."""
     experts_per_token: Experts
-    """Routed experts that a token visits. V3: 8."""
+    """Routed experts per token. V3: 8."""
     num_shared_experts: Annotated[int, Field(ge=0, le=1 << 16)] = 1
-    """Experts that every token visits. V3: 1."""
+    """Shared experts, which process every token. V3: 1."""
     moe_ffn_hidden_size: Width
     """Inner width of one expert. V3: 2048."""
     num_expert_groups: Experts | None = None
-    """Groups of experts, one a node; null: no limit. V3: 8."""
+    """Groups of experts, of which a token may use groups_per_token; null: no limit. V3: 8."""
     groups_per_token: Experts | None = None
-    """Groups that a token may visit. V3: 4."""
+    """Groups whose experts a token may use. V3: 4."""
     router_scaling_factor: Positive = 2.5
     """Factor on the routed experts' weights. V3: 2.5."""
     router_bias_update_rate: NonNegative = 1e-3
-    """Speed of the bias that balances the load without a loss (section 2.1.2). V3: 0.001, at the end 0."""
+    """Update rate of the bias that balances the load without a loss (section 2.1.2). V3: 0.001, finally 0."""
     sequence_aux_loss: NonNegative = 1e-4
     """Weight of the sequence-wise balance loss (eq. 17). V3: 0.0001."""
     mtp_layers: Annotated[int, Field(ge=0, le=1_000)] = 0
@@ -110,11 +110,11 @@ class DeepseekV3(FamilyConfig):
     init_std: NonNegative = 0.006
     """Standard deviation of the initial weights. V3: 0.006."""
     rope_interleave: bool = True
-    """How the rotated rows lie in Hugging Face's files: as pairs (all released models), or as halves."""
+    """Order of the rotated rows in Hugging Face's files: in pairs (all released models), or in halves."""
     max_position_embeddings: Positions = 4096
     """The longest sequence."""
     megatron: dict[str, Any] = Field(default_factory=dict)
-    """Fields of megatron-core's TransformerConfig, the one escape hatch; checked against the real fields."""
+    """Overrides: fields of megatron-core's TransformerConfig, checked against the real ones."""
 
     @model_validator(mode="after")
     def _groups_come_in_pairs(self) -> Self:
@@ -217,7 +217,7 @@ class DeepseekV3(FamilyConfig):
 
     def _rope(self) -> dict[str, Any]:
         if self.yarn is None:
-            # the factor also scales the softmax: 1, or logits are off by 4.7
+            # must be 1: the factor also scales the softmax, and the logits would be off by 4.7
             return {"rope_type": "rope", "rotary_base": self.rope_theta, "rotary_scaling_factor": 1.0}
         return {
             "rope_type": "yarn",
@@ -330,7 +330,7 @@ class DeepseekV3(FamilyConfig):
         ]  # fmt: skip
 
     def _attention_rows(self, prefix: str, layers: range) -> list[Row]:
-        """MLA. Tensor ranks share the down projections too, in Megatron's own modules."""
+        """MLA's rows. Megatron's modules divide the down projections over tensor ranks too."""
         h, heads = self.hidden_size, self.num_attention_heads
         plain, rotated, latent = self.qk_head_dim, self.qk_pos_emb_head_dim, self.kv_lora_rank
         queries = SAME if self.rope_interleave else HalvesToPairs(heads, plain, rotated)
@@ -441,7 +441,10 @@ def _arguments(config: HfConfig) -> dict[str, Any]:
 
 
 def _groups(config: HfConfig, experts: int) -> dict[str, Any]:
-    """Megatron scores a group by its best topk / topk_group experts, Hugging Face by its best two."""
+    """The routing keys. Refused where Megatron would score groups differently from Hugging Face.
+
+    Megatron scores a group by its best topk / topk_group experts, Hugging Face by its best two.
+    """
     topk = config.size("num_experts_per_tok")
     groups, chosen = config.optional_integer("n_group") or 1, config.optional_integer("topk_group") or 1
     if topk == 1:
@@ -454,7 +457,7 @@ def _groups(config: HfConfig, experts: int) -> dict[str, Any]:
         config.refuse(
             f"n_group={groups} and topk_group={chosen} of n_routed_experts={experts}: no equal groups"
         )
-    if groups == chosen:  # all of them: no limit
+    if groups == chosen:  # a token may use all groups, so there is no limit
         return {"experts_per_token": topk}
     if topk != 2 * chosen:
         config.refuse(
@@ -466,7 +469,7 @@ def _groups(config: HfConfig, experts: int) -> dict[str, Any]:
 
 
 def _yarn(config: HfConfig, scaling: dict[str, Any], positions: int) -> Yarn | None:
-    """Without both of mscale and mscale_all_dim, the rotated part is scaled as with mscale 1 alone."""
+    """YaRN's section. Unless both mscale and mscale_all_dim are set, mscale is 1 and mscale_all_dim 0."""
     if scaling["type"] != "yarn":
         config.refuse(f"rope_scaling of type {scaling['type']!r}: only yarn can be converted")
         return None

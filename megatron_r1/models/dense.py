@@ -1,4 +1,4 @@
-"""What Qwen2, Qwen3 and Llama share: pre-norm layers with grouped-query attention and SwiGLU."""
+"""Base of Qwen2, Qwen3 and Llama: pre-norm layers with grouped-query attention and SwiGLU."""
 
 from typing import Any, ClassVar, Self, get_args
 
@@ -44,7 +44,7 @@ class DenseConfig(FamilyConfig):
     ffn_hidden_size: Width
     """Inner width of a layer's feed-forward network."""
     tie_embeddings: bool = False
-    """Whether the output layer is the embedding itself."""
+    """Whether the output layer shares the embedding's weight."""
     rope_theta: Positive = 1e4
     """Base of the rotary frequencies."""
     norm_epsilon: Positive = 1e-6
@@ -54,7 +54,7 @@ class DenseConfig(FamilyConfig):
     max_position_embeddings: Positions = 4096
     """The longest sequence."""
     megatron: dict[str, Any] = Field(default_factory=dict)
-    """Fields of megatron-core's TransformerConfig, the one escape hatch; checked against the real fields."""
+    """Overrides: fields of megatron-core's TransformerConfig, checked against the real ones."""
 
     def shape(self) -> ModelShape:
         return ModelShape(
@@ -115,9 +115,9 @@ class DenseConfig(FamilyConfig):
 
     hf_recomputed: ClassVar[tuple[str, ...]] = (".rotary_emb.inv_freq",)
     hf_theta: ClassVar[float] = 1e4
-    """rope_theta where config.json leaves it out."""
+    """Default of rope_theta in config.json."""
     hf_head_dim: ClassVar[int | None] = None
-    """head_dim where config.json leaves it out."""
+    """Default of head_dim in config.json; None: hidden_size / num_attention_heads."""
 
     @classmethod
     def from_hf(cls, config: HfConfig) -> Self:
@@ -127,7 +127,7 @@ class DenseConfig(FamilyConfig):
 
     @classmethod
     def _arguments(cls, config: HfConfig) -> dict[str, Any]:
-        """The fields; what can't be converted is noted in the config's refusals."""
+        """The section's fields; what can't be converted is added to the config's refusals."""
         config.require("hidden_act", "silu", why="another activation")
         config.require("use_sliding_window", False, why="sliding windows")
         config.require("attention_bias", cls.qkv_bias, why="other biases than the family has")
@@ -248,7 +248,7 @@ class DenseConfig(FamilyConfig):
         ]  # fmt: skip
 
     def copies(self) -> list[Copy]:
-        # some files repeat what is tied
+        # some files repeat tied weights
         return (
             [Copy("lm_head.weight", "model.embed_tokens.weight", exported=False)]
             if self.tie_embeddings
@@ -259,7 +259,7 @@ class DenseConfig(FamilyConfig):
 def feed_forward_rows(
     megatron: str, hf: str, *, hidden: int, inner: int, layers: range, experts: int = 0
 ) -> list[Row]:
-    """gate, up and down of a SwiGLU network under these prefixes."""
+    """Rows of a SwiGLU network (gate, up and down) under these name prefixes."""
     return [
         Row(megatron=f"{megatron}linear_fc1.weight", hf=(f"{hf}gate_proj.weight", f"{hf}up_proj.weight"),
             shape=(2 * inner, hidden), join=GATE_UP, shard=Shard.COLUMN, layers=layers, experts=experts,

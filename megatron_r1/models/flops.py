@@ -1,9 +1,9 @@
-"""Floating-point operations of a training step, as MFU counts them.
+"""Model FLOPs of a training step, as MFU counts them.
 
-Two operations a weight and token in the forward pass, twice that in the backward pass, and attention's two
-products over the half of the context that a causal mask leaves. Norms, RoPE, softmax and top-k are left out,
-and so is recomputation: it is work, but not the model's. Source: PaLM, arXiv 2204.02311, appendix B; MLA and
-experts: DeepSeek-V3, arXiv 2412.19437, section 2.1.
+Two operations per weight and token in the forward pass, twice that in the backward pass, and attention's two
+products over the half of the context that a causal mask leaves. Norms, RoPE, softmax, top-k and recomputation
+are not counted. Source: PaLM, arXiv 2204.02311, appendix B; MLA and experts: DeepSeek-V3, arXiv 2412.19437,
+section 2.1.
 """
 
 from dataclasses import dataclass
@@ -11,23 +11,23 @@ from typing import Any
 
 from megatron_r1.models.shape import FamilyConfig
 
-PASSES = 3  # the forward pass, and twice as much backward: by the input and by the weight
+PASSES = 3  # one forward, and two backward: gradients of the input and of the weight
 
 
 @dataclass(frozen=True, slots=True)
 class TokenCost:
-    """What one token meets on its way."""
+    """The work of one token."""
 
-    weights: int  # in matrix products
-    attention: int  # sum over the layers of heads * (width of a key + width of a value)
+    weights: int  # that it is multiplied with
+    attention: int  # sum over the layers of heads * (key width + value width)
 
     def training_flops(self, sequence_length: int) -> float:
-        """A token's share of a training step, at the mean position of a sequence of this length."""
+        """FLOPs of a training step per token, at the mean position of a sequence of this length."""
         return PASSES * (2 * self.weights + 2 * self.attention * sequence_length / 2)
 
 
 def token_cost(family: FamilyConfig, *, mtp: bool = False) -> TokenCost:
-    """Of one token. mtp: with the MTP layers, each a layer, a projection of two states and the head."""
+    """The cost of one token. mtp: with MTP, each depth a layer, a projection of two states and the head."""
     config = family.transformer_config()
     hidden = config["hidden_size"]
     has_experts = config.get("moe_layer_freq", [0] * config["num_layers"])
@@ -41,7 +41,7 @@ def token_cost(family: FamilyConfig, *, mtp: bool = False) -> TokenCost:
 
 
 def _head_widths(config: dict[str, Any]) -> tuple[int, int]:
-    """Of a key and of a value."""
+    """(key width, value width) of a head."""
     if config.get("multi_latent_attention"):
         return config["qk_head_dim"] + config["qk_pos_emb_head_dim"], config["v_head_dim"]
     return config["kv_channels"], config["kv_channels"]
@@ -60,7 +60,7 @@ def _attention_weights(config: dict[str, Any]) -> int:
 
 
 def _mlp_weights(config: dict[str, Any], *, moe: bool) -> int:
-    """Gate, up and down; with experts those of top_k of them, the shared ones and the router."""
+    """Gate, up and down; with experts, those of the top-k and the shared ones, and the router."""
     hidden = config["hidden_size"]
     if not moe:
         return 3 * hidden * config["ffn_hidden_size"]

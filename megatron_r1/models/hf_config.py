@@ -1,7 +1,7 @@
-"""A config.json of Hugging Face as the families read it: every key by name, and every refusal at once.
+"""Reader of Hugging Face's config.json for the families: checks each key and collects all refusals.
 
-Two spellings of RoPE are in use: `rope_theta` beside `rope_scaling` (all released models) and one mapping
-`rope_parameters` (transformers 5 writes it). `rope` gives both in the first form.
+RoPE has two spellings: `rope_theta` beside `rope_scaling` (all released models), and the mapping
+`rope_parameters` (transformers 5). `rope` returns both in the first form.
 """
 
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ from typing import Any
 from megatron_r1.errors import ConfigError
 
 LARGEST_SIZE = 1 << 31
-MOST_LAYERS = 10_000  # of any model that could be a real one
+MOST_LAYERS = 10_000  # more than any real model has
 LARGEST_NUMBER = 1e15
-LONGEST_VALUE = 80  # characters of a value that are repeated
+LONGEST_VALUE = 80  # characters of a value in a message
 
 
 @dataclass(slots=True)
@@ -28,14 +28,14 @@ class HfConfig:
         return self.values.get(key, default)
 
     def integer(self, key: str, default: int | None = None) -> Any:
-        """A whole number of at least 0; a missing or null key gives the default, or a refusal without one."""
+        """A whole number >= 0; a missing or null key gives the default, or without one a refusal."""
         found = self.optional_integer(key) if key in self.values else None
         if found is None and default is None and key not in self._reported:
             self.refuse(f"{key} is missing")
         return (default or 0) if found is None else found
 
     def size(self, key: str, *, most: int = LARGEST_SIZE) -> int:
-        """A whole number from 1 to `most`, that must be there. 1 stands for one that is refused."""
+        """A required whole number from 1 to `most`; 1 if it is refused."""
         before = len(self.refusals)
         found = self.integer(key)
         if len(self.refusals) == before and not 1 <= found <= most:
@@ -43,7 +43,7 @@ class HfConfig:
         return found if len(self.refusals) == before else 1
 
     def optional_integer(self, key: str) -> int | None:
-        """As `integer`, but null means none, and so does a missing key."""
+        """As `integer`, but None for a missing or null key."""
         value = self.values.get(key)
         if value is None or (type(value) is int and 0 <= value <= LARGEST_SIZE):
             return value
@@ -65,7 +65,7 @@ class HfConfig:
         return float(value)
 
     def positive(self, key: str, default: float | None = None, *, most: float = LARGEST_NUMBER) -> float:
-        """A finite number above 0. 1 stands for one that is refused."""
+        """A finite number above 0; 1 if it is refused."""
         before = len(self.refusals)
         found = self.number(key, default)
         if len(self.refusals) == before and not 0.0 < found <= most:
@@ -81,13 +81,13 @@ class HfConfig:
         return default if value is None else bool(value)
 
     def needs(self, *keys: str) -> None:
-        """Refuse the configuration if one of the keys is not written out, though it may be null."""
+        """Refuse the configuration if a key is missing; null is allowed."""
         for key in keys:
             if key not in self.values:
                 self.refuse(f"{key} is missing")
 
     def require(self, key: str, wanted: Any, *, why: str) -> None:
-        """Refuse any other value than `wanted`; a missing or null key is fine."""
+        """Refuse any value but `wanted`; a missing or null key is accepted."""
         value = self.values.get(key)
         if value is not None and value != wanted:
             self.refuse(f"{key}={_short(value)}: {why}; only {wanted!r} can be converted")
@@ -96,7 +96,7 @@ class HfConfig:
         self.refusals.append(text)
 
     def rope(self, default_theta: float) -> tuple[float, dict[str, Any] | None]:
-        """(theta, scaling): scaling has `type` besides its numbers; None where nothing is rescaled."""
+        """(theta, scaling): scaling holds `type` and its numbers; None without rescaling."""
         joint = self.values.get("rope_parameters")
         scaling = joint if joint is not None else self.values.get("rope_scaling")
         if scaling is not None and not isinstance(scaling, Mapping):
@@ -123,7 +123,7 @@ class HfConfig:
         return theta, None if kind == "default" else {"type": str(kind), **scaling}
 
     def finish(self, architecture: str) -> None:
-        """Raises ConfigError with all refusals."""
+        """Raise ConfigError with all refusals, if there are any."""
         if self.refusals:
             raise ConfigError(
                 f"{architecture}: this configuration can't be converted: {'; '.join(self.refusals)}"
@@ -138,10 +138,7 @@ def _short(value: Any) -> str:
 
 
 def write_rope(theta: float, scaling: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The keys of RoPE in the spelling that every version of transformers reads.
-
-    `type` and `rope_type` both: older and newer readers look for one of them.
-    """
+    """RoPE's keys as every version of transformers reads them: older ones `type`, newer ones `rope_type`."""
     if scaling is None:
         return {"rope_theta": theta, "rope_scaling": None}
     kind = scaling["type"]

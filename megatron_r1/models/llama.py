@@ -10,16 +10,16 @@ from megatron_r1.section import Section
 
 
 class Llama3Rope(Section):
-    """Llama 3.1's rule: low frequencies divided by the factor, high ones kept, a ramp between them."""
+    """Llama 3.1's rule: low frequencies are divided by the factor, high ones stay, with a ramp between."""
 
     factor: Positive
-    """How much longer than the original context."""
+    """Factor by which the context is extended."""
     low_freq_factor: Positive = 1.0
-    """Wavelengths above original / this are rescaled in full."""
+    """Wavelengths above original_max_position_embeddings / this are rescaled in full."""
     high_freq_factor: Positive = 4.0
-    """Wavelengths below original / this stay."""
+    """Wavelengths below original_max_position_embeddings / this stay unchanged."""
     original_max_position_embeddings: Positions = 8192
-    """The context that the model was trained with before."""
+    """The context length before the extension."""
 
     def rescale(self, frequencies: list[float]) -> list[float]:
         """Inverse frequencies [head_dim / 2] -> rescaled ones."""
@@ -49,7 +49,7 @@ class Llama(DenseConfig):
     norm_epsilon: Positive = 1e-5
     """Of every RMSNorm."""
     rope_scaling: Llama3Rope | None = None
-    """Null for Llama 3.0; 3.1 to 3.3 have it."""
+    """RoPE rescaling of Llama 3.1 to 3.3; null for 3.0."""
 
     @classmethod
     def _scaling(cls, config: HfConfig, scaling: dict[str, Any] | None) -> dict[str, Any]:

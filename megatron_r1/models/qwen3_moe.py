@@ -1,8 +1,8 @@
 """Qwen3 with experts (arXiv 2505.09388): Qwen3's attention, a softmax router, experts in every layer.
 
-The balance loss is a sequence's, as DeepSeek-V3's: Megatron's "aux_loss" is a pack's, so that it would
-change with what shares a pack and with how ranks share it, and a pack of padding alone would make it nan.
-Qwen3's own, over the global batch, needs every count of an update before its first backward pass.
+The load-balancing loss is per sequence, as DeepSeek-V3's. Megatron's "aux_loss" is per pack: it would depend
+on which sequences share a pack and on the layout, and a pack of only padding would make it nan. Qwen3's own,
+over the global batch, would need all expert counts of an update before the first backward pass.
 """
 
 from typing import Any, ClassVar, Literal
@@ -32,16 +32,16 @@ class Qwen3Moe(DenseConfig):
     ffn_hidden_size: int = Field(default=0, ge=0, le=1 << 20)
     """Unused: every layer has experts."""
     num_experts: Experts
-    """Experts a layer."""
+    """Experts per layer."""
     experts_per_token: Experts
-    """Experts that a token visits."""
+    """Experts per token."""
     moe_ffn_hidden_size: Width
     """Inner width of one expert."""
     normalize_expert_weights: bool = True
     """Whether the weights of a token's experts add up to 1."""
     aux_loss: NonNegative = 1e-3
-    """Weight of the balance loss, each sequence's own (DeepSeek-V3, eq. 17-20; even load gives 1 a layer,
-    where transformers' formula gives experts_per_token). Qwen3's is over a global batch (2501.11873)."""
+    """Weight of the sequence-wise balance loss (DeepSeek-V3, eq. 17-20). Even load gives 1 per layer, where
+    transformers' formula gives experts_per_token. Qwen3's is over the global batch (2501.11873)."""
 
     def _network_problems(self) -> list[str]:
         found = expert_problems(num_experts=self.num_experts, experts_per_token=self.experts_per_token)
@@ -71,7 +71,7 @@ class Qwen3Moe(DenseConfig):
             "moe_ffn_hidden_size": self.moe_ffn_hidden_size,
             "moe_router_topk": self.experts_per_token,
             "moe_router_score_function": "softmax",
-            # a softmax over the chosen ones is the whole softmax, normalised over them
+            # a softmax over the chosen experts equals the full softmax, normalised over them
             "moe_router_pre_softmax": not self.normalize_expert_weights,
             "moe_router_dtype": "fp32",
             "moe_router_load_balancing_type": "seq_aux_loss" if self.aux_loss else "none",

@@ -1,6 +1,6 @@
-"""What a model family must tell about itself: the sizes that layouts and plans count with.
+"""Base of the model families' sections, and the sizes from which layouts and plans are computed.
 
-No torch and no Megatron here: checking a configuration takes no longer than reading it.
+Imports neither torch nor Megatron, so that checking a configuration is quick.
 """
 
 from collections.abc import Mapping
@@ -15,13 +15,13 @@ from megatron_r1.section import Section
 
 
 def divisors(size: int) -> str:
-    """For the reader of a message to choose from: a few of the largest."""
+    """The largest divisors, for an error message: "2 or 4 or 8"."""
     found = [n for n in range(1, size + 1) if size % n == 0]
     return " or ".join(map(str, found[-6:]))
 
 
 def expert_problems(*, num_experts: int, experts_per_token: int) -> list[str]:
-    """Of every router."""
+    """Problems that any router has."""
     if experts_per_token <= num_experts:
         return []
     return [f"experts_per_token: {experts_per_token}, and there are num_experts={num_experts}; lower it"]
@@ -29,7 +29,7 @@ def expert_problems(*, num_experts: int, experts_per_token: int) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
-    """The sizes of a model that a layout divides. A size of 0: the model has no such part."""
+    """The sizes of a model that a layout divides; 0 if the model has no such part."""
 
     num_layers: int
     num_attention_heads: int
@@ -40,10 +40,10 @@ class ModelShape:
     moe_ffn_hidden_size: int = 0  # of one routed expert
     num_dense_layers: int = 0  # before the first layer with experts
     num_mtp_layers: int = 0
-    cut_by_tensor: Mapping[str, int] = field(default_factory=dict)  # more sizes, by their keys
+    cut_by_tensor: Mapping[str, int] = field(default_factory=dict)  # further sizes that tensor ranks divide
 
 
-# Far above any model that there is: what is larger is a mistake, and a plan of it would take all memory.
+# Far above any existing model: a larger size is a mistake, and planning it would exhaust the memory.
 Layers = Annotated[int, Field(ge=1, le=10_000)]
 Width = Annotated[int, Field(ge=1, le=1 << 20)]
 Vocabulary = Annotated[int, Field(ge=1, le=1 << 24)]
@@ -54,16 +54,16 @@ NonNegative = Annotated[float, Field(ge=0, le=1e6)]
 
 
 class FamilyConfig(Section):
-    """Base of every model family's section; `family` is narrowed to the family's name."""
+    """Base of every model family's section, which narrows `family` to its own name."""
 
     family: str
-    """Which model family: the name of a file's FAMILY in megatron_r1/models."""
+    """The model family, by the name of its file in megatron_r1/models or of a plug-in."""
 
     max_position_embeddings: Positions = 4096
     """The longest sequence."""
 
     megatron: dict[str, Any] = Field(default_factory=dict)
-    """Fields of megatron-core's TransformerConfig, the one escape hatch; checked against the real fields."""
+    """Overrides: fields of megatron-core's TransformerConfig, checked against the real ones."""
 
     def shape(self) -> ModelShape:
         raise NotImplementedError(f"{type(self).__name__}.shape")
@@ -73,19 +73,19 @@ class FamilyConfig(Section):
         raise NotImplementedError(f"{type(self).__name__}.transformer_config")
 
     def problems(self) -> list[str]:
-        """What keeps this model from being built in any layout: `key: what, the value, the remedy`."""
+        """Reasons why this model can't be built in any layout: `key: what, the value, the remedy`."""
         return []
 
-    # The other side: Hugging Face's configuration and files. A family without an architecture has neither.
+    # Conversion from and to Hugging Face; a family without hf_architecture has none.
 
     hf_architecture: ClassVar[str | None] = None
     """The class that config.json names, such as LlamaForCausalLM."""
     hf_model_type: ClassVar[str] = ""
     """config.json's model_type."""
     hf_recomputed: ClassVar[tuple[str, ...]] = ()
-    """Ends of names in old files that hold what the model computes itself, such as rotary frequencies."""
+    """Name suffixes of tensors in old files that the model computes itself, such as rotary frequencies."""
     hf_training_only: ClassVar[tuple[str, ...]] = ("max_position_embeddings", "init_std", "megatron")
-    """Fields that no weight and no logit depends on: a run may set them as it likes."""
+    """Fields on which no weight and no logit depends, so that a run may change them."""
 
     @classmethod
     def from_hf(cls, config: HfConfig) -> Self:
@@ -93,7 +93,7 @@ class FamilyConfig(Section):
         raise NotImplementedError(f"{cls.__name__}.from_hf")
 
     def to_hf(self) -> dict[str, Any]:
-        """What config.json says of this shape: the keys that decide names, shapes and logits."""
+        """The content of config.json: the keys that decide names, shapes and logits."""
         raise NotImplementedError(f"{type(self).__name__}.to_hf")
 
     def weight_rows(self) -> list[Row]:
@@ -101,9 +101,9 @@ class FamilyConfig(Section):
         raise NotImplementedError(f"{type(self).__name__}.weight_rows")
 
     def copies(self) -> list[Copy]:
-        """Tensors of the files that repeat another one."""
+        """Tensors in the files that repeat another one."""
         return []
 
     def weights(self) -> list[Weight]:
-        """The table with its numbers filled in: every weight of the model."""
+        """Every weight of the model: the table with layer and expert numbers filled in."""
         return list(expand(self.weight_rows(), num_layers=self.shape().num_layers))

@@ -1,11 +1,11 @@
-"""Which weight of Megatron is which tensor of Hugging Face: one row a weight, read in both directions.
+"""Weight mapping: a table of Megatron's weights and Hugging Face's tensors, used for both import and export.
 
-A family lists its rows once (`weight_rows`); import and export, parameter counts and what a layout cuts all
-come from them. Megatron's names are those of its checkpoints, which depend neither on the layout nor on the
-modules: `decoder.layers.3.mlp.experts.7.linear_fc1.weight`, with the numbers of the whole model.
+A family lists its rows once (`weight_rows`); import, export, parameter counts and sharding all use them.
+Megatron's names are those of its checkpoints, which are independent of layout and modules:
+`decoder.layers.3.mlp.experts.7.linear_fc1.weight`, with layers and experts numbered over the whole model.
 
-A join says how the rows of Hugging Face's tensors lie in Megatron's whole tensor, as a list of segments:
-importing copies them one way, exporting the other, and a rank's part is the segments that it overlaps.
+A join maps rows of Hugging Face's tensors to rows of Megatron's full tensor, as a list of segments. Import
+copies them in one direction, export in the other; a rank's shard takes the segments that overlap it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,16 +16,16 @@ from typing import Protocol
 
 
 class Shard(Enum):
-    """Which axis tensor ranks share (expert tensor ranks, for a weight of an expert)."""
+    """The axis that is divided over tensor ranks (for experts: over expert tensor ranks)."""
 
-    COLUMN = 0  # the rows: what a token's output is made of
-    ROW = 1  # the columns: what a token's input is made of
-    NONE = -1  # every rank has all of it
+    COLUMN = 0  # the tensor's rows, the output features (Megatron's column-parallel linear)
+    ROW = 1  # the tensor's columns, the input features (Megatron's row-parallel linear)
+    NONE = -1  # every rank has the whole tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Rows source .. source + rows of tensor `part` are rows target .. target + rows of Megatron's."""
+    """Rows source .. source + rows of Hugging Face's tensor `part`: target .. target + rows of Megatron's."""
 
     part: int
     source: int
@@ -34,10 +34,10 @@ class Segment:
 
 
 class Join(Protocol):
-    """How tensors of Hugging Face lie in one of Megatron."""
+    """How Hugging Face's tensors are joined to one of Megatron's."""
 
     def segments(self, rows: int) -> list[Segment]:
-        """Of a whole tensor with so many rows."""
+        """The segments of a full tensor with so many rows."""
         ...
 
 
@@ -51,7 +51,7 @@ class Same:
 
 @dataclass(frozen=True, slots=True)
 class GateUp:
-    """[gate; up]: the other order runs as well and is off by 5 in the logits."""
+    """[gate; up]. The other order runs too, with logits off by 5."""
 
     def segments(self, rows: int) -> list[Segment]:
         half = rows // 2
@@ -80,10 +80,10 @@ class Qkv:
 
 @dataclass(frozen=True, slots=True)
 class HalvesToPairs:
-    """Heads whose last `rotated` rows are two halves on the side of Hugging Face and pairs in Megatron.
+    """Heads whose last `rotated` rows are in halves in Hugging Face's tensor and in pairs in Megatron's.
 
-    MLA's RoPE in Megatron reads (0, 1), (2, 3), ... as pairs. So do the released models; one that was saved
-    with rope_interleave=False pairs (0, n / 2), (1, n / 2 + 1), ... A difference of 3.7 in the logits.
+    Megatron's RoPE for MLA rotates the pairs (0, 1), (2, 3), ..., as the released models do. A model that was
+    saved with rope_interleave=False pairs (0, n / 2), (1, n / 2 + 1), ...: mixed up, logits are off by 3.7.
     """
 
     heads: int
@@ -110,11 +110,11 @@ SAME, GATE_UP = Same(), GateUp()
 class Row:
     """One line of a family's table.
 
-    megatron, hf: names with {layer}, {expert} and {depth} (of MTP: 0 for the first layer after the last).
-    shape: of Megatron's whole tensor, all tensor ranks together. layers, experts: what the numbers run over.
-    engine: the end of the name where Transformer Engine's modules give another one (never run on a GPU).
-    blocks: whether an FP8 export quantises it (DeepSeek-V3's released files: every linear of a layer but
-    the router and the MTP projection). fp32: kept in fp32 whatever the model's number format.
+    megatron, hf: names with {layer}, {expert} and {depth} (the MTP depth, from 0).
+    shape: of Megatron's full tensor. layers, experts: the values of {layer}, and the number of experts.
+    engine: (suffix, its replacement) where Transformer Engine's modules name it differently (never run on a
+    GPU). blocks: whether an FP8 export quantises it (as DeepSeek-V3's released files: every linear of a layer
+    but the router and the MTP projection). fp32: kept in fp32 whatever the model's precision.
     """
 
     megatron: str
@@ -131,7 +131,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A tensor of the files that repeats another one: compared on import, written on export if `exported`."""
+    """A tensor in the files that repeats another: compared on import, written on export if `exported`."""
 
     name: str
     of: str
@@ -140,7 +140,7 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """One weight of one layer and expert: a row with its numbers filled in."""
+    """One weight of one layer and expert: a row with the numbers filled in."""
 
     megatron: str
     hf: tuple[str, ...]
@@ -154,12 +154,12 @@ class Weight:
         return self.row.join.segments(self.row.shape[0])
 
     def hf_shape(self, part: int) -> tuple[int, ...]:
-        """Of the part-th tensor on the side of Hugging Face."""
+        """The shape of Hugging Face's part-th tensor."""
         rows = sum(segment.rows for segment in self.segments() if segment.part == part)
         return (rows, *self.row.shape[1:])
 
     def engine_name(self) -> str | None:
-        """The name in a checkpoint of Transformer Engine's modules, where it differs."""
+        """The name in a checkpoint of Transformer Engine's modules; None if it is the same."""
         if self.row.engine is None:
             return None
         ours, theirs = self.row.engine
@@ -185,5 +185,5 @@ def _of_layer(row: Row, layer: int, *, depth: int) -> Iterator[Weight]:
 
 
 def num_parameters(rows: Sequence[Row]) -> int:
-    """Of all rows together; a tied output layer counts once, as it has no row."""
+    """Parameters of all rows; a tied output layer has no row and so is not counted twice."""
     return sum(prod(row.shape) * max(1, len(row.layers)) * max(1, row.experts) for row in rows)

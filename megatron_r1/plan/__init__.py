@@ -1,1 +1,1 @@
-"""What a run will need before it starts: memory by rank and phase, bytes over the links, FLOPs and hours."""
+"""Estimates of a run before it starts: memory by rank and phase, communication, FLOPs and hours."""

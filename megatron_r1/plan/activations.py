@@ -1,11 +1,11 @@
-"""What the forward pass keeps for the backward pass, a layer and token.
+"""Activation memory: bytes that the forward pass saves for the backward pass, per layer and token.
 
-Counted from the tensors that autograd saves on the modules of backend/ (local). A model on Transformer
-Engine's: its norms keep input and output where ours keep two fp32 copies, and its SwiGLU keeps its input and
-output alone. tests/plan holds the local counts against real runs. Experts are taken as evenly loaded.
+Counted from the tensors that autograd saves in backend/'s local modules, which tests/plan compares with real
+runs; modelled for Transformer Engine, whose norms save input and output (ours: two fp32 copies) and whose
+SwiGLU saves only its input and output. Experts are assumed to be evenly loaded.
 """
 
-# h hidden, a bytes of an activation
+# a: bytes of an activation element
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +15,12 @@ FP32, INT64 = 4, 8
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """Bytes a token of a pack, over all tensor ranks: of a dense layer, of one with experts, of the head."""
+    """Bytes per token, over all tensor ranks: of a dense layer, of a layer with experts, of the head."""
 
     dense: float
     experts: float
     head: float  # final norm and the softmax of the logits
-    mtp: float  # of one MTP depth, its head included
+    mtp: float  # one MTP depth, with its head
 
 
 def kept(
@@ -32,14 +32,15 @@ def kept(
     engine: bool,
     context: int = 1,
 ) -> Kept:
-    """config: the family's transformer_config(). recompute: none | selective | full.
+    """Saved bytes by kind of layer.
 
-    context: ranks that share a sequence; in our attention each of them has the whole of it, in the engine's
-    (a ring) only its own part.
+    config: the family's transformer_config(). recompute: none | selective | full. engine: Transformer
+    Engine's modules. context: ranks that share a sequence; in the local attention each holds the whole
+    sequence, in the engine's ring attention only its own part.
     """
     hidden = config["hidden_size"]
     head = _norm(hidden, dtype_bytes, engine) + FP32 * vocab_size
-    if recompute == "full":  # the layer's input alone
+    if recompute == "full":  # only the layer's input
         layer = float(dtype_bytes * hidden)
         return Kept(layer, layer, head, layer + 2 * dtype_bytes * hidden + head)
     copies = 1 if engine else context
@@ -47,33 +48,33 @@ def kept(
     around += 2 * _norm(hidden, dtype_bytes, engine)
     dense = around + _swiglu(config["ffn_hidden_size"], dtype_bytes, engine)
     experts = around + _experts(config, dtype_bytes, engine) if config.get("num_moe_experts") else 0.0
-    # two norms and the projection of both: its input is twice as wide
+    # two norms, and the projection of both, whose input is twice as wide
     merge = 2 * _norm(hidden, dtype_bytes, engine) + 2 * dtype_bytes * hidden
     return Kept(dense, experts, head, (experts or dense) + merge + head)
 
 
 def working_layer(config: dict[str, Any], *, dtype_bytes: int, engine: bool) -> float:
-    """Bytes a token of the largest layer while it computes: what full recomputation makes again."""
+    """Bytes per token of the largest layer while it computes, as full recomputation needs again."""
     whole = kept(config, vocab_size=0, dtype_bytes=dtype_bytes, recompute="none", engine=engine)
     return max(whole.dense, whole.experts)
 
 
 def _norm(width: float, a: int, engine: bool) -> float:
-    """Input and output; ours computes in fp32 and keeps its input and the normalised one there."""
+    """Input and output; the local norm saves its input and the normalised input in fp32."""
     if engine:
         return 2 * a * width + FP32
     return 2 * FP32 * width + a * width + FP32
 
 
 def _swiglu(width: float, a: int, engine: bool) -> float:
-    """Gate and up, their product, and without fusion the gate's halves and the activated one as well."""
+    """Gate, up and their product; without fusion also both halves of the input and the activated gate."""
     return (3 if engine else 5) * a * width
 
 
 def _attention(config: dict[str, Any], a: int, engine: bool, *, inner: bool, copies: int) -> float:
-    """inner: with what the attention product itself keeps (its output and the softmax's sum).
+    """inner: with what the attention product itself saves (its output and the softmax's sum).
 
-    copies: of the queries, keys, values and outputs of the product.
+    copies: how many times queries, keys, values and outputs are held.
     """
     if config.get("multi_latent_attention"):
         return _latent_attention(config, a, engine, inner=inner, copies=copies)
@@ -92,10 +93,10 @@ def _latent_attention(config: dict[str, Any], a: int, engine: bool, *, inner: bo
     key = plain + rotated
     latents = _norm(low, a, engine) * bool(low) + _norm(latent, a, engine) + a * rotated
     queries_and_keys = 2 * a * heads * key
-    if engine:  # values are a view of the up-projection, which stays whole
+    if engine:  # values are a view of the up-projection's output, all of which is kept
         values, output = a * heads * (plain + value), a * heads * value
         return latents + queries_and_keys + values + (output + FP32 * heads if inner else output)
-    # torch's SDPA takes one width for all: values and outputs are as wide as keys
+    # torch's SDPA requires one width: values and outputs are as wide as keys
     inside = a * heads * (2 * key) + FP32 * heads if inner else a * heads * value
     return latents + copies * (queries_and_keys + inside) + 3 * a * rotated + a * heads * value
 
@@ -104,7 +105,7 @@ def _experts(config: dict[str, Any], a: int, engine: bool) -> float:
     top, width = config["moe_router_topk"], config["moe_ffn_hidden_size"]
     count, hidden = config["num_moe_experts"], config["hidden_size"]
     shared = _swiglu(config.get("moe_shared_expert_intermediate_size") or 0, a, engine)
-    # the probabilities multiply the activation, which unfused is one copy more
+    # the routing probabilities multiply the activation; unfused, that is one more copy
     routed = top * (a * hidden + (3 if engine else 6) * a * width)
     groups = config.get("moe_router_num_groups") or 0
     router = count * (3 * FP32 + INT64 + 1) + INT64 * groups + top * (4 * INT64 + 3 * FP32)

@@ -1,10 +1,9 @@
-"""Bytes of one rank by phase, for each pipeline stage of a stage of the run.
+"""Memory of a rank by phase, for each pipeline rank of a stage.
 
-Exact, because built from the real model code: parameters, gradients, optimizer, buffers, the reference.
-Models: activations (plan/activations.py), the KV cache, logits. What `offload` names is in host memory
-outside its phase (backend/train/cpu_offload.py); all else stays on the GPU, the rollout's own weights too
-where it has a layout of its own; where it has none it reads the weights that train, and a refit needs
-nothing.
+Exact, as they come from the real model code: parameters, gradients, optimizer, buffers, the reference.
+Estimated: activations (plan/activations.py), the KV cache, logits. `offload` moves its parts to host memory
+outside their phase (backend/train/cpu_offload.py); everything else stays on the GPU. A rollout with a layout
+of its own has a copy of the weights; otherwise it uses the training weights, and weight sync costs nothing.
 """
 
 # T tokens of a pack, V vocabulary
@@ -22,15 +21,15 @@ from megatron_r1.stages.base import Demand
 if TYPE_CHECKING:
     from megatron_r1.backend.memory_shards import Shard
 
-MOMENTS = 8  # Adam's two in fp32
-MASTER = 4  # fp32 copies of weights that are narrower
-FP8_COPIES = 2  # bytes a weight: Transformer Engine keeps it quantised by rows and by columns
+MOMENTS = 8  # bytes: Adam's two moments in fp32
+MASTER = 4  # bytes: the fp32 copy of a 16-bit weight
+FP8_COPIES = 2  # bytes: Transformer Engine keeps a weight quantised by rows and by columns
 FP32 = 4
 
 
 @dataclass(frozen=True, slots=True)
 class RankMemory:
-    """Bytes on a rank of one pipeline stage."""
+    """Bytes on a rank, by part; the properties are bytes too."""
 
     pipeline_rank: int
     parameters: float
@@ -38,50 +37,49 @@ class RankMemory:
     optimizer: float
     reference: float
     other_models: float  # weights of reward models and judges
-    largest_other: float  # of these
+    largest_other: float  # the largest of these models
     other: float
     rollout_model: float  # weights in the rollout's layout
-    fp8_copy: float  # of the layers' weights, while a rollout in FP8 runs
+    fp8_copy: float  # the layers' weights in FP8, during a rollout in FP8
     kv_cache: float
     activations: float
     logits: float
-    forward: float  # of a pass without gradients
-    offload: frozenset[str]  # of run.offload, what moves in this stage
+    forward: float  # activations of a pass without gradients
+    offload: frozenset[str]  # the parts of run.offload that this stage moves
 
     @property
     def update_only(self) -> float:
-        """Free from a rollout to the next update."""
+        """Offloaded except during updates."""
         return self.gradients + self.optimizer if "optimizer" in self.offload else 0.0
 
     @property
     def pass_only(self) -> float:
-        """Free outside the reference's pass."""
+        """Offloaded except during the reference's pass."""
         return self.reference if "reference" in self.offload else 0.0
 
     @property
     def scoring_only(self) -> float:
-        """Free where the models beside the policy are not asked."""
+        """Offloaded except while reward models and judges score."""
         return self.other_models if "reward_models" in self.offload else 0.0
 
     @property
     def host(self) -> float:
-        """Pinned bytes; gradients are dropped, not kept."""
+        """Pinned host memory. Offloaded gradients are dropped rather than kept."""
         return (self.optimizer if self.update_only else 0.0) + self.pass_only + self.scoring_only
 
     @property
     def moved(self) -> float:
-        """Bytes between GPU and host in a step: the optimizer both ways; what passes leave as it is,
-        the reference and the models beside the policy, one way."""
+        """Bytes between GPU and host per step: the optimizer both ways, frozen models only to the GPU."""
         return (2 * self.optimizer if self.update_only else 0.0) + self.pass_only + self.scoring_only
 
     @property
     def resident(self) -> float:
-        """There in every phase, where nothing is offloaded."""
+        """Memory in use in every phase, before offloading."""
         weights = self.parameters + self.gradients + self.optimizer + self.reference
         return weights + self.other_models + self.other + self.rollout_model
 
     def phases(self) -> dict[str, float]:
-        """The peak of each phase."""
+        """The peak memory of each phase."""
         resident = self.resident - self.scoring_only
         sampling = resident - self.update_only - self.pass_only
         found = {
@@ -91,7 +89,7 @@ class RankMemory:
             "checkpoint": resident,
             "refit": sampling,
         }
-        if self.scoring_only:  # one model at a time; a judge samples, a reward model takes a pass
+        if self.scoring_only:  # one model at a time; a judge generates, a reward model runs a forward pass
             passing = max(self.fp8_copy + self.kv_cache, self.forward + self.logits)
             found["scoring"] = sampling + self.largest_other + passing
         return found
@@ -109,10 +107,10 @@ def rank_memory(
     others: "list[list[Shard]]",
     sampling: "list[Shard] | None" = None,
 ) -> list[RankMemory]:
-    """One for each pipeline stage, at the replica that keeps the most of the optimizer.
+    """One for each pipeline rank, of the data-parallel rank with the largest share of the optimizer.
 
-    others: the shards of the models that are kept beside the policy. sampling: those of the rollout's layout,
-    if it has one; which of its stages a rank has is not told apart, so that each counts the largest.
+    others: the shards of each reward model and judge. sampling: the shards in the rollout's own layout, if it
+    has one; every rank counts the largest of these.
     """
     copy = max((_weights(run, shard) for shard in sampling or []), default=0.0)
     fp8 = max((_fp8_copy(run, demand, shard) for shard in sampling or []), default=0.0)
@@ -122,7 +120,7 @@ def rank_memory(
 
 
 def _fp8_copy(run: RunConfig, demand: Demand, shard: "Shard") -> float:
-    """Of a model while it samples, as only one does at a time."""
+    """FP8 weights of a model during its rollout; only one model generates at a time."""
     if run.rollout.precision is None or not demand.outputs:
         return 0.0
     drafts = run.rollout.speculation and run.model.shape().num_mtp_layers
@@ -141,14 +139,14 @@ def _one(
     copy: float,
     fp8_of_copy: float,
 ) -> RankMemory:
-    """copy, fp8_of_copy: of the rollout's own layout, 0 without one."""
+    """copy, fp8_of_copy: the weights in the rollout's own layout, 0 without one."""
     width = parameter_dtype(run.precision).itemsize
     trains = demand.updates > 0
     copies = FP8_COPIES * shard.parameters if run.precision not in ("fp32", "bf16") else 0
     optimizer = shard.optimizer_elements * (MOMENTS + (MASTER if width < FP32 else 0))
     caches = kv_cache(run, demand)
     activations, logits, forward = _activations(run, demand, shard.pipeline_rank)
-    sampled = [*others, *([] if copy else [shard])]  # a judge is one of the others
+    sampled = [*others, *([] if copy else [shard])]  # a judge among `others` generates too
     fp8_copies = [fp8_of_copy, *(_fp8_copy(run, demand, one) for one in sampled)]
     return RankMemory(
         pipeline_rank=shard.pipeline_rank,
@@ -156,7 +154,7 @@ def _one(
         gradients=shard.gradient_bytes if trains else 0,
         optimizer=optimizer if trains else 0,
         reference=_weights(run, shard) if demand.reference else 0,
-        # a reward model has one output in the place of the vocabulary: this counts the head that it lacks
+        # an overestimate for a reward model, which has one output instead of the vocabulary
         other_models=sum(_weights(run, other) for other in others),
         largest_other=max((_weights(run, other) for other in others), default=0.0),
         other=shard.other_bytes,
@@ -166,13 +164,13 @@ def _one(
         activations=activations if trains else 0.0,
         logits=logits if trains or demand.scored_passes else 0.0,
         forward=forward,
-        # a rollout puts the others away
+        # only stages with rollouts offload the optimizer and the reference
         offload=frozenset(run.offload if demand.outputs else {"reward_models"} & set(run.offload)),
     )
 
 
 def _activations(run: RunConfig, demand: Demand, pipeline_rank: int) -> tuple[float, float, float]:
-    """Bytes kept for backward by all micro-batches in flight, of the logits of one, and of a bare forward."""
+    """Bytes of activations of all micro-batches in flight, of one's logits, and of a bare forward pass."""
     layout, config = run.layout, run.model.transformer_config()
     width, engine = parameter_dtype(run.precision).itemsize, run.plan.hardware is not None
     tokens = demand.pack_tokens / layout.context / layout.tensor
@@ -192,14 +190,14 @@ def _activations(run: RunConfig, demand: Demand, pipeline_rank: int) -> tuple[fl
         bytes_a_token += each.mtp * run.model.shape().num_mtp_layers
     working = working_layer(config, dtype_bytes=width, engine=engine) * tokens
     in_flight = _in_flight(layout, demand, pipeline_rank)
-    # the softmax that backward needs, its gradient, and the logits in the model's own format
+    # the softmax that the backward pass needs, its gradient, and the logits in the model's precision
     logits = at_once * (2 * FP32 + width) if last else 0.0
     recomputed = working if run.recompute == "full" else 0.0
     return bytes_a_token * tokens * in_flight + recomputed, logits, working
 
 
 def _layers(layout: Layout, shape: ModelShape, pipeline_rank: int) -> tuple[int, int, bool]:
-    """Layers without and with experts on a pipeline rank, and whether it has the head."""
+    """(dense layers, layers with experts, whether it has the head) of a pipeline rank."""
     first_experts = shape.num_dense_layers if shape.num_experts else shape.num_layers
     dense = layers = before = 0
     last = False
@@ -213,8 +211,8 @@ def _layers(layout: Layout, shape: ModelShape, pipeline_rank: int) -> tuple[int,
 
 
 def _in_flight(layout: Layout, demand: Demand, pipeline_rank: int) -> float:
-    """Micro-batches whose activations a stage holds at once (1F1B; interleaved, Megatron-LM 2104.04473)."""
-    tokens = demand.trained_tokens / max(demand.updates, 1) / layout.data  # of an update and replica
+    """Micro-batches whose activations a rank holds at once (1F1B; interleaved, Megatron-LM 2104.04473)."""
+    tokens = demand.trained_tokens / max(demand.updates, 1) / layout.data  # per update and data-parallel rank
     packs = max(1.0, tokens / max(demand.pack_tokens, 1))
     if layout.virtual_pipeline == 1:
         return min(packs, layout.pipeline - pipeline_rank)

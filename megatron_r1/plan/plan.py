@@ -1,4 +1,4 @@
-"""`megatron-r1 plan`: what each stage of a run needs of a machine, and whether that is there."""
+"""`megatron-r1 plan`: memory, time and communication of each stage of a run, and whether it fits the GPU."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from megatron_r1.backend.memory_shards import Shard
 
 GIB = 1024**3
-CHECKPOINT_BYTES = 12  # a trained weight: fp32 master and two moments; the weights come on top
+CHECKPOINT_BYTES = 12  # per trained weight, beside the weight itself: fp32 master and two moments
 
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """One stage of the run. memory: by pipeline rank. checkpoint_bytes: of one checkpoint."""
+    """The plan of one stage. memory: by pipeline rank. checkpoint_bytes: the size of one checkpoint."""
 
     name: str
     memory: list[RankMemory]
@@ -34,7 +34,7 @@ class StagePlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A run on a kind of GPU. parameters: of the whole model without MTP, mtp_parameters in its layers."""
+    """The plan of a run on a kind of GPU. parameters: without MTP; mtp_parameters: in the MTP layers."""
 
     hardware_name: str
     hardware: Hardware
@@ -44,7 +44,7 @@ class Plan:
     unplanned: list[str]
 
     def summary(self) -> list[tuple[str, str]]:
-        """A line a stage: peak memory, hours."""
+        """(stage, its peak memory and hours) for each stage."""
         return [
             (
                 stage.name,
@@ -55,7 +55,7 @@ class Plan:
         ]
 
     def misfits(self) -> list[str]:
-        """Each stage that does not fit: the phase, the rank, and what would help."""
+        """A message for each stage that does not fit: the phase, the rank, and a remedy."""
         found = []
         for stage in self.stages:
             phase, needed = max(stage.fullest.phases().items(), key=lambda pair: pair[1])
@@ -75,14 +75,14 @@ def shards_of(run: RunConfig) -> "list[Shard]":
 
 
 def _kept_as(run: RunConfig) -> Precision:
-    """FP8 changes how products are computed, not how weights are kept; building it would need a GPU."""
+    """The precision of the stored weights. FP8 changes only the products, and building it needs a GPU."""
     return "fp32" if run.precision == "fp32" else "bf16"
 
 
 def make_plan(run: RunConfig, hardware_name: str, *, built: "list[Shard] | None" = None) -> Plan:
-    """Plan every stage that can be. The layout must have no problems (check.py says so first).
+    """Plan every stage whose kind has a demand. The layout must be valid (`check` runs before).
 
-    built: the shards, where they are known.
+    built: the shards, if they are known.
     """
     hardware, stages, unplanned = load_hardware(hardware_name), [], []
     by_model: dict[str | None, list[Shard]] = {None: shards_of(run) if built is None else built}
@@ -95,7 +95,7 @@ def make_plan(run: RunConfig, hardware_name: str, *, built: "list[Shard] | None"
         return by_model[model]
 
     def known_sampler(stage: str) -> "list[Shard] | None":
-        """In the rollout's layout, if it is another one."""
+        """The shards in the rollout's layout; None if it is the training layout."""
         if run.sampling_layout.places_like(run.layout):
             return None
         model = run.model_name(stage)
@@ -127,12 +127,12 @@ def make_plan(run: RunConfig, hardware_name: str, *, built: "list[Shard] | None"
 
 
 def _sizes(found: "list[Shard]") -> tuple[int, int]:
-    """Parameters of the whole model without MTP, and of its MTP layers."""
+    """(parameters of the whole model without MTP, parameters of its MTP layers)."""
     return sum(shard.whole for shard in found), sum(shard.whole_mtp for shard in found)
 
 
 def _remedy(rank: RankMemory, phase: str) -> str:
-    """What takes most of the phase, and how it becomes less."""
+    """What to change, by what takes the most memory in the phase."""
     parts = {
         "rollout": (rank.kv_cache, "lower rollout.max_concurrent, the outputs that run at once"),
         "log-probs": (rank.forward + rank.logits, "lower tokens_per_pack or raise layout.context"),

@@ -1,8 +1,8 @@
-"""`megatron-r1 plan --suggest GPUS`: every layout that the rules allow, estimated, and the best five planned.
+"""`megatron-r1 plan --suggest GPUS`: estimates every valid layout and plans the best five.
 
-The best is the one with the fewest seconds a step over all stages, sending counted as if nothing overlapped.
-Where none fits, those that lack the least come first. A model of this size takes a second to build in one
-layout, and there are hundreds: all are estimated from the sizes of one, the best are then built.
+Layouts are ranked by seconds per step, summed over the stages, with no communication overlapped. If none
+fits, those that lack the least memory come first. Building a large model in one layout takes a second and
+there are hundreds, so all are estimated from the sizes of one build, and only the best are built.
 """
 
 from collections.abc import Iterator
@@ -17,13 +17,13 @@ from megatron_r1.plan.plan import GIB, Plan, make_plan, shards_of
 from megatron_r1.run.config import RunConfig
 
 SHOWN = 5
-MAX_TENSOR = 8  # beyond a node's GPUs it crosses the network many times a layer
+MAX_TENSOR = 8  # beyond a node's GPUs, every layer would communicate over the network
 MAX_CONTEXT = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """A layout and what it comes to. seconds: of a step of every stage, added up."""
+    """A layout with its plan. seconds: of a step, summed over the stages."""
 
     layout: Layout
     plan: Plan
@@ -35,19 +35,19 @@ class Suggestion:
 
     @property
     def order(self) -> tuple[float, float]:
-        """Smaller is better."""
+        """The sort key; smaller is better."""
         return round(self.missing_gib, 2), self.seconds
 
     @property
     def missing_gib(self) -> float:
-        """What the fullest rank lacks; 0 if it fits."""
+        """GiB that the fullest rank lacks; 0 if it fits."""
         peak = max(stage.fullest.peak for stage in self.plan.stages)
         return max(0.0, peak - self.plan.hardware.usable_bytes) / GIB
 
 
 def suggestions(run: RunConfig, hardware: str, *, gpus: int) -> str:
-    """The report. ConfigError if no layout of so many GPUs can hold the run's batches."""
-    own = run.rollout.model_copy(update={"layout": None})  # each layout is judged by its own rollout
+    """The report. ConfigError if no layout of so many GPUs fits the model and the stages' batches."""
+    own = run.rollout.model_copy(update={"layout": None})  # each candidate generates in its own layout
     run = run.model_copy(update={"rollout": own})
     sizes = _sizes(run)
     tried = list(_runs(run, gpus))
@@ -67,7 +67,7 @@ def suggestions(run: RunConfig, hardware: str, *, gpus: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Sizes:
-    """Elements of the whole model: a layer without its experts, its experts, one embedding."""
+    """Elements of the mean layer without its experts, of its experts, and of one embedding."""
 
     layer: float
     experts: float
@@ -75,7 +75,7 @@ class _Sizes:
 
 
 def _sizes(run: RunConfig) -> _Sizes:
-    """From one build, with one expert a rank so that it is quick."""
+    """The sizes from one build, which has one expert on each rank to be quick."""
     shape = run.model.shape()
     count = max(1, shape.num_experts)
     (shard,) = shards_of(run.model_copy(update={"layout": Layout(ranks=count, expert=count)}))
@@ -88,7 +88,7 @@ def _sizes(run: RunConfig) -> _Sizes:
 
 
 def _guess(run: RunConfig, sizes: _Sizes) -> list[Shard]:
-    """Shards as make_plan takes them, with every layer like the mean one."""
+    """Estimated shards for make_plan, as if all layers had the mean size."""
     layout, shape = run.layout, run.model.shape()
     width = parameter_dtype(run.precision).itemsize
     rows = split_layers(layout, shape)
@@ -124,7 +124,7 @@ def _guess(run: RunConfig, sizes: _Sizes) -> list[Shard]:
 
 
 def _runs(run: RunConfig, gpus: int) -> Iterator[RunConfig]:
-    """The run in every layout that its stages can work in."""
+    """The run in every layout that its stages accept."""
     for layout in layouts(run.model.shape(), gpus, base=run.layout):
         tried = run.model_copy(update={"layout": layout})
         if not any(stage.problems(tried) for stage in run.stages.values()):
@@ -132,7 +132,7 @@ def _runs(run: RunConfig, gpus: int) -> Iterator[RunConfig]:
 
 
 def layouts(shape: ModelShape, gpus: int, *, base: Layout) -> Iterator[Layout]:
-    """Layouts of so many ranks without problems. base: its optimizer and overlap are kept."""
+    """Every valid layout of so many ranks. base: its other fields, such as the optimizer's, are kept."""
     for tensor in _divisors(gpus, MAX_TENSOR):
         for pipeline in _divisors(gpus // tensor, shape.num_layers):
             for context in _divisors(gpus // tensor // pipeline, MAX_CONTEXT):

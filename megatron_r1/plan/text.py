@@ -1,6 +1,6 @@
-"""A plan in words: what fits, what fills it, what it costs, and which numbers are exact.
+"""The printed plan: memory by part and phase, whether it fits, costs, and which numbers are exact.
 
-No line is wider than a terminal: a row a part of memory, a column a pipeline rank, in blocks of ranks.
+Lines fit a terminal: tables have a row for each part and a column for each pipeline rank, in blocks of ranks.
 """
 
 import textwrap
@@ -72,7 +72,7 @@ def _stage(stage: StagePlan, plan: Plan) -> str:
 
 
 def _table(ranks: tuple[tuple[str, RankMemory], ...]) -> str:
-    """A row a part that some rank has, then a row a phase with its peak, and the highest of these."""
+    """A row for each part of non-zero size, one for each phase's peak, and the overall peak."""
     names, memories = zip(*ranks, strict=True)
     parts = {name: [size(memory) for memory in memories] for name, size in PARTS.items()}
     phases = {f"in {name}": [memory.phases()[name] for memory in memories] for name in memories[0].phases()}
@@ -91,7 +91,7 @@ def _gib(sizes: list[float]) -> list[str]:
 
 
 def _total(plan: Plan) -> str:
-    """Of the planned stages: they run one after the other."""
+    """The totals of the planned stages, which run one after the other."""
     hours = sum(stage.work.hours for stage in plan.stages)
     gpu_hours = sum(stage.work.gpu_hours for stage in plan.stages)
     written = sum(stage.checkpoints * stage.checkpoint_bytes for stage in plan.stages)
@@ -111,7 +111,7 @@ def _offloaded(run: RunConfig) -> str:
 
 
 def _moved(stage: StagePlan, plan: Plan) -> list[str]:
-    """What offload takes of the host; torch rounds pinned buffers up to powers of two."""
+    """The host memory and time that offload takes; torch rounds pinned buffers up to powers of two."""
     moved = max(rank.moved for rank in stage.memory)
     if not moved:
         return []
@@ -124,7 +124,7 @@ def _moved(stage: StagePlan, plan: Plan) -> list[str]:
 
 
 def _grouped(memory: list[RankMemory]) -> list[tuple[str, RankMemory]]:
-    """Neighbouring pipeline ranks with the same sizes in one row, those in flight apart."""
+    """Neighbouring pipeline ranks with equal sizes, merged into one column."""
     found: list[tuple[int, int, RankMemory]] = []
     for rank in memory:
         if found and _sizes(rank) == _sizes(found[-1][2]):

@@ -1,9 +1,9 @@
-"""FLOPs, bytes over the links and hours of a stage: models with their assumptions in the `plan:` section.
+"""Estimates of a stage's FLOPs, communication and hours; their assumptions are in the `plan:` section.
 
-Training takes the model's FLOPs over an assumed share of the peak, and the pipeline's bubble. Decoding is
-bound by reading the weights and the cache once a token, one pipeline stage after the other, until as many
-outputs as run at once have come to their end one after the other. Links: what each GPU sends a step, in full.
-A refit: all of the weights that a GPU samples with, over the network, though some lie there already.
+Training time is the model's FLOPs over an assumed share of the peak, plus the pipeline's bubble. Decoding is
+bound by reading the weights and the KV cache once per token, one pipeline stage after the other. Links: all
+bytes that a GPU sends in a step. Weight sync: all weights of a GPU's rollout model, sent over the network,
+although some are already in place.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ FP32 = 4
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Of one step: FLOPs of all ranks, seconds by part, bytes that a GPU sends. Of the stage: hours."""
+    """Of a step: FLOPs of all ranks, seconds by part, bytes that a GPU sends. Of the stage: hours."""
 
     flops: float
     train_s: float
@@ -36,8 +36,8 @@ class Work:
     node_bytes: float
     network_bytes: float
     links_s: float
-    checkpoint_s: float  # of one checkpoint
-    bubble: float  # share of the training time in which a pipeline stage waits
+    checkpoint_s: float  # for one checkpoint
+    bubble: float  # share of the training time in which a pipeline rank waits
     hours: float
     gpu_hours: float
 
@@ -52,8 +52,10 @@ def work(
     checkpoint_bytes: float,
     offload_bytes: float = 0.0,
 ) -> Work:
-    """What a step of the stage costs, and the stage as a whole. sampling: as in rank_memory. offload_bytes:
-    between the busiest GPU and its host in a step."""
+    """The costs of a step and of the whole stage.
+
+    sampling: as in rank_memory. offload_bytes: between the busiest GPU and its host in a step.
+    """
     layout, plan = run.layout, run.plan
     share = plan.mean_length if demand.outputs else 1.0
     tokens = demand.trained_tokens * share
@@ -95,11 +97,11 @@ def _bubble(run: RunConfig, demand: Demand) -> float:
 
 
 def _rollout_seconds(run: RunConfig, demand: Demand, shards: "list[Shard]", hardware: Hardware) -> float:
-    """Steps of decoding: each reads the weights and, on average, half of the mean output's cache.
+    """Seconds of decoding: each step reads the weights and, on average, half of a mean completion's KV cache.
 
-    shards: of the layout that samples. The longest output takes output_tokens of them. Where a replica's
-    outputs enter in turns, each place in the batch decodes its share of all tokens, and the last to enter may
-    be the longest. Outputs that begin some steps ahead take as many rollouts to come to their end.
+    shards: of the rollout's layout. The longest completion takes output_tokens steps. If the batch has fewer
+    slots than completions, each slot decodes its share of all tokens, and the last completion to enter may be
+    the longest. Completions that start some steps ahead may take as many rollouts longer.
     """
     if not demand.outputs:
         return 0.0
@@ -122,18 +124,18 @@ def _rollout_seconds(run: RunConfig, demand: Demand, shards: "list[Shard]", hard
 def _sent(run: RunConfig, demand: Demand, shards: "list[Shard]", hardware: Hardware) -> tuple[float, float]:
     """Bytes that the busiest GPU sends a training step inside its node and to others.
 
-    Ranks are numbered with tensor, context, expert and data parallelism from the inside and pipeline stages
-    outermost (Megatron's order), so that a group of n neighbours has a share of min(1, gpus_per_node / n).
+    Ranks are numbered with tensor, context, expert and data parallelism from the inside and pipeline ranks
+    outermost (Megatron's order), so a share of min(1, gpus_per_node / n) of a group of n stays in a node.
     """
     layout, config = run.layout, run.model.transformer_config()
     width = parameter_dtype(run.precision).itemsize
     hidden = config["hidden_size"]
     share = run.plan.mean_length if demand.outputs else 1.0
-    mine = demand.trained_tokens * share / layout.data / layout.context / layout.tensor  # tokens of a rank
+    mine = demand.trained_tokens * share / layout.data / layout.context / layout.tensor  # this rank's tokens
     layers = -(-config["num_layers"] // layout.pipeline)
     passes = 2 + demand.scored_passes  # forward and backward, and the forward passes of log-probs
     groups: list[tuple[int, float]] = []  # (ranks of the group, bytes that a rank sends)
-    if layout.tensor > 1:  # two gathers and two scatters of the stream a layer and pass
+    if layout.tensor > 1:  # two gathers and two scatters of the hidden states per layer and pass
         others = layout.tensor - 1
         groups.append((layout.tensor, 4 * layers * passes * mine * others * hidden * width))
     if layout.expert > 1:  # dispatch and combine
@@ -148,7 +150,7 @@ def _sent(run: RunConfig, demand: Demand, shards: "list[Shard]", hardware: Hardw
 
 
 def _reduced(run: RunConfig, demand: Demand, shards: "list[Shard]", width: int) -> list[tuple[int, float]]:
-    """Gradients scattered in fp32 and weights gathered again, every update, on the largest pipeline stage."""
+    """(ranks, bytes) of reducing fp32 gradients and gathering weights, on the largest pipeline rank."""
     layout = run.layout
     found = []
     replicas = layout.data * layout.context

@@ -1,4 +1,4 @@
-"""GPUs by name: one YAML file each in this folder, with the source of every figure; or a file of your own."""
+"""GPU specifications: one YAML file each in this folder, with the source of its figures, or a user's file."""
 
 from functools import cache
 from pathlib import Path
@@ -14,26 +14,26 @@ FOLDER = Path(__file__).parent
 
 
 class Hardware(Section):
-    """One kind of GPU and what connects it. Rates are of one GPU, bandwidths of one direction."""
+    """A kind of GPU and its links. Rates are per GPU, bandwidths per direction."""
 
     memory_gib: float = Field(gt=0)
     """Memory that the driver reports."""
     reserved_gib: float = Field(default=4.0, ge=0)
-    """What the CUDA context, NCCL's buffers and fragmentation take: an assumption."""
+    """Memory assumed for the CUDA context, NCCL's buffers and fragmentation."""
     bf16_tflops: float = Field(gt=0)
     """Dense matrix products in BF16."""
     fp8_tflops: float | None = None
-    """Dense matrix products in FP8; null: it has none."""
+    """Dense matrix products in FP8; null: not supported."""
     memory_gb_s: float = Field(gt=0)
-    """Bandwidth of its own memory."""
+    """Bandwidth of its memory."""
     node_gb_s: float = Field(gt=0)
-    """To the other GPUs of its node."""
+    """Bandwidth to the other GPUs of its node."""
     network_gb_s: float = Field(gt=0)
-    """To other nodes."""
+    """Bandwidth to other nodes."""
     host_gb_s: float = Field(gt=0)
-    """To the host's memory."""
+    """Bandwidth to the host's memory."""
     gpus_per_node: int = Field(default=8, ge=1)
-    """GPUs that share a node."""
+    """GPUs in a node."""
     source: str
     """Where the figures are from."""
 
@@ -48,9 +48,9 @@ def names() -> list[str]:
 
 @cache
 def load_hardware(name: str) -> Hardware:
-    """A kind by its name, or a file of your own by its path, which ends in .yaml.
+    """The GPU of that name, or of the YAML file at that path (ending in .yaml).
 
-    ConfigError names the kinds that there are.
+    ConfigError for an unknown name lists the known ones.
     """
     if name.endswith(".yaml"):
         return config.load(Path(name), Hardware).value
