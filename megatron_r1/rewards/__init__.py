@@ -1,7 +1,6 @@
-"""Rule rewards: a batch of completions in, one three-valued score each out (right, wrong, ungradable).
+"""Rewards: each scores a batch of completions, one score per completion, None where it is ungradable.
 
-What this package exports is imported when it is first named: processes that grade import the package too, and
-load only what they use.
+Exported names are imported on first use, since grading processes import this package too and must stay light.
 """
 
 from importlib import import_module
@@ -34,7 +33,7 @@ __all__ = [
     "run_program",
 ]
 
-if not TYPE_CHECKING:  # else every name that is none of these would pass for one
+if not TYPE_CHECKING:  # a type checker that sees __getattr__ would accept any name
     _MODULES = {
         "accuracy": ("Accuracy",),
         "answers.answer": ("final_answer",),

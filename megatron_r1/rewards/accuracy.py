@@ -1,17 +1,17 @@
 """Accuracy reward: 1 right, 0 wrong, None ungradable (DeepSeek-R1, section 2.2.2).
 
-The task of a prompt names its verifier:
+A prompt's task selects the verifier:
 
     integer, number   exact literals (fractions, never floats)
     choice            a letter A-J, or several
     exact             text in a normal form
-    math              exact rules, then algebra in a killable process (rewards/mathematics)
-    gym:NAME          our verifier of this family of reasoning-gym, or the library's scorer, right only
-                      at full marks; prompt.metadata has its "entry" and "options"
+    math              exact rules, then algebra in a process that can be killed (rewards/answers/mathematics)
+    gym:NAME          gym/verifiers.py, or reasoning-gym's own scorer, right at score 1 only;
+                      prompt.metadata has "entry" and "options"
     json:TASK         any of these, where the answer is the "answer" of a JSON object
 
-The reference is judged first. One that can't be read, or a task that nobody knows, makes the item
-ungradable, never right and never wrong. No answer in a completion is wrong.
+The reference is checked first. An unreadable reference or an unknown task makes the completion ungradable,
+never right or wrong. A completion without an answer is wrong.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -32,7 +32,7 @@ from megatron_r1.types import Completion, Prompt, Score
 
 Reader = Callable[[str], Hashable | None]
 
-# A reader turns text into a value to compare with ==, or None for what it can't read.
+# A reader turns text into a value to compare with ==, or None if it can't be read.
 READERS: dict[str, Reader] = {
     "integer": numerals.parse_integer,
     "number": numerals.parse_number,
@@ -53,13 +53,13 @@ class AccuracyReward:
         return self._decided([self._grade(completion) for completion in completions])
 
     def answer_of(self, completion: Completion) -> str | None:
-        """What is graded of a completion; None if that is nothing."""
+        """The answer of a completion, which is what is graded; None if there is none."""
         is_json = completion.prompt.task.startswith(JSON_PREFIX)
         answer = json_answer(completion.text) if is_json else final_answer(completion.text)
-        return None if answer is None or len(answer) > self._max_chars else answer  # longer than any answer
+        return None if answer is None or len(answer) > self._max_chars else answer
 
     def same(self, pairs: Sequence[tuple[str, str, str]]) -> list[bool]:
-        """Whether two answers to a prompt of the task are one: (task, one, other)."""
+        """Whether two answers to a prompt of the task are equal, for each (task, one, other)."""
         return [score.value == 1.0 for score in self._decided([_grade_pair(*pair) for pair in pairs])]
 
     def _decided(self, outcomes: Sequence[Score | Item]) -> list[Score]:
@@ -90,7 +90,7 @@ def _grade_by_reader(prompt: Prompt, answer: str | None) -> Score:
 
 
 def _grade_pair(task: str, one: str, other: str) -> Score | Item:
-    """The same text, or the same by the task's verifier; gym's scorers know their own answer alone."""
+    """Equality of two answers: by text, then by the task's verifier, except gym's, which need an entry."""
     task = task.removeprefix(JSON_PREFIX)
     if numerals.normal_text(one) == numerals.normal_text(other):
         return Score(1.0)
@@ -117,19 +117,19 @@ def _grade_gym(prompt: Prompt, answer: str | None) -> Score | Item:
 
 
 class Accuracy(RewardConfig):
-    """Whether the final answer is right, by the verifier that the prompt's task names."""
+    """Whether the final answer is right, by the verifier of the prompt's task."""
 
     timeout_s: Annotated[float, Field(gt=0, le=600)] = 3.0
-    """CPU seconds that grading one answer may take (math and gym); more is a wrong answer."""
+    """CPU seconds for grading one answer (math and gym); an answer that takes longer is wrong."""
 
     memory_mib: Annotated[int, Field(ge=512)] = 2048
     """Address space of one grading process."""
 
     num_workers: Annotated[int, Field(ge=1)] = 2
-    """Grading processes of this rank; none starts before it is needed."""
+    """Grading processes per rank, started on first use."""
 
     max_chars: Annotated[int, Field(gt=0)] = 2000
-    """A longer final answer counts as none."""
+    """A longer final answer counts as no answer."""
 
     def build(self) -> AccuracyReward:
         pool = GradingPool(

@@ -1,7 +1,7 @@
-"""What every reward is: a section of the configuration that builds a scorer.
+"""Base of the rewards: the protocol of a scorer, and the YAML section that builds it.
 
-A module of this folder that defines `REWARD = ItsConfigClass` is a reward, named as the module; the
-registry finds it by scanning.
+A module of this folder that defines `REWARD = ItsConfigClass` is a reward of the module's name; the registry
+finds it.
 """
 
 from abc import abstractmethod
@@ -16,16 +16,16 @@ from megatron_r1.types import Completion, Message, Prompt, Score
 
 
 class Reward(Protocol):
-    """Judges completions. One score a completion, in order; value None where it can't be judged."""
+    """Scores completions: one score each, in order; value None if a completion can't be graded."""
 
     def score(self, completions: Sequence[Completion]) -> list[Score]: ...
 
 
-ELSEWHERE = Score(None, "of another task")  # no part of the sample's reward
+ELSEWHERE = Score(None, "of another task")  # not a part of the completion's reward
 
 
 class OfTasks:
-    """A reward that judges some tasks and leaves the others alone."""
+    """A reward restricted to the prompts of some tasks; ELSEWHERE for all others."""
 
     def __init__(self, reward: Reward, patterns: Sequence[str]) -> None:
         self.reward, self._patterns = reward, tuple(patterns)
@@ -46,10 +46,10 @@ def completion_of(
     metadata: Mapping[str, Any] | None = None,
     token_ids: Sequence[int] | None = None,
 ) -> Completion:
-    """A finished text as a completion, for rewards and filters outside of a run.
+    """A complete response as a Completion, to use rewards and filters outside a run.
 
-    task: the verifier, e.g. "integer", "math" or "code". metadata: what that needs beside the reference.
-    token_ids: what lengths are counted in; without them the text's bytes.
+    task: the verifier, such as "integer", "math" or "code". metadata: what the verifier needs beside the
+    reference. token_ids: for lengths; by default the text's bytes.
     """
     prompt = Prompt("", (Message("user", question),), reference, task, language, metadata or {})
     ids = list(text.encode() if token_ids is None else token_ids)
@@ -57,23 +57,23 @@ def completion_of(
 
 
 class RewardConfig(Section):
-    """One entry under `rewards:`."""
+    """Base of an entry under `rewards:`."""
 
     weight: Annotated[float, Field(ge=-1e6, le=1e6)] = 1.0
     """Factor of this reward in the weighted sum."""
 
     tasks: list[str] | None = None
-    """The tasks of the prompts that this reward judges (patterns such as gym:*); null: all. To the reward of
-    another prompt it adds nothing; a prompt that no reward judges is left out."""
+    """Tasks whose prompts this reward scores (patterns such as gym:*); null: all. It adds nothing to the
+    reward of other prompts. Completions that no reward scores are left out."""
 
     def scorer(self) -> Reward:
-        """`build`, for the prompts of `tasks` only."""
+        """The scorer, restricted to the prompts of `tasks`."""
         return self.build() if self.tasks is None else OfTasks(self.build(), self.tasks)
 
     def missing(self) -> str | None:
-        """What this machine lacks for it, in words; the run may start on another."""
+        """What this machine lacks for the reward; None if nothing. The run may start on another machine."""
         return None
 
     @abstractmethod
     def build(self) -> Reward:
-        """Make the scorer; may start nothing heavy before the first score."""
+        """Make the scorer. It should start nothing heavy before the first score."""

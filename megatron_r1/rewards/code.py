@@ -1,12 +1,12 @@
-"""Code reward: a program earns 1 when it passes all tests of its problem (DeepSeek-R1, section 2.2.2).
+"""Code reward: 1 for a program that passes all tests of its problem (DeepSeek-R1, section 2.2.2).
 
-Which part of the answer is the program: rewards/coding/program_text.py. It runs in a sandbox
-(rewards/sandbox), what it wrote is compared outside, and the note of the score says what became of it:
-"time-out: test 3 of 10". Without bubblewrap the reward refuses to run.
+rewards/coding/program_text.py finds the program in the response. It runs in a sandbox
+(rewards/coding/sandbox) and its output is compared outside; the score's note says how it ended. Without
+bubblewrap the reward refuses to run.
 
-The tests are judged first: some that can't be read, or that the problem's own reference program fails, make
-the item ungradable, never right and never wrong. Of a problem only a hash and that verdict are kept: its
-tests may take a megabyte.
+The tests are checked first. Tests that can't be read, or that the problem's own reference program fails, make
+the completion ungradable, never right or wrong. Only this verdict and a hash of the problem are remembered,
+as tests can take a megabyte.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A program to be graded. programs: the readings of the answer, of which the first that compiles runs."""
+    """A program to grade. programs: the candidates in the response, of which the first that compiles runs."""
 
     task: Task
     programs: tuple[str, ...]
@@ -57,7 +57,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What the tests of a problem make of a program. fate: of the first test that it failed."""
+    """A program's result on the tests. fate: how the first failed test ended, "" if all passed."""
 
     passed: int
     total: int
@@ -71,7 +71,7 @@ class Result:
 
 
 class CodeReward:
-    """num_workers: sandboxes at a time. max_chars: a longer program counts as none."""
+    """num_workers: sandboxes at a time. max_chars: a longer program counts as no program."""
 
     def __init__(self, *, limits: Limits, num_workers: int, partial_credit: bool, max_chars: int) -> None:
         self.limits, self.partial_credit, self.max_chars = limits, partial_credit, max_chars
@@ -82,7 +82,7 @@ class CodeReward:
         self._faults: dict[bytes, str | None] = {}  # by Task.key
 
     def score(self, completions: Sequence[Completion]) -> list[Score]:
-        """Equal programs for one problem run once."""
+        """One score for each completion, in order; equal programs of a problem run once."""
         prompts = {id(c.prompt): c.prompt for c in completions}
         tasks = {key: _task(prompt) for key, prompt in prompts.items()}
         jobs = [self._job(completion, tasks[id(completion.prompt)]) for completion in completions]
@@ -98,17 +98,17 @@ class CodeReward:
         return Job(task, tuple(programs)) if programs else Score(0.0, "no program")
 
     def _judge_references(self, tasks: Iterable[Task]) -> None:
-        """A reference program that fails its own tests would say that the tests are wrong."""
+        """Run the reference programs: if one fails, the problem's tests are wrong."""
         unknown = {task.key: task for task in tasks if task.key not in self._faults}
         self._faults |= {key: None for key, task in unknown.items() if not task.reference}
         asked = {key: task for key, task in unknown.items() if task.reference}
         found = self._pool.map(self._run_reference, asked.values())
         for key, result in zip(asked, found, strict=True):
-            if result.fate != Fate.NOT_RUN:  # which says nothing of the reference: asked again next time
+            if result.fate != Fate.NOT_RUN:  # the sandbox failed: try the reference again next time
                 self._faults[key] = f"the reference program: {result.note}" if result.fate else None
 
     def _run_reference(self, task: Task) -> Result:
-        """A reference may stand in fences, as an answer does."""
+        """Run the reference program as it is, or the one in its fences."""
         return self._run_tests(task.problem, (task.reference, *candidates(task.reference)))
 
     def _grade(self, job: Job) -> Score:
@@ -131,7 +131,7 @@ class CodeReward:
             self._slots.put(slot)
 
     def _run_inputs(self, problem: Problem, programs: tuple[str, ...], slot: int) -> Result:
-        """A sandbox a test; without partial credit the first failure ends it."""
+        """One sandbox per test; without partial credit, up to the first failure."""
         program, *alternatives = programs
         request = {"function": None, "alternatives": alternatives}
         total, passed, first = len(problem.given), 0, Result(0, 0)
@@ -148,12 +148,12 @@ class CodeReward:
         return replace(first, passed=passed, total=total)
 
     def _run_calls(self, problem: Problem, programs: tuple[str, ...], slot: int) -> Result:
-        """All calls in one sandbox, which the program's state outlives from call to call."""
+        """All calls in one sandbox, so that the program keeps its state between calls."""
         program, *alternatives = programs
         request = {"function": problem.function, "calls": problem.given, "alternatives": alternatives}
         limits = self._room_for(len(json.dumps(problem.expected)))
         ran = run_program(program, request, "", limits=limits, slot=slot)
-        # a reply counts as soon as its line is whole, whatever became of the program later
+        # a complete line counts as a reply, even if the program fails later
         replies = ran.stdout.split(b"\n")[:-1]
         right = [
             same_value(expected, reply, tolerance=problem.tolerance)
@@ -165,12 +165,12 @@ class CodeReward:
         return replace(_failure(ran), passed=min(sum(right), total - 1), total=total)
 
     def _room_for(self, num_bytes: int) -> Limits:
-        """What is expected of a program must not be over its limit of output."""
+        """The limits, with room for the expected output."""
         return replace(self.limits, output_bytes=self.limits.output_bytes + num_bytes)
 
 
 def _task(prompt: Prompt) -> Task | Score:
-    """The problem of a prompt, or why there is none."""
+    """The problem of a prompt, or an ungradable score that says why there is none."""
     if prompt.task != TASK:
         return Score(None, f"no tests for the task {prompt.task!r}; set tasks: [{TASK}]")
     try:
@@ -188,40 +188,40 @@ def _failure(ran: Ran) -> Result:
 
 
 class Code(RewardConfig):
-    """Whether the program in the answer passes the tests of the prompt, in a sandbox."""
+    """Whether the program in the response passes the prompt's tests, in a sandbox."""
 
     tasks: list[str] | None = Field(default=[TASK])
-    """The tasks of the prompts that this reward judges (patterns such as gym:*); null: all."""
+    """Tasks whose prompts this reward scores (patterns such as gym:*); null: all."""
 
     partial_credit: bool = False
-    """The share of the tests that pass instead of 1 for all and 0 otherwise; R1: false."""
+    """The share of passed tests as the score, instead of 1 for all and 0 otherwise; R1: false."""
 
     cpu_s: Annotated[float, Field(gt=0, le=600)] = 4.0
-    """CPU seconds of a program on one test (of a function: on all), its processes together."""
+    """CPU seconds of a program and its child processes on one test (for a function: on all tests)."""
 
     wall_s: Annotated[float, Field(gt=0, le=3600)] = 20.0
-    """The same by the clock, for programs that sleep; far above cpu_s, for machines that are busy."""
+    """Wall-clock limit, for programs that sleep; far above cpu_s, as the machine may be busy."""
 
     memory_mib: Annotated[int, Field(ge=64, le=1 << 20)] = 512
-    """Memory of a program, its processes together."""
+    """Memory of a program and its child processes."""
 
     processes: Annotated[int, Field(ge=4, le=1024)] = 64
     """Processes and threads of a program."""
 
     disk_mib: Annotated[int, Field(ge=1, le=1 << 20)] = 32
-    """What it may write to its own /tmp and /dev/shm."""
+    """Size of the program's own /tmp and /dev/shm."""
 
     files: Annotated[int, Field(ge=16, le=1 << 20)] = 1024
-    """Files and directories in them."""
+    """Files and directories in its /tmp and /dev/shm."""
 
     output_kib: Annotated[int, Field(ge=1, le=1 << 20)] = 1024
-    """Standard output and error, beyond what is expected."""
+    """Standard output and error, beyond the length of the expected output."""
 
     num_workers: Annotated[int, Field(ge=1, le=1024)] = 2
-    """Sandboxes at a time on this rank."""
+    """Sandboxes at a time on each rank."""
 
     max_chars: Annotated[int, Field(gt=0)] = 100_000
-    """A longer program counts as none."""
+    """A longer program counts as no program."""
 
     def missing(self) -> str | None:
         try:

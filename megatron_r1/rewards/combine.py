@@ -1,8 +1,8 @@
-"""The weighted sum of several rewards, with the parts kept.
+"""Combines several rewards to their weighted sum and keeps the parts.
 
-R1 adds its rule rewards up (DeepSeek-R1, section 2.2.2). A part that can't be graded makes the whole
-reward None, so that the sample is left out of its group; so does a prompt that no reward judges. A default
-score here is how unparseable references came to earn 1.0 elsewhere (open-r1 issues 159 and 293).
+R1 adds up its rule rewards (DeepSeek-R1, section 2.2.2). If any part is ungradable, or no reward scores the
+prompt, the whole reward is None and the completion is left out of its group. Default scores instead of None
+are how unparseable references earned 1.0 in open-r1 (issues 159 and 293).
 """
 
 import math
@@ -14,17 +14,16 @@ from megatron_r1.types import Completion, Prompt, Score, Scored
 
 
 def combine(completions: Sequence[Completion], rewards: Mapping[str, tuple[float, Reward]]) -> list[Scored]:
-    """Score every completion by every reward: name -> (weight, scorer).
+    """Score every completion by every reward, in order. rewards: name -> (weight, scorer).
 
-    Same order as the completions. GateError if a scorer returns too few or too many scores, or one that
-    is not finite.
+    GateError if a scorer returns the wrong number of scores, or one that is not finite.
     """
     columns = columns_of(completions, {name: reward for name, (_, reward) in rewards.items()})
     return weigh(completions, columns, {name: weight for name, (weight, _) in rewards.items()})
 
 
 def columns_of(completions: Sequence[Completion], rewards: Mapping[str, Reward]) -> dict[str, list[Score]]:
-    """Each reward's scores of all completions."""
+    """The scores of all completions by each reward."""
     return {name: _checked(name, reward.score(completions), completions) for name, reward in rewards.items()}
 
 
@@ -33,7 +32,7 @@ def weigh(
 ) -> list[Scored]:
     """The weighted sum of each completion's scores, with its parts.
 
-    The note of one that can't be graded says where its prompt was read.
+    The note of an ungradable part names the file and line of the prompt, if it has one.
     """
     scored = []
     for i, completion in enumerate(completions):

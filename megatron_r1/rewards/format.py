@@ -1,13 +1,12 @@
-"""Format reward: the output has the shape that the template asks for (DeepSeek-R1, section 2.2.2).
+"""Format reward: whether the response has the form that the template asks for (DeepSeek-R1, section 2.2.2).
 
-answer_tags, as R1-Zero: 1 when the text is <think>...</think><answer>...</answer> with white space at most
-between and around, each tag once, both parts with something to see, and the answer was finished; else 0.
-summary, as R1: the text is <think>...</think>, then a summary with at most one pair of answer tags.
+answer_tags, for R1-Zero: 1 if the response is <think>...</think><answer>...</answer> with only white space
+between and around, each tag once, both parts visible, and the completion finished; otherwise 0.
+summary, for R1: <think>...</think>, then a summary with at most one pair of answer tags.
 
-A part shows something when it holds a letter, a digit, a mark of punctuation or a symbol. White space,
-control and format characters (zero-width, bidirectional, tags, soft hyphens), accents without a letter,
-private and unassigned characters show nothing, and neither do the few letters and symbols that Unicode
-draws blank.
+A part is visible if it contains a letter, digit, punctuation mark or symbol. White space, control and format
+characters (zero-width, bidirectional, tags, soft hyphens), accents without a letter, private and unassigned
+characters are not visible, and neither are the few letters and symbols that are drawn blank.
 """
 
 import unicodedata
@@ -21,18 +20,18 @@ from megatron_r1.types import Completion, Score
 
 Form = Literal["answer_tags", "summary"]
 
-_SEEN = frozenset("LNPS")  # letters, numbers, punctuation, symbols; not marks, separators and "other"
-# Hangul fillers, Braille without dots, object replacement, a note without a head, blanks of hieroglyphs
+_SEEN = frozenset("LNPS")  # Unicode categories: letters, numbers, punctuation, symbols
+# Hangul fillers, blank Braille, object replacement, null notehead, hieroglyph blanks
 BLANKS = frozenset("\u115f\u1160\u3164\uffa0\u2800\ufffc\U0001d159\U00013441\U00013442")
 
 
 def is_visible(text: str) -> bool:
-    """Whether a reader would see anything of the text."""
+    """Whether the text contains a visible character."""
     return any(c not in BLANKS and unicodedata.category(c)[0] in _SEEN for c in text)
 
 
 def is_well_formed(text: str, form: Form = "answer_tags") -> bool:
-    """Whether the text is one visible chain of thought and one visible answer, and nothing else."""
+    """Whether the text is a visible chain of thought followed by a visible answer, in this form."""
     return _is_summarised(text) if form == "summary" else _is_tagged(text)
 
 
@@ -47,7 +46,7 @@ def _is_summarised(text: str) -> bool:
 
 
 def _is_summary(text: str) -> bool:
-    """Not empty, and without answer tags or with one pair of them around something."""
+    """Whether it is visible, and has no answer tags or one pair around a visible answer."""
     if ANSWER_OPEN not in text and ANSWER_CLOSE not in text:
         return is_visible(text)
     if text.count(ANSWER_OPEN) != 1 or text.count(ANSWER_CLOSE) != 1:
@@ -89,7 +88,7 @@ class FormatReward:
 
 
 class Format(RewardConfig):
-    """The tags of the template, each once and in order."""
+    """Whether a response has the template's tags, each once and in order."""
 
     form: Form = "answer_tags"
     """answer_tags: reasoning, then the answer, each in its tags (R1-Zero). summary: reasoning in its tags,

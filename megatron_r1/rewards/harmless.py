@@ -6,12 +6,12 @@ from megatron_r1.rewards.preference import PreferenceConfig, whole_of
 
 
 class Harmless(PreferenceConfig):
-    """How harmless the whole response is, by an earlier reward_model stage (points)."""
+    """Score of the whole response by an earlier reward_model stage, trained on labelled responses."""
 
     part = staticmethod(whole_of)
 
     scale: Literal["score", "probability"] = "probability"
-    """What the model says, or its sigmoid."""
+    """The model's score, or its sigmoid."""
 
 
 REWARD = Harmless

@@ -4,7 +4,7 @@ from megatron_r1.rewards.preference import PreferenceConfig, summary_of
 
 
 class Helpful(PreferenceConfig):
-    """How helpful the final summary is, by an earlier reward_model stage (pairs)."""
+    """Score of the final summary by an earlier reward_model stage, trained on pairs."""
 
     part = staticmethod(summary_of)
 

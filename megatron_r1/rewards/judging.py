@@ -1,9 +1,9 @@
-"""What a generative judge is asked, and how strictly its answer is read (DeepSeek-R1, 2.3.3 and 2.3.4).
+"""Prompts for a generative judge, and strict parsing of its verdict (DeepSeek-R1, 2.3.3 and 2.3.4).
 
-A judge sees text that a model under training wrote and that may argue with it, forge its answer or close its
-quotation. So the text stands between two lines that hold a hash of it, which it can't contain; the judge's
-own answer must be one JSON object of exactly the asked keys and nothing else, after its reasoning; and what
-does not parse is no verdict: a sample is then not kept. No parser helps a judge that is talked over.
+The judge reads text of a model under training, which may argue with it, forge its verdict or close its
+quotation. So the text is quoted between two lines with its hash, which it can't contain, and the verdict must
+be a single JSON object with exactly the requested keys, after the judge's reasoning. Anything else is no
+verdict, and the completion is dropped. Parsing can't help against a text that persuades the judge.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from megatron_r1.files.json_reader import NotJson, parse_json
 from megatron_r1.rewards.answers.answer import after_thinking, last_tagged
 from megatron_r1.types import Message
 
-MAX_CHARS = 2_000  # a longer answer of a judge is none
+MAX_CHARS = 2_000  # a longer reply of a judge is no verdict
 LOWEST, HIGHEST = 1, 10
 
 _VERDICT = """You are grading an answer. Compare it with the reference answer: it is right if it means the
@@ -49,25 +49,25 @@ Reply with one JSON object and nothing else, a score from 1 (useless) to 10 (per
 
 
 def verdict_messages(question: str, reference: str, answer: str) -> tuple[Message, ...]:
-    """Is the answer right?"""
+    """The prompt that asks whether an answer is right."""
     parts = {"question": question, "reference": reference, "answer": answer}
     return (Message("user", _VERDICT.format(**quoted(parts))),)
 
 
 def comparison_messages(question: str, first: str, second: str) -> tuple[Message, ...]:
-    """How good are the two responses?"""
+    """The prompt that asks for scores of two responses."""
     parts = {"question": question, "first": first, "second": second}
     return (Message("user", _COMPARISON.format(**quoted(parts))),)
 
 
 def read_verdict(text: str) -> bool | None:
-    """Of a judge's whole output: right, wrong, or no verdict."""
+    """The verdict in a judge's response: True, False, or None if it can't be parsed."""
     found = _strict_object(text, keys=("verdict",))
     return None if found is None else {"right": True, "wrong": False}.get(_as_string(found["verdict"]))
 
 
 def read_comparison(text: str) -> tuple[float, float] | None:
-    """Of a judge's whole output: the scores of A and B, or none."""
+    """The scores of A and B in a judge's response; None if they can't be parsed."""
     found = _strict_object(text, keys=("a", "b"))
     if found is None:
         return None
@@ -78,7 +78,7 @@ def read_comparison(text: str) -> tuple[float, float] | None:
 
 
 def quoted(parts: dict[str, str]) -> dict[str, str]:
-    """Each between lines that no part holds: to forge one, a text would have to contain its own hash."""
+    """Each part between two marker lines with a hash of all parts, which no part can contain."""
     mark = hashlib.blake2b(
         "\0".join(parts.values()).encode("utf-8", "surrogatepass"), digest_size=8
     ).hexdigest()

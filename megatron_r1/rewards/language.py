@@ -1,25 +1,25 @@
 """Language consistency: the share of target-language words in the chain of thought.
 
 DeepSeek-R1, section 2.3.2: "the proportion of target language words in the CoT", added to the accuracy.
-Languages are told apart by script, so this decides zh, en, ja, ko, ru, ar, hi, el, th and he against each
-other, and nothing else: a target such as fi can't be told from English and is ungradable. For the same
-reason Finnish in an English chain passes, and so does Chinese in Latin letters.
+Languages are told apart by script. This separates zh, en, ja, ko, ru, ar, hi, el, th and he, but nothing
+else: a target such as fi can't be told from English and is ungradable. Likewise Finnish words in an English
+chain of thought count as English, and so does Chinese in Latin letters.
 
-What is a word: a run of letters of one script. Han, kana and Thai runs have no spaces between words, so
-n letters count as n / (letters a word), at least one: 1.6 for Han (Chinese Treebank 5: 824,983 characters
-in 507,222 words), 2 for kana, 4 for Thai (rough). Spaced Chinese words count as written either way. Letters
-of any other script, and private and unassigned characters, are words of "other", 4 letters each. A single
-Latin or Greek letter is a variable, not a word. Accents, zero-width and control characters are nothing;
-styled letters (full-width, mathematical bold, circled) are the letters that they stand for.
+A word is a run of letters of one script. Han, kana and Thai have no spaces between words, so n letters count
+as n / (letters per word) words, at least one: 1.6 for Han (Chinese Treebank 5: 824,983 characters in 507,222
+words), 2 for kana, 4 for Thai (rough). Letters of any other script, and private and unassigned characters,
+are words of "other", 4 letters each. A single Latin or Greek letter is a variable, not a word. Accents,
+zero-width and control characters are ignored; styled letters (full-width, mathematical bold, circled) count
+as the plain letters.
 
-A word is the target's if its script is; all other words are foreign. Han alone is no Japanese: it counts as
-such up to three words for each word of kana.
+A word belongs to the target language if its script does; all other words are foreign. Han without kana is not
+Japanese: it counts as Japanese up to three words for each word of kana.
 
-What is neutral: numbers and signs, the template's tags, mathematics, code, LaTeX commands, names of functions
-(rewards/notation.py). Words in their disguise count as foreign where Latin is, and earn nothing where it is
-the target's. Of what is neutral, each different name beyond MANY_NAMES + NAMES_A_WORD a word counts so too:
-one word does not make prose of a page of notation. A chain without words scores 0: an empty chain must not
-earn what a chain in the right language earns.
+Neutral, neither target nor foreign: numbers and signs, the template's tags, mathematics, code, LaTeX
+commands, names of functions (rewards/notation.py). Latin words disguised as notation count as foreign where
+Latin is foreign, and are not counted where it is the target's script. The same holds for each distinct name
+in notation beyond MANY_NAMES + NAMES_A_WORD per word of prose, since one word does not make a page of
+notation prose. A chain of thought without words scores 0, so that an empty one doesn't earn the reward.
 """
 
 import re
@@ -33,11 +33,11 @@ from megatron_r1.rewards.format import BLANKS
 from megatron_r1.rewards.notation import LATIN, without_notation
 from megatron_r1.types import Completion, Score
 
-MIXED_SHARE = 0.05  # a chain is mixed from this share of words outside its main script
-MANY_NAMES, NAMES_A_WORD = 10, 3  # names of notation that are taken for notation
-HAN_A_KANA = 3  # words of Han that are Japanese for each word of kana
+MIXED_SHARE = 0.05  # a text is mixed from this share of words outside its main language
+MANY_NAMES, NAMES_A_WORD = 10, 3  # distinct names that count as notation: in any text, and per word of prose
+HAN_A_KANA = 3  # words of Han that count as Japanese for each word of kana
 
-_SCRIPTS = {  # name -> (letters, letters a word or None where spaces part the words)
+_SCRIPTS = {  # name -> (letters, letters per word; None where spaces separate words)
     "latin": (LATIN, None),
     "han": ("\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af", 1.6),
     "kana": ("\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\U0001b000-\U0001b16f", 2.0),
@@ -75,12 +75,12 @@ _STYLED = re.compile("[\u249c-\u24e9\U0001f110-\U0001f189]")  # Latin in bracket
 
 
 def language_counts(text: str) -> dict[str, int]:
-    """Words by script (latin, han, kana, ..., other) of the text without tags, mathematics and code."""
+    """Number of words by script (latin, han, kana, ..., other), without tags, mathematics and code."""
     return _counts(text)[0]
 
 
 def language_share(text: str, language: str) -> float | None:
-    """Share of the words that are the language's; None without words, or for one not in SCRIPTS_OF."""
+    """Share of the words in the language; None without words, or for a language not in SCRIPTS_OF."""
     if language not in SCRIPTS_OF:
         return None
     counts, disguised = _counts(text)
@@ -93,7 +93,7 @@ def language_share(text: str, language: str) -> float | None:
 
 
 def is_mixed(text: str) -> bool:
-    """Whether MIXED_SHARE or more of the words are outside the main language; for reports, filters."""
+    """Whether MIXED_SHARE or more of the words are outside the main language; for reports and filters."""
     counts, disguised = _counts(text)
     if "kana" in counts:  # Japanese: its Han characters are its own
         counts["kana"] += counts.pop("han", 0)
@@ -103,7 +103,7 @@ def is_mixed(text: str) -> bool:
 
 
 def _counts(text: str) -> tuple[dict[str, int], int]:
-    """Words by script, and the Latin words that are disguised as notation."""
+    """Number of words by script, and of Latin words disguised as notation."""
     prose, taken = without_notation(_plain(text))
     counts: dict[str, int] = {}
     for match in _WORD.finditer(prose):
@@ -124,7 +124,7 @@ def _num_words(run: str, script: str) -> int:
 
 
 def _plain(text: str) -> str:
-    """The text with every letter as one of _SCRIPTS or OTHER_LETTER, and without what joins no words."""
+    """The text with plain letters of _SCRIPTS or OTHER_LETTER, without accents and invisible characters."""
     return text.translate({ord(c): _plain_character(c) for c in set(text) if not c.isascii() or c < " "})
 
 
@@ -157,7 +157,7 @@ def _score(completion: Completion) -> Score:
 
 
 class Language(RewardConfig):
-    """Share of words of the prompt's language in the chain of thought."""
+    """Share of the chain of thought's words that are in the prompt's language."""
 
     detector: Literal["script"] = "script"
     """How languages are told apart: by Unicode script."""

@@ -1,6 +1,6 @@
-"""Soft punishment of overlong answers (DAPO, arXiv 2503.14476, equation 13).
+"""Length reward: soft punishment of overlong completions (DAPO, arXiv 2503.14476, equation 13).
 
-0 up to max_tokens - cache_tokens; from there it falls linearly to -1 at max_tokens; beyond it stays -1.
+0 up to max_tokens - cache_tokens, from there falling linearly to -1 at max_tokens, and -1 beyond.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from megatron_r1.types import Completion, Score
 
 
 def overlong_penalty(num_tokens: int, *, max_tokens: int, cache_tokens: int) -> float:
-    """Between -1 and 0."""
+    """The reward of a completion's length, between -1 and 0."""
     excess = num_tokens - (max_tokens - cache_tokens)
     return max(-1.0, min(0.0, -excess / cache_tokens))
 
@@ -34,13 +34,13 @@ class LengthReward:
 
 
 class Length(RewardConfig):
-    """Punish answers that come near the length limit."""
+    """Punish completions near the length limit."""
 
     max_tokens: Annotated[int, Field(gt=0)]
-    """The length limit of the rollout, in new tokens."""
+    """Length limit of a completion, in tokens."""
 
     cache_tokens: Annotated[int, Field(gt=0)]
-    """Width of the zone below the limit in which the punishment grows from 0 to 1."""
+    """Number of tokens below the limit over which the reward falls from 0 to -1."""
 
     @model_validator(mode="after")
     def _cache_fits(self) -> Self:

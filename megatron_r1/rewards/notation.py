@@ -1,10 +1,10 @@
-"""What stands in a chain of thought and is no prose: tags, LaTeX commands, mathematics, code, functions.
+"""Notation in a chain of thought (tags, LaTeX commands, mathematics, code, functions), told from prose.
 
-`without_notation` takes it out of a text and says what it took. It is neutral for the language reward as
-long as it is notation. Words in disguise count as words: a tag that is not the template's, a command or
-environment that LaTeX doesn't have, letters spelled out one by one (`<we><add>`, `\\we \\add`, `w e a d d`);
-and three words in a row in mathematics, or four in code, stay in the text. This is about Latin letters;
-those of other scripts are nobody's notation and stay too.
+Notation is neutral for the language reward, so a model could hide prose in it. `without_notation` removes
+notation from a text and counts words in disguise: tags other than the template's, commands and environments
+that LaTeX doesn't have, and letters spelled out one by one (`<we><add>`, `\\we \\add`, `w e a d d`). Three
+words in a row in mathematics, or four in code, are prose and stay in the text. All this concerns Latin
+letters; letters of other scripts are never notation and stay too.
 """
 
 import re
@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 
 from megatron_r1.data.chat_template import TAGS
 
-CODE_RUN, MATHS_RUN = 4, 3  # words in a row that are prose, within code and within mathematics
-KEYWORD_RUN = 6  # the same where a word of programming languages is among them
-SPELLED_RUN, FACTORS_RUN = 4, 8  # single letters in a row that spell a word, in prose and in mathematics
-SHORT_SPAN = 8  # characters, of three words with two letters each; less hides nothing
-LETTERS_A_WORD = 4  # of such a word
+CODE_RUN, MATHS_RUN = 4, 3  # from so many words in a row on it is prose, in code and in mathematics
+KEYWORD_RUN = 6  # the same if a programming language's keyword is among them
+SPELLED_RUN, FACTORS_RUN = 4, 8  # so many single letters in a row spell words, in prose and in mathematics
+SHORT_SPAN = 8  # characters of three words with two letters each; a shorter span can't hide prose
+LETTERS_A_WORD = 4  # letters per disguised word
 
 
 def _names(text: str) -> frozenset[str]:
@@ -94,9 +94,9 @@ _LETTERS, _FACTORS = _spelled(SPELLED_RUN), _spelled(FACTORS_RUN)
 
 @dataclass(slots=True)
 class Taken:
-    """What was taken out of a text.
+    """What was removed from a text.
 
-    words: those in disguise. names: each different command, identifier and variable, in lower case.
+    words: the number of disguised words. names: the distinct commands, identifiers and variables, lower case.
     """
 
     words: int = 0
@@ -104,7 +104,7 @@ class Taken:
 
 
 def without_notation(text: str) -> tuple[str, Taken]:
-    """The prose of a text, and what was taken out of it."""
+    """The prose of a text, and what was removed from it."""
     taken = Taken()
     text = _TAG.sub(lambda tag: _take_tag(tag, taken), text)
     text = _CODE.sub(lambda span: _prose_of(span.group(), CODE_RUN, taken), text)
@@ -115,7 +115,7 @@ def without_notation(text: str) -> tuple[str, Taken]:
 
 
 def _prose_of(span: str, run: int, taken: Taken) -> str:
-    """A span of code or mathematics without its Latin names; what is prose in it stays."""
+    """A span of code or mathematics without its Latin names, except for prose in it."""
     span = _DELIMITERS.sub(" ", span)
     if "\\" in span:
         span = _COMMAND.sub(lambda command: _take_command(command, taken), span)

@@ -1,12 +1,12 @@
 """Preference rewards: a reward model's score of a response (DeepSeek-R1, section 2.3.4).
 
-helpful reads the final summary only, so that the reasoning is free; harmless reads the whole response. The
-model is that of an earlier reward_model stage and lies beside the policy on the same ranks. So, unlike the
-rules, these rewards are asked on all ranks together, and `grpo` hands them their model.
+`helpful` scores the final summary only, which leaves the reasoning free; `harmless` scores the whole
+response. The model is an earlier reward_model stage's and runs on the policy's ranks. So, unlike rules, these
+rewards are collective over all ranks, and `grpo` provides their model.
 
-A response without a summary, because its reasoning never ends, gets the lowest score of its prompt's
-responses: left out, it would escape; and an empty text has whatever score the model makes of nothing. So
-does one that the tokenizer can't read back.
+A response without a summary, because its reasoning never ends, gets the lowest score in its group, and so
+does one that the tokenizer can't encode. Leaving it out would let it escape the punishment, and the model's
+score of an empty text is arbitrary.
 """
 
 import math
@@ -27,15 +27,15 @@ UNREADABLE = "unreadable: the lowest of its prompt's scores"
 
 
 class TextScorer(Protocol):
-    """A reward model that reads text. Collective: every rank of every replica asks at the same time."""
+    """A reward model on text. Collective: every rank must call it at the same time."""
 
     def score(self, documents: Sequence[Document]) -> list[float | None]:
-        """One number a document, None for what it can't read."""
+        """One score for each document; None if it can't be encoded."""
         ...
 
 
 def summary_of(text: str) -> str | None:
-    """What follows the reasoning; None where it never ends or nothing follows."""
+    """The text after the reasoning; None if the reasoning never ends or nothing follows it."""
     _, closed, summary = text.rpartition(THINK_CLOSE)
     if closed:
         return summary.strip() or None
@@ -43,13 +43,13 @@ def summary_of(text: str) -> str | None:
 
 
 def whole_of(text: str) -> str | None:
-    """All of a response."""
+    """The whole response; None if it is empty."""
     return text.strip() or None
 
 
 @dataclass(frozen=True, slots=True)
 class PreferenceReward:
-    """scale probability: sigmoid of the score, which keeps a reward between 0 and 1."""
+    """Scores `part` of each response by the model. scale: probability is the sigmoid of the score."""
 
     model: TextScorer
     part: Callable[[str], str | None]
@@ -79,22 +79,22 @@ class PreferenceReward:
 def _lowest(
     completion: Completion, completions: Sequence[Completion], values: Sequence[float | None]
 ) -> float:
-    """Of the scores of the same prompt's responses; 0 where none has one."""
+    """The lowest score among the same prompt's responses; 0 if none has one."""
     theirs = zip(completions, values, strict=True)
     return min((v for c, v in theirs if v is not None and c.prompt.id == completion.prompt.id), default=0.0)
 
 
 class PreferenceConfig(RewardConfig):
-    """Base of the rewards that need a model."""
+    """Base of the rewards that use a reward model."""
 
     model: str
-    """The earlier reward_model stage."""
+    """Name of an earlier reward_model stage."""
 
     tasks: list[str] | None = Field(default=[TASK])
-    """The tasks of the prompts that this reward judges (patterns such as gym:*); null: all."""
+    """Tasks whose prompts this reward scores (patterns such as gym:*); null: all."""
 
     scale: Literal["score", "probability"] = "score"
-    """What the model says, or its sigmoid."""
+    """The model's score, or its sigmoid."""
 
     def build(self) -> Reward:
         raise ConfigError(
@@ -103,11 +103,11 @@ class PreferenceConfig(RewardConfig):
         )
 
     def with_model(self, model: TextScorer) -> Reward:
-        """The scorer, for the prompts of `tasks` only."""
+        """The scorer, restricted to the prompts of `tasks`."""
         reward = PreferenceReward(model, type(self).part, self.scale)
         return reward if self.tasks is None else OfTasks(reward, self.tasks)
 
     @staticmethod
     def part(text: str) -> str | None:
-        """What of a response the model reads."""
+        """The part of a response that the model scores; None if there is none."""
         raise NotImplementedError

@@ -1,8 +1,8 @@
-"""The majority of several answers to one question: answers that say the same are one vote (cons@k).
+"""Majority vote over several answers to a prompt (cons@k), where equal answers vote together.
 
-"1/2", "0.5" and \\frac{1}{2} are one answer, by the rules that grade it. All right answers are one. The wrong
-ones are compared with each other, each as if it were the reference; beyond the MAX_TEXTS most frequent texts
-of a question, a text is a vote of its own.
+"1/2", "0.5" and \\frac{1}{2} are equal, by the rules that grade them. All right answers are equal. Wrong ones
+are compared with each other, each as if it were the reference; beyond the MAX_TEXTS most frequent texts of a
+prompt, only identical texts are equal.
 """
 
 from collections import Counter
@@ -12,15 +12,15 @@ from itertools import combinations
 from megatron_r1.rewards.accuracy import AccuracyReward
 from megatron_r1.types import Scored
 
-MAX_TEXTS = 24  # a question: at most 276 pairs
+MAX_TEXTS = 24  # per prompt, which makes at most 276 pairs
 _RIGHT = -1
 
 
 def majorities(reward: AccuracyReward, questions: Sequence[Sequence[Scored]]) -> list[float | None]:
-    """For each question's samples, whether the most frequent answer is right.
+    """For each prompt's completions, 1 if the most frequent answer is right, otherwise 0.
 
-    Samples without an answer have no vote, 0 if none has one; of a tie the first answer wins. None for a
-    question whose reference can't be graded.
+    Completions without an answer don't vote; 0 if none votes. In a tie the first answer wins. None for a
+    prompt whose reference is ungradable.
     """
     graded = [[s for s in samples if s.parts["accuracy"].value is not None] for samples in questions]
     answers = [[_vote(reward, sample) for sample in samples] for samples in graded]
@@ -34,7 +34,7 @@ def _majority(votes: Sequence[str | int | None], same: dict[str, str]) -> float:
 
 
 def _vote(reward: AccuracyReward, sample: Scored) -> str | int | None:
-    """The text of a wrong answer; all right answers are one."""
+    """A completion's vote: the text of a wrong answer, _RIGHT for a right one, None without an answer."""
     return _RIGHT if sample.parts["accuracy"].value == 1.0 else reward.answer_of(sample.completion)
 
 
@@ -43,7 +43,7 @@ def _classes(
     questions: Sequence[Sequence[Scored]],
     answers: Sequence[Sequence[str | int | None]],
 ) -> list[dict[str, str]]:
-    """For each question, which earlier text each text of a wrong answer says the same as."""
+    """For each prompt, a mapping from a wrong answer's text to the first text equal to it."""
     asked = []
     for number, (samples, votes) in enumerate(zip(questions, answers, strict=True)):
         texts = [text for text, _ in Counter(v for v in votes if isinstance(v, str)).most_common(MAX_TEXTS)]

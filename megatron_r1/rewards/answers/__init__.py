@@ -1,1 +1,1 @@
-"""What the answer of a response is, and whether it equals the reference."""
+"""Finds the answer in a response and compares it with the reference."""

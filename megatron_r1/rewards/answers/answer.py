@@ -1,15 +1,14 @@
-"""Where the chain of thought ends and what the final answer is.
+"""Splits a response into chain of thought and final answer.
 
-The answer is looked for after </think> only, so that nothing tried out while thinking counts: the last
-complete <answer>...</answer> that is not empty; without any answer tag the last balanced \\boxed{...} or
-\\fbox{...} that is not empty (`\\boxed 5` is one too). Boxes joined by nothing but `and`, `or`, a comma or a
-name (`\\boxed{3} and y = \\boxed{4}`) are one answer, `3, 4`. An answer that was opened and never closed is
-no answer, and neither is one without tag or box: `#### 42` and `answer: 42` earn nothing there, since the
-format asks for a mark.
+Only text after </think> counts, not what was tried while thinking. The answer is the last complete
+<answer>...</answer> that is not empty; without answer tags, the last balanced \\boxed{...} or \\fbox{...}
+that is not empty (or `\\boxed 5`). Boxes joined only by `and`, `or`, a comma or a name (`\\boxed{3} and y =
+\\boxed{4}`) are one answer, `3, 4`. An answer tag that is never closed gives no answer, and neither does text
+without tag or box, such as `#### 42` or `answer: 42`: the format asks for a mark.
 
-A reference, and the content of an answer, may hold a whole solution: `bare_answer` takes from both alike the
-last boxes, what follows the last `####` (GSM8K), or what follows a lead-in (`The answer is`, `答案是`).
-All searches are linear in the text: a model under training writes megabytes of brackets.
+References and the contents of answers may be whole solutions. From both, `bare_answer` takes the last boxes,
+the text after the last `####` (GSM8K), or the text after a lead-in (`The answer is`, `答案是`).
+All searches are linear in the text, as a model under training may write megabytes of brackets.
 """
 
 import re
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 
 from megatron_r1.data.chat_template import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
 
-BOX_WINDOW_CHARS = 20_000  # a box is looked for in this much of the end
+BOX_WINDOW_CHARS = 20_000  # boxes are searched in so many characters at the end
 _BRACE = re.compile(
     r"\\f?box(?:ed)?\s*(?:(?P<open>\{)|(?P<bare>-?[0-9][0-9.,/]*[0-9]|-?[0-9]|[A-Za-z](?![A-Za-z])))|\\.|[{}]",
     re.DOTALL,
@@ -31,7 +30,7 @@ _LEAD_IN = re.compile(
     r"(?:(?:^|[.,:;!?*\n]\s*|\b(?:the|my|our|final|correct)\s+)answer\**\s*(?:is\s*:?|:|=)|(?:答案|结果)\s*[是为：:]+)\**\s*(?=\S)",
     re.IGNORECASE,
 )
-MAX_LEAD_IN_CHARS = 20_000  # of a text in which one is looked for
+MAX_LEAD_IN_CHARS = 20_000  # lead-ins are searched only in shorter texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class _Box:
 
 
 def chain_of_thought(text: str) -> str:
-    """The text between the think tags; a missing tag stands at the end of the text where it belongs."""
+    """The text between the think tags; without one of them, from the beginning or to the end of the text."""
     start = text.find(THINK_OPEN)
     start = 0 if start < 0 else start + len(THINK_OPEN)
     end = text.find(THINK_CLOSE, start)
@@ -50,7 +49,7 @@ def chain_of_thought(text: str) -> str:
 
 
 def final_answer(text: str) -> str | None:
-    """The answer of a completion, stripped; None if there is none."""
+    """The answer of a response, stripped; None if there is none."""
     response = after_thinking(text)
     if response is None:
         return None
@@ -61,7 +60,7 @@ def final_answer(text: str) -> str | None:
 
 
 def bare_answer(text: str) -> str:
-    """The answer in a reference or an answer, by the same rules for both: see the module's docstring."""
+    """The answer in a reference or in the content of an answer: see the module's docstring."""
     box = last_boxed(text)
     if box is not None:
         return box
@@ -73,13 +72,13 @@ def bare_answer(text: str) -> str:
 
 
 def unboxed(text: str) -> str:
-    """The content of the last boxes if there are any, else the text; stripped."""
+    """The content of the last boxes, or the text if it has none; stripped."""
     box = last_boxed(text)
     return text.strip() if box is None else box
 
 
 def last_boxed(text: str) -> str | None:
-    """The content of the last box that is not empty, with those joined to it; "" if all are empty."""
+    """The content of the last non-empty box and those joined to it; "" if all are empty, None without any."""
     text = text[-BOX_WINDOW_CHARS:]
     if "box" not in text:
         return None
@@ -93,12 +92,12 @@ def last_boxed(text: str) -> str | None:
             joined.insert(0, box)
         elif box.end <= joined[0].begin:
             break
-    return ", ".join(dict.fromkeys(box.content for box in joined))  # said twice, it is one answer
+    return ", ".join(dict.fromkeys(box.content for box in joined))  # a repeated answer counts once
 
 
 def _boxes(text: str) -> Iterator[_Box]:
-    """The balanced boxes; escaped braces don't count, and a box around another gives way to it."""
-    open_braces: list[re.Match[str] | None] = []  # the box that a brace opens, None for another brace
+    """The balanced boxes; escaped braces don't count, and of nested boxes only the inner one does."""
+    open_braces: list[re.Match[str] | None] = []  # the box that a brace opens; None if it opens no box
     innermost = -1
     for token in _BRACE.finditer(text):
         symbol = token.group()
@@ -118,15 +117,15 @@ def _boxes(text: str) -> Iterator[_Box]:
 
 
 def after_thinking(text: str) -> str | None:
-    """What follows the chain of thought: all of a text without one, None where it never ends."""
+    """The text after the chain of thought: all of a text without one, None if it never ends."""
     end = text.rfind(THINK_CLOSE)
     if end >= 0:
         return text[end + len(THINK_CLOSE) :]
-    return None if THINK_OPEN in text else text  # still thinking, or never thought
+    return None if THINK_OPEN in text else text
 
 
 def last_tagged(text: str) -> str | None:
-    """The content of the last complete pair of answer tags that is not empty; None without any pair."""
+    """The content of the last complete, non-empty pair of answer tags; None without any pair."""
     found = None
     end = len(text)
     while (close := text.rfind(ANSWER_CLOSE, 0, end)) >= 0:

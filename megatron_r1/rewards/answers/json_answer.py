@@ -1,7 +1,7 @@
-"""The answer of a response that was asked for JSON: an object with the key "answer" and nothing around it.
+"""The answer of a JSON response: the response must be an object with the key "answer" and nothing around it.
 
-DeepSeek-R1 names JSON output as a limit (section 5); the task `json:TASK` measures it: the answer must stand
-in valid JSON, and is then graded as TASK grades it.
+DeepSeek-R1 names JSON output as a limitation (section 5). The task `json:TASK` measures it: the answer must
+be in valid JSON, and is then graded as TASK grades it.
 """
 
 import json
@@ -18,7 +18,7 @@ _FENCED = re.compile(r"```(?:json)?\n(.*)\n```", re.DOTALL)
 
 
 def json_answer(text: str) -> str | None:
-    """The answer as text; None without one. What follows the reasoning counts, or stands in answer tags."""
+    """The answer as text, None without one. The JSON is the text after the reasoning, or in answer tags."""
     response = after_thinking(text)
     if response is not None and ANSWER_OPEN in response:
         response = last_tagged(response)
@@ -31,9 +31,9 @@ def json_answer(text: str) -> str | None:
 
 def _answer_of(text: str) -> str | None:
     try:
-        # not json_reader's: a number's digits are the answer, as they were written
+        # not json_reader.py: a number must keep its digits as written, to be graded as text
         content: Any = json.loads(text, parse_float=str, parse_int=str, parse_constant=_refuse)
-    except (ValueError, RecursionError):  # the latter: a model under training nests brackets by the thousand
+    except (ValueError, RecursionError):  # RecursionError: thousands of nested brackets
         return None
     value = content.get(KEY) if isinstance(content, dict) else None
     return value.strip() if isinstance(value, str) and is_text(value) else None

@@ -1,24 +1,24 @@
-"""Whether a mathematical answer equals its reference: exactly, or by algebra in another process.
+"""Grading of mathematical answers: equality with the reference by exact rules, or by algebra in a process.
 
-Both sides are read whole (rewards/maths): a number, a quantity with its unit, a list, a relation, a set, a
-time; and what is no mathematics is a text that equals only itself. What exact rules decide is decided here;
-formulas, equations and sets go to sympy in the grading pool. What may look surprising, all held by
-tests/rewards/answers/test_mathematics.py:
+Both sides are parsed completely (rewards/math): a number, a quantity with its unit, a list, a relation, a
+set, a time; text that is not mathematics equals only the same text. Exact rules are decided here; formulas,
+equations and sets go to sympy in the grading pool. Cases that may surprise, all tested by
+tests/rewards/answers/test_mathematics.py (answer against reference):
 
-    50 against 50%            wrong: a percentage is a hundredth, whatever the question asked for
-    0.333333 against 1/3      wrong: decimals are exact, and an approximation is not the number
-    3,14 against 3.14         right, but a list against anything else: a comma stands for a point where the
-                              reference is no whole number, and one, two or more than three digits follow
-    5 against 5 cm            right: the question asked for a number of centimetres; 5 m against 5 cm is wrong
-    (1,2) against 1,2         right: a point or an open interval, and people leave brackets out
-    x = 5 against 5           right; 6 = 5 against 5 is wrong, and so is another letter: x = 5 against y = 5
+    50 against 50%            wrong: 50% is 1/2, whatever the question asked for
+    0.333333 against 1/3      wrong: decimals are exact, so an approximation is another number
+    3,14 against 3.14         right: the comma may be a decimal one if the reference is not a whole number,
+                              and one, two or more than three digits follow it; otherwise it is a list
+    5 against 5 cm            right: the question may have asked for a number of centimetres; 5 m is wrong
+    (1,2) against 1,2         right: a point or an open interval, whose brackets are often left out
+    x = 5 against 5           right; 6 = 5 against 5 is wrong, and so is x = 5 against y = 5
     1010_2 against 10         wrong; against 1010 right: the base may be left out, as a unit may
-    12:30 against 2/5         wrong: a time of day; 3:4 against 6:8 is right
-    BAC against ABC           wrong: letters that make a word or a name are no product
-    answer: 42                is 42, as `the answer is 42` and `#### 42` are; another sentence is a text, and
+    12:30 against 2/5         wrong: it is a time of day; 3:4 against 6:8 is right
+    BAC against ABC           wrong: letters that form a word or a name are not a product
+    answer: 42                is 42, as are `the answer is 42` and `#### 42`; any other sentence is text, and
                               ungradable as a reference
 
-A reference is tried first: one that is refused or can't be computed with makes the item ungradable.
+The reference is checked first: one that is refused or can't be evaluated makes the completion ungradable.
 """
 
 import re
@@ -37,7 +37,7 @@ from megatron_r1.rewards.math.statement import read_statement
 from megatron_r1.types import Score
 
 MAX_CHARS = 2_000
-MAX_WORDS = 8  # a text of more is a sentence
+MAX_WORDS = 8  # a longer text is a sentence
 _SAYS_SO = re.compile(
     r"\b(?:therefore|hence|thus|because|since|so|we|answer|solution is|"
     r"(?:is|are|equals?) (?:equal to )?-?\$?\d)\b|[.!?] \w",
@@ -55,7 +55,7 @@ _EXACT = Equality(no_algebra)
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a text may say, the likeliest first. refused: why it must not be evaluated, "" if it may."""
+    """A text's possible readings, the most likely first. refused: why it is not evaluated, "" if it is."""
 
     readings: tuple[Node, ...] = ()
     spelled: str = ""
@@ -63,7 +63,7 @@ class Reading:
 
     @property
     def text(self) -> str:
-        """Its normal form as a text."""
+        """The normal form for comparing it as text."""
         return normal(self.spelled)
 
     @property
@@ -72,7 +72,7 @@ class Reading:
 
     @property
     def is_exact(self) -> bool:
-        """It needs no algebra to be computed with."""
+        """Whether no reading needs algebra."""
         return all(_EXACT_OPS.issuperset(node.op for node in reading.walk()) for reading in self.readings)
 
 
@@ -81,8 +81,8 @@ _EXACT_OPS = frozenset(("number", "text", "quantity", "list", "set", "bracket", 
 
 @lru_cache(maxsize=65_536)
 def read(text: str) -> Reading:
-    """The reading of a reference or an answer, without boxes, marks and lead-ins."""
-    if _PLAIN_NUMBER.fullmatch(text):  # most answers by far
+    """The reading of a reference or an answer, without boxes, `####` and lead-ins."""
+    if _PLAIN_NUMBER.fullmatch(text):  # by far the most frequent answers
         return Reading((number(Fraction(text)),), text)
     if (fraction := _PLAIN_FRACTION.fullmatch(text)) is not None:
         return Reading(
@@ -102,7 +102,7 @@ def read(text: str) -> Reading:
 
 
 def grade_mathematics(reference: str, answer: str | None) -> Score | Item:
-    """The score, or what the pool must decide."""
+    """The score, or an item for the grading pool."""
     gold = read(reference)
     if gold.refused or (fault := _fault_of_text(gold)):
         return Score(None, f"reference can't be read: {gold.refused or fault}")
@@ -112,7 +112,7 @@ def grade_mathematics(reference: str, answer: str | None) -> Score | Item:
 
 
 def _fault_of_text(gold: Reading) -> str:
-    """Why a reference that is no mathematics can't be held against answers; "" if it can."""
+    """Why a reference that is text can't be compared with answers; "" if it can."""
     texts = [str(node.value) for node in gold.readings[0].walk() if node.op == "text"]
     if texts and not any(character.isalnum() for character in gold.text):
         return "it is neither mathematics nor text"
@@ -133,13 +133,13 @@ def _verdict(
     equal = equal_exactly(gold, given)
     if equal is None:
         return "math", (gold.readings, given.readings)
-    if not equal and _CHOICE.fullmatch(gold.text):  # the letter of a choice, with what it stands for
+    if not equal and _CHOICE.fullmatch(gold.text):  # a choice's letter followed by its text
         equal = parse_choice(answer) == gold.text and gold.text in answer
     return Score(float(equal))
 
 
 def _with_decimal_commas(gold: Reading, answer: str, given: Reading) -> Reading:
-    """3,14 may be 3.14 too, where the reference holds such a number."""
+    """The reading, also with 3,14 as 3.14 if the reference contains a number that is not whole."""
     numbers = (node.value for node in gold.readings[0].walk() if node.op == "number")
     if "," not in answer or all(isinstance(n, Fraction) and n.denominator == 1 for n in numbers):
         return given
@@ -151,7 +151,7 @@ def _with_decimal_commas(gold: Reading, answer: str, given: Reading) -> Reading:
 
 
 def equal_exactly(gold: Reading, given: Reading) -> bool | None:
-    """Equality as far as exact rules decide it; None if it takes algebra."""
+    """Equality by exact rules; None if it takes algebra."""
     try:
         if _EXACT.any_of(gold.readings, given.readings):
             return True

@@ -1,9 +1,9 @@
-"""Literals that are compared exactly: numbers as fractions, choices as letters, text in a normal form.
+"""Parsers of literals for exact comparison: numbers as fractions, choices as letters, normalised text.
 
-No floats and no eval. Only ASCII and full-width digits (as Chinese text has them) are digits: a
-superscript two or an Arabic-Indic three is not, though Python's int() would read the latter.
-Numbers are read as rewards/math/literals reads them (0,125 is one eighth, 1,250 is not). Every parser
-returns None for what it can't read, and finds the answer in a solution as rewards/answer does (`#### 42`).
+No floats and no eval. Only ASCII and full-width digits (used in Chinese text) are digits; superscript or
+Arabic-Indic ones are not, although Python's int() reads the latter. Numbers are read by rewards/math/literals
+(0,125 is one eighth; 1,250 is not). Every parser returns None for text that it can't read, and first finds
+the answer in a solution by answers/answer.py (`#### 42`).
 """
 
 import re
@@ -51,9 +51,9 @@ _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|textrm|operator
 
 
 def clean(text: str) -> str:
-    """Without the dress around an answer: maths delimiters, bold, a final full stop, full-width forms.
+    """The text without mathematics delimiters, quotes, bold, a final full stop and full-width forms.
 
-    Quadratic in the length for hostile text: bound it first.
+    Quadratic in the length for hostile text, so callers bound the length first.
     """
     text = text.translate(_ASCII).strip()
     while True:
@@ -70,14 +70,14 @@ def clean(text: str) -> str:
 
 
 def parse_integer(text: str) -> int | None:
-    """`-1,234` or `7.0`; no fractions, no arithmetic."""
+    """The value of `-1,234` or `7.0`; not of fractions or arithmetic."""
     literal = _literal(text)
     value = None if _NOT_INTEGER.search(literal) else _number(literal)
     return int(value) if value is not None and value.denominator == 1 else None
 
 
 def parse_number(text: str) -> Fraction | None:
-    """Integers, decimals, a/b, \\frac{a}{b}, mixed numbers (2\\frac12), a final percent sign; exactly."""
+    """The exact value of integers, decimals, a/b, \\frac{a}{b}, 2\\frac12, also with a percent sign."""
     literal = _literal(text)
     without_percent = _PERCENT.sub("", literal)
     value = _number(without_percent)
@@ -85,7 +85,7 @@ def parse_number(text: str) -> Fraction | None:
 
 
 def parse_choice(text: str) -> str | None:
-    """The letter A-J of `B`, `(b)`, `B.`, `B) because`, \\text{B}; several in order: `A, C` and `AC`."""
+    """The letter A-J of `B`, `(b)`, `B.`, `B) because`, \\text{B}; several in order of `A, C` or `AC`."""
     text = clean(_TEXT_COMMAND.sub(r"\1", clean(bare_answer(text)[:MAX_LITERAL_CHARS]))).replace("\\ ", " ")
     if _CHOICES.fullmatch(text):
         letters = re.findall("[A-J]", text)
@@ -95,13 +95,13 @@ def parse_choice(text: str) -> str | None:
 
 
 def normal_text(text: str) -> str | None:
-    """Case folded, compatibility forms unified, white space collapsed; None for nothing."""
+    """The text case-folded, in Unicode's NFKC form, with white space collapsed; None if it is empty."""
     text = unicodedata.normalize("NFKC", _TEXT_COMMAND.sub(r"\1", clean(bare_answer(text))))
     return " ".join(text.casefold().split()) or None
 
 
 def _literal(text: str) -> str:
-    """The text without its dress; "" where it is too long for a number."""
+    """The cleaned text; "" if it is too long for a number."""
     text = bare_answer(text)
     return spelled(clean(text)) if len(text) <= MAX_LITERAL_CHARS else ""
 

@@ -1,1 +1,1 @@
-"""Graders that may hang or crash, in worker processes that can be killed."""
+"""Grading in worker processes that can be killed, for graders that may hang or crash."""

@@ -1,11 +1,11 @@
-"""Graders that may hang, crash or eat all memory, in worker processes that can be killed.
+"""Pool of worker processes for graders that may hang, crash or exhaust the memory.
 
-An alarm signal gets no turn inside a long multiplication, and none outside of the main thread. Here every
-item has a limit of CPU time and of memory; the worker that breaks it is gone, a new one takes its place, and
-the other items go on. CPU time rather than wall time, so that a busy machine
-does not turn right answers into wrong ones; a much longer wall limit stands behind it.
+Python handles an alarm signal neither inside a long multiplication nor outside the main thread. So every item
+runs in a worker process with limits of CPU time and memory; a worker that exceeds them is killed and
+replaced. The limit is CPU time, so that a busy machine does not turn right answers into wrong ones; a much
+longer wall-clock limit backs it up.
 
-Workers start with the first item, inherit nothing but three pipes, see no GPU, and end with the parent.
+Workers start with the first item, inherit only three pipes, see no GPU, and end with the parent.
 """
 
 import contextlib
@@ -31,25 +31,25 @@ from megatron_r1.rewards.grading import worker as grading_worker
 STARTUP_LIMIT_S = 300.0  # sympy and reasoning-gym are slow to import, more so on a loaded file system
 WALL_FACTOR = 20.0  # wall limit of an item / its CPU limit
 
-Job = tuple[str, tuple[Any, ...]]  # (kind, arguments), see grading_worker
+Job = tuple[str, tuple[Any, ...]]  # (kind, arguments), see worker.py
 
 
 class Verdict(Enum):
-    """What became of an item."""
+    """The result of a job."""
 
     RIGHT = grading_worker.RIGHT
     WRONG = grading_worker.WRONG
     UNREADABLE = grading_worker.UNREADABLE  # the reference can't be parsed
-    FAILED = grading_worker.FAILED  # the grader raised, out of memory among others
-    KILLED = "killed"  # over the limit of CPU time, or crashed
-    STALLED = "stalled"  # the wall limit: the machine's fault, not the item's
+    FAILED = grading_worker.FAILED  # the grader raised an exception, such as MemoryError
+    KILLED = "killed"  # the CPU limit was exceeded, or the worker crashed
+    STALLED = "stalled"  # the wall-clock limit was exceeded: the machine's fault
 
 
 @dataclass(slots=True)
 class _Worker:
     process: subprocess.Popen[bytes]
     ready: bool = False
-    job: int | None = None  # index of the item in hand
+    job: int | None = None  # index of its current job
     deadline: float = 0.0
 
     @property
@@ -64,7 +64,7 @@ class _Worker:
 
 
 class GradingPool:
-    """Runs jobs on up to num_workers processes; start and repair are its own business."""
+    """Runs jobs on up to num_workers processes, which it starts and replaces as needed."""
 
     def __init__(self, *, num_workers: int, cpu_s: float, memory_bytes: int) -> None:
         self.num_workers = num_workers
@@ -75,7 +75,7 @@ class GradingPool:
         self._finalizer = weakref.finalize(self, _kill_all, self._workers)
 
     def run(self, jobs: Sequence[Job]) -> list[Verdict]:
-        """One verdict a job, in the order of the jobs."""
+        """One verdict for each job, in order."""
         with self._lock:
             verdicts: list[Verdict | None] = [None] * len(jobs)
             waiting = deque(range(len(jobs)))
@@ -86,7 +86,7 @@ class GradingPool:
                     for index, verdict in self._collect():
                         verdicts[index] = verdict
             except BaseException:
-                _kill_all(self._workers)  # an interrupted round leaves replies that nobody must read later
+                _kill_all(self._workers)  # else the next run would read this run's replies
                 raise
         assert None not in verdicts
         return [verdict for verdict in verdicts if verdict is not None]
@@ -130,14 +130,14 @@ class GradingPool:
                 try:
                     pickle.dump(jobs[waiting[0]], worker.requests)
                     worker.requests.flush()
-                except BrokenPipeError:  # it died between two items: the item is not to blame
+                except BrokenPipeError:  # the worker died between two jobs, so this job is not to blame
                     self._dismiss(worker)
                     continue
                 worker.job = waiting.popleft()
                 worker.deadline = time.monotonic() + WALL_FACTOR * self.cpu_s
 
     def _collect(self) -> list[tuple[int, Verdict]]:
-        """Wait for the next reply, death or deadline, and take in all that have come."""
+        """Wait for the next reply, death or deadline; returns (job, verdict) of all that have arrived."""
         with selectors.DefaultSelector() as selector:
             for worker in self._workers:
                 selector.register(worker.replies, selectors.EVENT_READ, worker)
@@ -183,10 +183,10 @@ class GradingPool:
 
 @contextlib.contextmanager
 def _signals_of_a_job_blocked() -> Iterator[None]:
-    """Processes started within never see the signals that ask a rank to stop.
+    """Start processes with the stop signals blocked.
 
-    SLURM sends them to every process of a step; a worker that died of one would cost an item its verdict, and
-    the resumed run would differ from the uninterrupted one. Workers end with SIGKILL or with the rank.
+    SLURM sends these to every process of a step. A worker that died of one would lose a verdict, and the
+    resumed run would differ from an uninterrupted one. Workers end by SIGKILL or with the rank.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1))
     try:

@@ -1,7 +1,7 @@
-"""Grading in the pool, with the reference on trial first.
+"""Grading through the pool, which checks the reference first.
 
-A reference that the grader can't read, or that does not equal itself, would judge every answer at random:
-it makes the item ungradable. After that whatever goes wrong is the answer's own doing, and wrong.
+A reference that its grader can't read, or that does not equal itself, makes the completion ungradable. If the
+reference is sound, any failure of the grader is the answer's fault, and the answer is wrong.
 """
 
 import pickle
@@ -12,7 +12,7 @@ from hashlib import sha256
 from megatron_r1.rewards.grading.pool import GradingPool, Job, Verdict
 from megatron_r1.types import Score
 
-_FAULTS = {  # what a verdict on (reference, reference) says of the reference
+_FAULTS = {  # the reference's fault, by the verdict on (reference, reference)
     Verdict.RIGHT: "",
     Verdict.WRONG: "reference does not equal itself for its grader",
     Verdict.UNREADABLE: "reference can't be read by its grader",
@@ -34,8 +34,8 @@ _SCORES = {
 class Item:
     """An answer that needs the pool.
 
-    check: the reference graded against itself, None where it is known to be good. answer: the job that
-    grades the answer, or the score that holds if the reference is good.
+    check: the job that grades the reference against itself; None if it is known to be sound. answer: the job
+    that grades the answer, or its score if the reference is sound.
     """
 
     check: Job | None
@@ -43,7 +43,7 @@ class Item:
 
 
 class PooledGrader:
-    """Runs items; equal jobs run once, and the verdict on a reference is kept for the next batch."""
+    """Grades items; equal jobs run once, and verdicts on references are cached."""
 
     def __init__(self, pool: GradingPool) -> None:
         self._pool = pool
@@ -72,7 +72,7 @@ class PooledGrader:
         ]
         verdicts = self._run([check for _, check in unknown])
         found = {key: verdict for (key, _), verdict in zip(unknown, verdicts, strict=True)}
-        # A stall says nothing of the reference: ask again in the next batch.
+        # a stall says nothing about the reference, so it is not cached
         self._known_checks |= {key: v for key, v in found.items() if v is not Verdict.STALLED}
         found |= {key: self._known_checks[key] for key in keys if key is not None and key not in found}
         return ["" if key is None else _FAULTS[found[key]] for key in keys]
@@ -85,4 +85,4 @@ class PooledGrader:
 
 
 def _key(job: Job) -> bytes:
-    return sha256(pickle.dumps(job)).digest()  # a gym entry holds mappings, which have no hash
+    return sha256(pickle.dumps(job)).digest()  # hash() fails for the dicts in a gym entry

@@ -1,9 +1,9 @@
-"""The process in which sympy and reasoning-gym run: started and killed by grading_pool.
+"""Worker process of the grading pool, in which sympy and reasoning-gym run.
 
-It must stay light: no torch, no CUDA, no gloo; and importing it imports no other module of the package. A
-request is one pickle (kind, arguments) on standard input; the reply is one line on standard output, a
-verdict. The kernel holds the limits, since Python gets no turn inside a long multiplication: RLIMIT_AS for
-memory, and ITIMER_PROF, whose signal ends the process when an item has used up its CPU time.
+It must stay light: no torch, no CUDA, no gloo, and at import no other module of the package. A request is a
+pickle (kind, arguments) on standard input, the reply a line on standard output with the verdict. The kernel
+enforces the limits, since Python handles no signal inside a long multiplication: RLIMIT_AS for memory, and
+ITIMER_PROF, whose default action ends the process, for CPU time.
 """
 
 import os
@@ -22,11 +22,11 @@ Grader = Callable[..., str]
 
 
 def main() -> None:
-    """Serve requests until the parent closes the pipe or dies. argv: CPU seconds an item, bytes of memory."""
+    """Serve requests until the parent closes the pipe or dies. argv: CPU seconds per job, bytes of memory."""
     cpu_s, memory_bytes = float(sys.argv[1]), int(sys.argv[2])
     parent = os.getppid()
     replies = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what a library prints must not pass for a reply
+    os.dup2(2, 1)  # a library's prints must not be taken for a reply
     graders: dict[str, Grader] = {**_load_math(), "gym": _grade_gym}
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     requests = sys.stdin.buffer
@@ -40,8 +40,8 @@ def main() -> None:
 
 
 def _verdict(grader: Grader, arguments: tuple[Any, ...]) -> str:
-    # The graders are a hundred parsers of others, fed with what a model makes up: what they raise is not
-    # known beforehand, and a process that ended at each of it would cost seconds to replace.
+    # Which exceptions the libraries' hundred scorers raise on a model's text is not known, and a worker that
+    # ended with each would take seconds to replace.
     try:
         return grader(*arguments)
     except Exception:
@@ -49,7 +49,7 @@ def _verdict(grader: Grader, arguments: tuple[Any, ...]) -> str:
 
 
 def _wait_for_request(requests: BinaryIO, parent: int) -> bool:
-    # Another child of a dead parent may still hold the pipe open: then there is no end of file to see.
+    # Polls the parent, as another of its children may hold the pipe open: then there is no end of file.
     while os.getppid() == parent:
         if select.select([requests], [], [], IDLE_CHECK_S)[0]:
             return bool(requests.peek(1))  # pyright: ignore[reportAttributeAccessIssue]
