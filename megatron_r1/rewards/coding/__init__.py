@@ -1,1 +1,1 @@
-"""Programs as answers: which part of a completion is one, its tests, and the sandbox that runs it."""
+"""Grading of programs: finds the program in a response, reads its tests, and runs it in a sandbox."""

@@ -1,14 +1,14 @@
-"""A programming problem with its tests, and whether a program's output is the expected one.
+"""Programming problems: reads the tests of a prompt, and compares a program's output with the expected one.
 
-A prompt's metadata holds the tests, of one of two kinds:
+The tests are in the prompt's metadata, in one of two forms:
 
     {"tests": [{"stdin": "3 4\\n", "stdout": "7\\n"}, ...]}                  a program
     {"function": "add", "tests": [{"args": [3, 4], "expected": 7}, ...]}    a function, or
                                                                                    a method of Solution
 
 "tolerance" (absolute and relative, up to MAX_TOLERANCE) lets numbers differ; without it a program's output is
-compared as text and a function's floats to nine digits. Infinity equals itself and no other number, as NaN
-does. The prompt's reference, unless empty, is a program that must pass.
+compared as text and a function's floats to nine digits. Infinity and NaN equal only themselves. The prompt's
+reference, unless empty, is a program that must pass.
 """
 
 import json
@@ -21,14 +21,14 @@ from dataclasses import dataclass
 from typing import Any
 
 FLOAT_TOLERANCE = 1e-9
-MAX_TOLERANCE = 0.1  # beyond that "about right" is most of what a wrong program writes
-MAX_DEPTH = 100  # of lists in lists among arguments and expected values
+MAX_TOLERANCE = 0.1  # a larger tolerance would accept most outputs of wrong programs
+MAX_DEPTH = 100  # of nested lists in arguments and expected values
 _NUMBER = re.compile(r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|inf(?:inity)?|nan)", re.I | re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """function: "" for a program. given: each test's arguments or standard input; expected: what it gives."""
+    """function: "" for a program. given: each test's arguments or standard input; expected: its result."""
 
     function: str
     given: tuple[Any, ...]
@@ -37,11 +37,11 @@ class Problem:
 
 
 class BadProblem(ValueError):
-    """The tests can't be read: the item can't be graded."""
+    """The tests can't be read, so completions can't be graded."""
 
 
 def read_problem(metadata: Mapping[str, Any]) -> Problem:
-    """Raises BadProblem for anything that is not exactly as above, or that nothing or anything would pass."""
+    """The problem. Raises BadProblem for other forms, and for tests that nothing or anything would pass."""
     tests, function = metadata.get("tests"), _function(metadata.get("function"))
     if not isinstance(tests, Sequence) or isinstance(tests, str) or not tests:
         raise BadProblem('metadata has no "tests"')
@@ -59,7 +59,7 @@ def read_problem(metadata: Mapping[str, Any]) -> Problem:
 
 
 def _function(name: Any) -> str:
-    """As Python reads names: in compatibility form (its reference, "Identifiers")."""
+    """The function's name in NFKC form, as Python normalises names (its reference, "Identifiers")."""
     if name is None or name == "":
         return ""
     if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
@@ -78,7 +78,7 @@ def _tolerance(value: Any) -> float | None:
 
 
 def _check_expected(problem: Problem) -> None:
-    """What is expected must pass, and doing nothing must not."""
+    """Check that the expected results pass, and that a program that does nothing fails."""
     for number, (given, expected) in enumerate(zip(problem.given, problem.expected, strict=True), start=1):
         if _too_deep([given, expected]):
             raise BadProblem(f"test {number}: over {MAX_DEPTH} lists in one another")
@@ -113,7 +113,7 @@ def _passes(expected: Any, problem: Problem) -> bool:
 
 
 def same_output(expected: str, found: bytes, *, tolerance: float | None) -> bool:
-    """Line by line; white space at the end of lines and of the whole does not count."""
+    """Equality line by line, ignoring white space at the ends of lines and of the output."""
     try:
         lines = _lines(found.decode("utf-8"))
     except UnicodeDecodeError:
@@ -127,7 +127,7 @@ def same_output(expected: str, found: bytes, *, tolerance: float | None) -> bool
 
 
 def same_value(expected: Any, reply: bytes, *, tolerance: float | None) -> bool:
-    """reply: one line that a program wrote, JSON or not."""
+    """Whether a reply, one line of output, is the JSON of the expected value."""
     try:
         found = json.loads(reply)
         return _equal(expected, found, FLOAT_TOLERANCE if tolerance is None else tolerance)
@@ -158,7 +158,7 @@ def _close(expected: float, found: float, tolerance: float) -> bool:
 
 
 def _equal(expected: Any, found: Any, tolerance: float) -> bool:
-    """Same types and values: True is not 1; an integer passes where a float was expected, not the reverse."""
+    """Equality of types and values: True is not 1; an integer passes for a float, but not the reverse."""
     if isinstance(expected, float):
         number = isinstance(found, int | float) and not isinstance(found, bool)
         return number and _close(expected, _as_float(found), tolerance)
@@ -174,7 +174,7 @@ def _equal(expected: Any, found: Any, tolerance: float) -> bool:
 
 
 def _as_float(number: int | float) -> float:
-    """NaN, which no number equals, for an integer that no float holds."""
+    """The number as float; NaN, which equals nothing, if the integer is too large."""
     try:
         return float(number)
     except OverflowError:

@@ -1,17 +1,17 @@
-"""Which part of a completion is its program.
+"""Finds the program in a response.
 
-Fences are read line by line, as CommonMark does: three or more backticks or tildes open a block, a line of as
-many of the same and nothing else closes it. What stands inside a block is no tag and no fence, so a program
-may hold "</think>", "</answer>" or "```" in a string.
+Code fences are read line by line, as in CommonMark: three or more backticks or tildes open a block; a line of
+at least as many of the same, and nothing else, closes it. Tags and fences inside a block don't count, so a
+program may contain "</think>", "</answer>" or "```" in a string.
 
-    the answer    what follows </think>; inside the last <answer>...</answer> that holds anything, if any
-    the program   of the answer's blocks the last that is marked as Python (```python, ```py, ```Python3,
-                  ```{.python}, ```python title="x"), else the last without a mark; blocks in other languages
-                  never. An <answer> without a block is the program as a whole.
+    the answer    the text after </think>; of it the last non-empty <answer>...</answer>, if there is one
+    the program   the answer's last block that is marked as Python (```python, ```py, ```Python3,
+                  ```{.python}, ```python title="x"), otherwise the last without a mark, but never one in
+                  another language. An <answer> without a block is a program as a whole.
 
-Where a line of a string looks like the closing fence, or several blocks have no mark, the text alone can't
-tell: `candidates` has them all, best first, and the sandbox takes the first that compiles.
-All searches are linear but for the pairing of fences, of which the last MAX_MARKS are read.
+If a line in a string looks like a closing fence, or several blocks have no mark, the text is ambiguous:
+`candidates` returns all readings, best first, and the sandbox runs the first that compiles.
+All searches are linear, except for the pairing of fences, of which only the last MAX_MARKS are read.
 """
 
 import re
@@ -24,8 +24,8 @@ from megatron_r1.data.chat_template import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOS
 
 MAX_MARKS = 2000
 MAX_CANDIDATES = 6
-MAX_PAIRS = 50  # of answer tags that are looked into
-CLOSING_INDENT = 3  # columns by which a closing fence may stand further in than its opening (CommonMark 4.5)
+MAX_PAIRS = 50  # pairs of answer tags that are tried
+CLOSING_INDENT = 3  # columns by which a closing fence may be indented more than its opening (CommonMark 4.5)
 _TAGS = "|".join(map(re.escape, (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)))
 _AFTER_TAG = "|".join(
     f"(?<={re.escape(tag)})" for tag in (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)
@@ -41,7 +41,7 @@ _PYTHON = re.compile(r"(?:i?python|py)[0-9.]*|.*\.py", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
-    """A tag or a line with a fence. fence: "" for a tag; info: what follows the fence on its line.
+    """A tag or a line with a fence. fence: "" for a tag; info: the text after the fence on its line.
 
     closing: the index of the mark that closes this fence, None if none does.
     """
@@ -72,7 +72,7 @@ class _Block:
 
 
 def candidates(text: str) -> list[str]:
-    """What may be the program of a completion, the likeliest first; empty if there is none."""
+    """The possible programs of a response, the most likely first; empty if there is none."""
     marks = _marks(text)
     first = _first_of_answer(text, marks)
     if first is None:
@@ -89,7 +89,7 @@ def candidates(text: str) -> list[str]:
 
 
 def _marks(text: str) -> list[_Mark]:
-    """The last MAX_MARKS of them, each fence with the index of the one that closes it."""
+    """The last MAX_MARKS marks, each fence with the index of the one that closes it."""
     found = deque(_MARK.finditer(text), maxlen=MAX_MARKS)
     marks: list[_Mark] = []  # from the last to the first
     closers: list[_Mark] = []
@@ -113,10 +113,10 @@ def _marks(text: str) -> list[_Mark]:
 
 
 def _first_of_answer(text: str, marks: Sequence[_Mark]) -> int | None:
-    """The index of the first mark after the chain of thought; None where the chain never ends.
+    """The index of the first mark after the chain of thought; None if that never ends.
 
-    A </think> inside a block is a program's, unless a further block opens before that one closes: then the
-    chain left it open. If that leaves no </think>, the last one counts after all.
+    A </think> inside a block belongs to the program, unless another block opens before that block closes:
+    then the chain of thought has left its block open. If no </think> is left, the last one counts after all.
     """
     first = at = 0
     while at < len(marks):
@@ -132,7 +132,7 @@ def _first_of_answer(text: str, marks: Sequence[_Mark]) -> int | None:
 
 
 def _fallback(text: str, marks: Sequence[_Mark]) -> int | None:
-    """Where no </think> stands outside of a block: the mark after the last one, if any has to."""
+    """The mark after the last </think> inside a block, when there is none outside."""
     before = text[: marks[0].begin] if marks else text
     opened = THINK_OPEN in before or any(tag.tag == THINK_OPEN for tag in _outside(marks, 0)[0])
     thinking = opened and THINK_CLOSE not in before
@@ -147,7 +147,7 @@ def _opens_between(marks: Sequence[_Mark], begin: int, end: int) -> bool:
 
 
 def _outside(marks: Sequence[_Mark], first: int) -> tuple[list[_Mark], list[_Block]]:
-    """The tags that no block holds, and the blocks. One that </answer> and a new block cut is none."""
+    """The tags outside all blocks, and the blocks, except those cut by </answer> and a new block."""
     tags: list[_Mark] = []
     blocks: list[_Block] = []
     at = first
@@ -169,7 +169,7 @@ def _cut_by_answer(marks: Sequence[_Mark], begin: int, end: int) -> bool:
 
 
 def _answer_pairs(text: str, tags: Sequence[_Mark]) -> list[tuple[_Mark, _Mark]]:
-    """The last pair of answer tags that holds something; then what other readings of the tags allow."""
+    """The last non-empty pair of answer tags, then the pairs of other readings of the tags."""
     opens = [tag for tag in tags if tag.tag == ANSWER_OPEN]
     closes = [tag for tag in tags if tag.tag == ANSWER_CLOSE]
     pairs = ((a, b) for a in reversed(opens) for b in closes if a.end <= b.begin)
@@ -178,7 +178,7 @@ def _answer_pairs(text: str, tags: Sequence[_Mark]) -> list[tuple[_Mark, _Mark]]
 
 
 def _programs(text: str, marks: Sequence[_Mark], blocks: Sequence[_Block]) -> Iterator[str]:
-    """Of the blocks in Python the last, else the unmarked ones from the last; then with later closings."""
+    """The last Python block, or the unmarked ones from the last; then the same with later closing fences."""
     python = [b for b in blocks if _is_python(marks[b.opening].info)]
     chosen = python[-1:] or [b for b in reversed(blocks) if not marks[b.opening].info]
     yield from (_content(text, marks, b) for b in chosen[: MAX_CANDIDATES // 2])
@@ -203,7 +203,7 @@ def _content(text: str, marks: Sequence[_Mark], block: _Block) -> str:
 
 
 def _bare(text: str) -> str:
-    """An answer that is a program without a block; the fence of one that was never closed goes."""
+    """The program of an answer without a block; an unclosed fence is removed."""
     opening = _MARK.match(text.strip())
     if (
         opening is not None

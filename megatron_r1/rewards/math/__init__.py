@@ -1,14 +1,13 @@
-"""Mathematical answers: how they are read, what they are worth, and when two of them are equal.
+"""Parser of mathematical answers, and rules for when two of them are equal.
 
-    spelling      one spelling for what LaTeX, Unicode and keyboards write in many ways
-    literals      numbers as people write them: groups of thousands, decimal commas, repeating decimals
-    tokens        text to tokens; what is unknown is a token too (cursor: a place among them)
-    expression    the tree, in which rational constants are computed exactly and within limits (and functions)
-    formula       tokens to a tree, or the place where mathematics ends (atoms: what a formula is made of)
-    statement     lists, relations, quantities, ratios; plain text for all else (phrases: times, 2 h 30 min)
-    unit_table    the units that are known (rewards/units reads them)
-    equality      when two trees are equal, as far as that takes no algebra
-    algebra       the rest, in sympy, in a process that can be killed
+    spelling      normalises the many spellings of LaTeX, Unicode and keyboards literals      numbers as
+    people write them: thousands separators, decimal commas, repeating decimals tokens        tokenizer;
+    unknown characters become tokens too (cursor: a position among tokens) expression    the tree, in which
+    rational constants are computed exactly, within limits (functions: by name) formula       parser of a
+    formula, up to where mathematics ends (atoms: its smallest parts) statement     parser of lists,
+    relations, quantities, ratios; anything else is text (phrases: times, words) unit_table    the known units
+    (units: parser of units) equality      equality of two trees, as far as it takes no algebra algebra
+    equality by sympy, in a process that can be killed
 
-Nothing is dropped: what is not understood is text, and text equals only the same text.
+Nothing is skipped: what can't be parsed is text, and text equals only the same text.
 """

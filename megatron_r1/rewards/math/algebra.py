@@ -1,12 +1,12 @@
-"""Equality that takes algebra, in sympy: of formulas, relations and sets.
+"""Equality of formulas, relations and sets by algebra, with sympy.
 
-Imported by a grading process alone: sympy is slow to load, and may run for ever.
+Only grading processes import this module: sympy is slow to load, and may run for ever.
 
 Two formulas are equal if they agree at several points to 25 digits, and exactly where their values are
-rational. Points are positive and negative, and one where a root or a logarithm is not real says
-nothing. It is quicker
-than to simplify the difference, and finds more equalities. Two equations are equal if one is a multiple of
-the other or both have the same solutions; inequalities, intervals and set expressions are compared as sets.
+rational. Points are positive and negative; those where a root or a logarithm is not real are skipped. This is
+quicker than simplifying the difference, and finds more equalities. Two equations are equal if one is a
+multiple of the other or both have the same solutions; inequalities, intervals and set expressions are
+compared as sets.
 """
 
 from collections.abc import Sequence
@@ -61,12 +61,12 @@ _POINTS = (  # numerators over 1000: some within the unit interval, as arcsin as
 
 
 def equal_statements(gold: Sequence[Node], given: Sequence[Node]) -> bool:
-    """Whether any reading of the one equals any of the other."""
+    """Whether any reading of `gold` equals any of `given`."""
     return Equality(_same).any_of(gold, given)
 
 
 def is_readable(readings: Sequence[Node]) -> bool:
-    """Whether all formulas of the first reading can be computed with."""
+    """Whether all formulas of the first reading can be evaluated."""
     return all(_is_computable(node) for node in _formulas(readings[0]))
 
 
@@ -136,7 +136,7 @@ def _expression(node: Node) -> Any:
 
 
 def _agree(gold: Any, given: Any) -> bool | None:
-    """Whether two expressions have the same value wherever both have one; None if there is no such place."""
+    """Whether two expressions agree at all points where both are defined; None if there is no such point."""
     if isinstance(gold, sympy.MatrixBase) or isinstance(given, sympy.MatrixBase):
         return _matrices_agree(gold, given)
     if gold == given:
@@ -161,7 +161,7 @@ def _agree(gold: Any, given: Any) -> bool | None:
 
 
 def _is_defined(expression: Any, values: dict[Any, Any]) -> bool:
-    """Whether no root or logarithm in it is of a negative number there."""
+    """Whether all roots and logarithms in the expression are real at these values."""
     roots = [p.base for p in expression.atoms(sympy.Pow) if p.exp.is_Rational and not p.exp.is_Integer]
     arguments = [*roots, *(log.args[0] for log in expression.atoms(sympy.log))]
     return not any((value := sympy.N(arg.xreplace(values))).is_real and value < 0 for arg in arguments)
@@ -180,7 +180,7 @@ def _agree_at(gold: Any, given: Any, is_complex: bool) -> bool | None:
 
 
 def _is_nothing(difference: Any, *, beside: Any) -> bool:
-    """Two constants agree to 25 digits: whether their difference, computed with up to 1,000, is nothing."""
+    """Whether a difference that is 0 to 25 digits is still 0 when computed with up to 1,000."""
     return bool(abs(sympy.N(difference, DIGITS, maxn=1000)) <= AGREE**4 * abs(sympy.N(beside)))
 
 
@@ -223,7 +223,7 @@ def _multiple(gold: Any, given: Any) -> Any:
 
 
 def _same_solutions(gold: Any, given: Any) -> bool:
-    """Solved for one of the symbols, both equations give the same."""
+    """Whether both equations have the same solutions for one of their symbols."""
     if gold.free_symbols != given.free_symbols or not gold.free_symbols:
         return False
     for symbol in sorted(gold.free_symbols, key=str):
@@ -237,7 +237,7 @@ def _same_solutions(gold: Any, given: Any) -> bool:
 
 
 def _same_orders(gold: Node, given: Node) -> bool:
-    """Inequalities of two sides: one is a multiple of the other, by a factor of the right sign."""
+    """Whether one inequality is a multiple of the other, by a factor of the right sign."""
     if gold.op != "relation" or given.op != "relation" or len(gold.args) != len(given.args):
         return False
     if len(gold.args) > 2:
@@ -277,7 +277,7 @@ def _intervals_agree(gold: Any, given: Any) -> bool:
 
 
 def _as_sets(node: Node) -> list[Any]:
-    """The sets that a node may mean; a list of inequalities joined by commas may mean `and` or `or`."""
+    """The possible sets of a node; commas between inequalities may mean `and` or `or`."""
     if node.op == "list":
         parts = [_as_sets(arg)[0] for arg in node.args]
         both, either = sympy.Intersection(*parts), sympy.Union(*parts)

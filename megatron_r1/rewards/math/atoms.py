@@ -1,7 +1,7 @@
-"""What a formula is made of: numbers, names, brackets, functions, fractions, matrices.
+"""Parser of a formula's atoms: numbers, names, brackets, functions, fractions, matrices.
 
-Letters side by side are a product (`ab`, `2xyz`) unless they are a word: two capitals or more are one name
-(segments, `AB`), and so are four letters or more. A name may have subscripts and primes.
+Adjacent letters are a product (`ab`, `2xyz`), except that two or more capitals (a segment, `AB`) and four or
+more letters are one name. A name may have subscripts and primes.
 """
 
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ _MATRICES = ("matrix", "pmatrix", "bmatrix", "Bmatrix", "vmatrix", "smallmatrix"
 
 
 class Atoms:
-    """Reads atoms at the place of a formula."""
+    """Reads atoms at a formula's position."""
 
     def __init__(self, formula: "Formula") -> None:
         self._formula = formula
@@ -73,7 +73,7 @@ class Atoms:
                 raise NotMathematics(f"{token.text} is not known")
 
     def argument(self) -> Node:
-        """An argument in LaTeX's sense: a group, or one digit, letter or command."""
+        """An argument as in LaTeX: a group, or one digit, letter or command."""
         formula = self._formula
         token = formula.peek()
         if token is None:
@@ -135,7 +135,7 @@ class Atoms:
         return symbol(name)
 
     def _subscript(self) -> str:
-        """`_{12}`, `_n`, primes: part of a name."""
+        """The subscript or primes of a name: `_{12}`, `_n`, `'`."""
         formula, name = self._formula, ""
         while formula.sign("_", "'"):
             if formula.take().text == "'":
@@ -148,7 +148,7 @@ class Atoms:
         return name
 
     def _run(self, token: Token) -> Node:
-        """Letters side by side: a word of mathematics, a name, or factors (the last takes a power)."""
+        """Adjacent letters: a constant or function, a name, or factors, of which the last takes a power."""
         formula = self._formula
         if token.text in WORDS_OF_MATHEMATICS:
             return WORDS_OF_MATHEMATICS[token.text]
@@ -165,7 +165,7 @@ class Atoms:
         return multiply([*factors, value])
 
     def _text(self, token: Token) -> Node:
-        """Upright letters (\\mathrm{e}, \\mathbf{a}) and numbers in a text, but no words."""
+        """Letters and numbers in a text command (\\mathrm{e}, \\mathbf{a}), but not words."""
         content = token.text
         if len(content) == 1 and content.isalpha():
             return self._letter(Token("letter", content, token.start, token.end))
@@ -208,7 +208,7 @@ class Atoms:
         return root(self.argument(), degree)
 
     def _accented(self, name: str) -> Node:
-        """\\vec{AB}, \\angle ABC: one name, whatever it holds."""
+        """\\vec{AB}, \\angle ABC: a single name, whatever its content."""
         token = self._formula.take()
         content = (
             self._formula.text_of_group()
@@ -232,7 +232,7 @@ class Atoms:
         return value if exponent is None else power(value, exponent)
 
     def _base(self) -> Node:
-        """Of a logarithm: unlike LaTeX's own arguments, all digits of `\\log_10`."""
+        """The base of a logarithm: all digits of `\\log_10`, where LaTeX would take only the first."""
         token = self._formula.peek()
         if token is not None and token.kind == "number":
             return number(self._formula.take().value or 0)
@@ -257,7 +257,7 @@ class Atoms:
         return [multiply(factors)]
 
     def _ends_argument(self) -> bool:
-        """An argument without brackets ends before the next function or bracket."""
+        """Whether an argument without brackets ends here, before the next function or bracket."""
         token = self._formula.peek()
         if token is None or token.text == "(":
             return True

@@ -1,4 +1,4 @@
-"""A place in a sequence of tokens: what stands there, and where the bracket that opens there closes."""
+"""Cursor over a sequence of tokens, with the search for matching brackets."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,7 +9,7 @@ _OPENING, _CLOSING = ("(", "[", "{", "{|"), (")", "]", "}", "|}")
 
 
 class Cursor:
-    """Reads tokens from the left; `position` is the next one. source: the text that they are of."""
+    """Reads tokens from the left; `position` is the next one. source: the text of the tokens."""
 
     def __init__(self, tokens: Sequence[Token], source: str) -> None:
         self.tokens = tokens
@@ -41,7 +41,7 @@ class Cursor:
         self.position += 1
 
     def closing(self) -> int:
-        """Where the bracket closes that has just been taken."""
+        """The position of the bracket that closes the one just taken."""
         depth = 1
         for at in range(self.position, len(self.tokens)):
             depth += _step(self.tokens[at])
@@ -50,20 +50,20 @@ class Cursor:
         raise NotMathematics("a bracket that does not close")
 
     def take_group(self) -> Sequence[Token]:
-        """The tokens in the bracket that has just been taken; the place is behind it then."""
+        """The tokens inside the bracket just taken; moves behind the closing one."""
         begin, end = self.position, self.closing()
         self.position = end + 1
         return self.tokens[begin:end]
 
     def text_of_group(self) -> str:
-        """The same as text."""
+        """As take_group, but returns the text."""
         opened = self.before()
         self.position = self.closing() + 1
         return self.source[opened.end : self.before().start]
 
 
 def outside_brackets(tokens: Sequence[Token]) -> Iterator[tuple[int, Token]]:
-    """The tokens, with their places, that stand outside all brackets and environments."""
+    """The tokens outside all brackets and environments, with their positions."""
     depth = 0
     for at, token in enumerate(tokens):
         depth += _step(token)
@@ -74,7 +74,7 @@ def outside_brackets(tokens: Sequence[Token]) -> Iterator[tuple[int, Token]]:
 
 
 def split(tokens: Sequence[Token], signs: Sequence[str]) -> list[Sequence[Token]]:
-    """The tokens between the signs that stand outside all brackets."""
+    """The tokens split at those of the signs that are outside all brackets."""
     parts, begin = [], 0
     for at, token in outside_brackets(tokens):
         if token.kind == "sign" and token.text in signs:

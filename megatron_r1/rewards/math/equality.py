@@ -1,14 +1,14 @@
-"""When two trees say the same: decided here as far as that takes no algebra.
+"""Equality of two trees, as far as it takes no algebra.
 
-    order     of a list or set it does not count; of a tuple it does, and of several named values
-    names     `x = 5` is 5; `x = 5` is not `y = 5`; `x_1 = 5` is `x = 5`
-    units     convertible where both are known, the same text where one is not; a missing unit is no fault
-    degrees   90° is 90 where nothing else is said, and \\frac{\\pi}{2}
+    order     does not matter in a list or set; does in a tuple, and in a list of named values
+    names     `x = 5` equals 5; `x = 5` does not equal `y = 5`; `x_1 = 5` equals `x = 5`
+    units     are converted if both are known, otherwise compared as text; a unit may be missing
+    degrees   90° equals 90 without a unit, and \\frac{\\pi}{2}
     brackets  (1,2) is a point and an open interval, so it equals `1, 2` and `1 < x < 2`
-    text      equals the same text, whatever its capitals
-    time      12:30 equals no ratio, and 6:30 p.m. is 18:30
+    text      equals the same text, ignoring capitals
+    time      12:30 equals no ratio; 6:30 p.m. equals 18:30
 
-What takes algebra goes to the caller's `algebra`: two formulas, two relations, or two sets.
+Two formulas, relations or sets that need algebra go to the caller's `algebra`.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ _BACKWARDS = {">": "<", ">=": "<="}
 
 
 class NeedsAlgebra(Exception):
-    """Equality that can't be decided without it."""
+    """The equality can't be decided without algebra."""
 
 
 def no_algebra(gold: Node, given: Node) -> bool:
@@ -38,13 +38,13 @@ def no_algebra(gold: Node, given: Node) -> bool:
 
 
 class Equality:
-    """Compares trees; algebra decides what structure does not."""
+    """Compares trees, by `algebra` where the structure does not decide."""
 
     def __init__(self, algebra: Algebra) -> None:
         self._algebra = algebra
 
     def any_of(self, gold: Sequence[Node], given: Sequence[Node]) -> bool:
-        """Whether any reading of the one equals any of the other; NeedsAlgebra if that is open."""
+        """Whether any reading of `gold` equals any of `given`; raises NeedsAlgebra if that is undecided."""
         undecided = None
         for g in gold:
             for a in given:
@@ -58,7 +58,7 @@ class Equality:
         return False
 
     def equal(self, gold: Node, given: Node) -> bool:
-        """Whether the two say the same."""
+        """Whether two trees are equal."""
         if gold == given:
             return True
         gold, given = _settled(gold), _settled(given)
@@ -140,7 +140,7 @@ class Equality:
         return self._in_any_order(gold.args, given.args)
 
     def _orders(self, gold: Node, given: Node) -> bool:
-        """x < 1 or x > 3, as a list or as a set."""
+        """Equality of inequalities such as `x < 1 or x > 3`, as lists or as sets."""
         if gold.op == given.op == "list" and gold.value == given.value:
             same_length = len(gold.args) == len(given.args)
             if same_length and self._in_any_order(gold.args, given.args):
@@ -170,7 +170,7 @@ class Equality:
         if len(gold) != len(given) or len(gold) > MAX_ITEMS:
             return False
         left, undecided = list(given), []
-        for item in gold:  # equal trees first, so that algebra is asked about the rest alone
+        for item in gold:  # equal trees first, so that only the rest needs algebra
             if item in left:
                 left.remove(item)
             else:
@@ -230,7 +230,7 @@ class Equality:
         return other.op in FORMULAS and self.equal(divide(*ratio.args), other)
 
     def _bases(self, gold: Node, given: Node) -> bool:
-        """101_2 is 5_10 and, as the base may be left out, 101."""
+        """101_2 equals 5_10 and, as the base may be left out, 101."""
         if gold.op == given.op:
             return _based(gold) == _based(given)
         based, other = (gold, given) if gold.op == "based" else (given, gold)
@@ -245,7 +245,7 @@ class Equality:
 
 
 def named(node: Node) -> tuple[str | None, Node]:
-    """The name and the value of `x = 5`, `5 = x`, `x \\in A`; None and the tree itself for all else."""
+    """(name, value) of `x = 5`, `5 = x` or `x \\in A`; (None, the node) for anything else."""
     if node.op == "list":
         names = [named(item) for item in node.args]
         bases = {_base(name) if name else None for name, _ in names}
@@ -274,7 +274,7 @@ def unit_of(node: Node) -> Unit:
 
 
 def _settled(node: Node) -> Node:
-    """A chain of nameless equal constants is its last: 2 + 3 = 5. What is only near is left out."""
+    """The last side of a chain of equal constants such as 2 + 3 = 5, without approximations at its end."""
     if node.op != "relation" or not set(str(node.value).split()) <= {"=", "~"}:
         return node
     if _name(node.args[0]) is not None:
@@ -289,7 +289,7 @@ def _settled(node: Node) -> Node:
 
 
 def _worth_the_same(one: Node, other: Node) -> bool:
-    """Rational constants, with known units or without: 5 cm × 3 cm and 15 cm^2, 5 × 3 and 15 cm^2."""
+    """Equality of rational constants, with known units or without: 5 cm × 3 cm, 5 × 3 and 15 cm^2."""
     quantities = [node for node in (one, other) if node.op == "quantity"]
     values = [fraction_of(node.args[0] if node.op == "quantity" else node) for node in (one, other)]
     first, second = values
@@ -321,7 +321,7 @@ def _base(name: str) -> str:
 
 
 def _same_kind(gold: Node, given: Node) -> bool:
-    """Both are assignments: a membership in a set is another thing, unless it lists the values."""
+    """Whether both are assignments or both memberships, or the membership lists the values."""
     return all(
         node.op == "list" or node.value != "in" or node.args[1].op in (*SETS, "set", "bracket")
         for node in (gold, given)
@@ -341,7 +341,7 @@ def _may_be_set(node: Node) -> bool:
 
 
 def _forwards(node: Node) -> Node:
-    """c > b > a as a < b < c."""
+    """The relation with `>` turned round: c > b > a becomes a < b < c."""
     operators = str(node.value).split()
     if not set(operators) <= set(_BACKWARDS):
         return node
@@ -370,7 +370,7 @@ def _distinct(items: Sequence[Node]) -> tuple[Node, ...]:
 
 
 def _as_tuple(node: Node) -> Node:
-    """A row or a column in a matrix is a tuple."""
+    """A matrix of one row or column as a tuple."""
     if node.op == "matrix" and (len(node.args) == 1 or all(len(row.args) == 1 for row in node.args)):
         return Node("bracket", tuple(cell for row in node.args for cell in row.args), "()")
     return node
@@ -382,7 +382,7 @@ def _in_radians(node: Node) -> Node:
 
 
 def _as_time(node: Node, other: Node) -> Node:
-    """12:30 beside a time of day, in the half of the day that the other has."""
+    """A ratio as a time of day if the other is one, in the same half of the day."""
     if node.op != "ratio" or node.value != "clock" or other.op != "time":
         return node
     hours, *rest = (fraction_of(part) or Fraction(0) for part in node.args)

@@ -1,8 +1,8 @@
-"""The tree of a mathematical text, whose rational constants are computed while it is built.
+"""Expression tree, in which rational constants are computed while it is built.
 
-A rational constant is one node, `number`, with an exact Fraction: 1/2^99 is not 1/2^98, and what would be
-larger than MAX_BITS is refused before it is computed. Roots and logarithms that are rational become numbers
-too; all else that takes algebra stays a tree.
+A rational constant is one `number` node with an exact Fraction, so that 1/2^99 is not 1/2^98. A number larger
+than MAX_BITS is refused before it is computed. Rational roots and logarithms become numbers too; anything
+else that takes algebra stays a tree.
 
 Operators: add mul power factorial factorial2 binomial call log apply degrees either matrix; leaves: number,
 constant (pi e i inf), symbol. Statements above them: list set bracket relation union intersection minus named
@@ -23,12 +23,12 @@ MAX_FACTORIAL = 3_000
 
 
 class NotMathematics(ValueError):
-    """The text is not mathematics that this package reads."""
+    """The text is not mathematics that this package can parse."""
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """op and its arguments; value: what a leaf holds, or what the operator needs besides."""
+    """An operator and its arguments; value: of a leaf, or a further parameter of the operator."""
 
     op: str
     args: tuple["Node", ...] = ()
@@ -57,7 +57,7 @@ ONE, MINUS_ONE = number(1), number(-1)
 
 
 def fraction_of(node: Node) -> Fraction | None:
-    """The value of a rational constant."""
+    """The value of a rational constant; None for any other node."""
     return node.value if node.op == "number" and isinstance(node.value, Fraction) else None
 
 
@@ -119,7 +119,7 @@ def power(base: Node, exponent: Node) -> Node:
 
 
 def root(base: Node, degree: Node) -> Node:
-    """The real root, so that of a negative number where the degree is odd."""
+    """The real root; a negative number has one if the degree is odd."""
     b, n = fraction_of(base), fraction_of(degree)
     if b is not None and n is not None and b < 0 and n.denominator == 1 and n % 2:
         return negative(power(number(-b), number(1 / n)))
@@ -157,7 +157,7 @@ def _of(node: Node) -> Fraction:
 
 
 def _root(value: Fraction, degree: int) -> Fraction | None:
-    """The exact root of a value that has one; the real one of a negative value of odd degree."""
+    """The exact rational root, None if there is none; of a negative value, the real root of odd degree."""
     if value < 0:
         positive = _root(-value, degree) if degree % 2 else None
         return None if positive is None else -positive

@@ -1,6 +1,6 @@
-"""Tokens to a tree: recursive descent over sum > product > signed > power > postfix > atom (atoms.py).
+"""Parser of formulas: recursive descent over sum > product > signed > power > postfix > atom (atoms.py).
 
-A formula ends where mathematics ends: before a unit, a word or a text. What stands behind is the caller's.
+A formula ends before a unit, a word or a text, which the caller reads.
 An implicit product binds tighter than a slash before letters: `1/2x` is 1/(2x), but `1/2 x` is x/2.
 """
 
@@ -32,7 +32,7 @@ BracketReader = Callable[[Sequence[Token], str, str], Node | None]  # what a bra
 
 
 def is_unit(text: str) -> bool:
-    """Whether a text behind a value is a unit and nothing else."""
+    """Whether the text after a value is a unit and nothing else."""
     return known_unit(text) is not None or read_unit(text) is NOTHING
 
 
@@ -53,7 +53,7 @@ class Formula(Cursor):
         self._atoms = Atoms(self)
 
     def inner(self, tokens: Sequence[Token], source: str | None = None) -> Node:
-        """The formula that a group of tokens is, to its last token."""
+        """The formula of a group of tokens, which must extend to the last token."""
         formula = Formula(
             tokens,
             self.source if source is None else source,
@@ -164,7 +164,7 @@ class Formula(Cursor):
                 return token.kind == "letter"
 
     def at_unit(self) -> bool:
-        """Whether all that is left is a unit behind a value."""
+        """Whether the rest of the tokens is a unit after a value."""
         token = self.peek()
         if not self._units or token is None or self.position == 0:
             return False
@@ -180,7 +180,7 @@ class Formula(Cursor):
         return token.kind in ("letter", "run", "text", "sign") and is_unit(left)
 
     def _may_be_unit(self, token: Token, left: str) -> bool:
-        """Letters outside a text are a unit behind a number alone, not behind other letters."""
+        """Whether letters can be a unit: outside a text command only after a number, not after letters."""
         before = self.before()
         if before.kind != "number" and before.text not in ("}", ")", "]", "pi", "%"):
             return False
@@ -214,7 +214,7 @@ class Formula(Cursor):
         return token.kind in ("letter", "run", "text") or token.text in ("pi", "sqrt")
 
     def _times_ten(self) -> bool:
-        """`2 x 10^3`."""
+        """Whether `x 10^` follows, as in `2 x 10^3`."""
         ahead = [token.text if token else "" for token in map(self.peek, range(3))]
         return self.before().kind == "number" and ahead[0] in ("x", "X") and ahead[1:] == ["10", "^"]
 
@@ -246,7 +246,7 @@ class Formula(Cursor):
 
 
 def _may_be_factors(token: Token) -> bool:
-    """Whether letters side by side are factors or a name (`2ab`, `2AB`) rather than a word."""
+    """Whether adjacent letters are factors or a name (`2ab`, `2AB`) rather than a word."""
     if not token.text.isascii() or (len(token.text) > 3 and not token.text.isupper()):
         return False
     return len(token.text) == 2 or not token.spaced or not token.text.islower()

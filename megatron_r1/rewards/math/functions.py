@@ -1,4 +1,4 @@
-"""Functions by name, computed where the value is a rational number."""
+"""Functions by name, evaluated where the value is a rational number."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -34,13 +34,13 @@ _ROUNDED: dict[str, Callable[[Fraction], Fraction | int]] = {
 
 
 def function_name(word: str) -> str | None:
-    """The function that a word or command names."""
+    """The function of a word or command; None if it names none."""
     name = SPELLINGS.get(word, word)
     return name if name in FUNCTIONS else None
 
 
 def apply_function(name: str, args: Sequence[Node], base: Node | None = None) -> Node:
-    """The value of a function; base: what a logarithm is to."""
+    """The value of a function, or its node; base: of a logarithm."""
     if len(args) != 1 and name not in OF_SEVERAL:
         raise NotMathematics(f"{name} of {len(args)} arguments")
     if name in ("log", "ln", "lg"):
@@ -68,7 +68,7 @@ def _computed(name: str, args: Sequence[Node]) -> Node | None:
 
 
 def _logarithm(value: Node, base: Node) -> Node:
-    """log_2 8 is 3: exact where it is a whole number."""
+    """The logarithm, as a number where it is whole: log_2 8 is 3."""
     if base == value:
         return number(1)
     if base == E and value.op == "power" and value.args[0] == E:

@@ -1,9 +1,9 @@
 """Numbers as people write them: `1,234.5`, `1 000`, `12,34,567`, `1.234,5`, `0{,}5`, `0.(3)`, `1e-3`.
 
-A comma between digits can be three things. Groups of three are thousands (`1,234`), unless the number begins
-with 0 (`0,125` is one eighth); groups of two before a group of three are Indian lakhs; all else separates
-two numbers. Where a list is meant as likely (`12,34,567`), the caller asks for both readings.
-Inside brackets a comma separates (`(1,234)` is a point), but not where others there are followed by a space.
+A comma between digits has three meanings. It separates thousands before groups of three (`1,234`), unless the
+number begins with 0 (`0,125` is one eighth); Indian lakhs in groups of two before a group of three; otherwise
+two numbers. Where a list is as likely (`12,34,567`), the caller asks for both readings. Inside brackets a
+comma separates numbers (`(1,234)` is a point), unless other commas there are followed by a space.
 """
 
 import re
@@ -43,14 +43,14 @@ _MIXED = re.compile(r"(?P<whole>[0-9]+) +(?P<top>[0-9]+) */ *(?P<bottom>[0-9]+)(
 
 @dataclass(frozen=True, slots=True)
 class Literal:
-    """A number that begins a text: its value, and where it ends there."""
+    """A number at the beginning of a text: its value and the position of its end."""
 
     value: Fraction
     end: int
 
 
 class TooLarge(ValueError):
-    """A number beyond the limits of what is computed exactly."""
+    """The number is beyond the limits of exact computation."""
 
 
 def is_ambiguous(text: str) -> bool:
@@ -97,7 +97,7 @@ def _plain(match: re.Match[str]) -> Fraction:
 
 
 def _repeating(match: re.Match[str]) -> Fraction | None:
-    """The value of 1.2(34), or of 0.333... where the digits shown repeat at least once."""
+    """The value of 1.2(34), or of 0.333... if the digits repeat at least once."""
     if len(match[0]) > MAX_DIGITS:
         raise TooLarge(f"a number of more than {MAX_DIGITS} digits")
     if match["seen"]:

@@ -1,6 +1,6 @@
-"""Values that are phrases rather than formulas: times of day, 2 h 30 min, 2 million, 三分之一.
+"""Parsers of values in words: times of day, 2 h 30 min, 2 million, 三分之一.
 
-All functions take the plain text (spelling.plain), and return None for what they don't read.
+All take the plain text (spelling.plain), and return None for a text that they can't read.
 """
 
 import re
@@ -30,7 +30,7 @@ _CHINESE_FRACTION = re.compile(
 
 
 def set_in_words(text: str) -> Node | None:
-    """All real numbers, the empty set."""
+    """The set named in words: all real numbers, or the empty set."""
     words = text.casefold().removeprefix("the ")
     if words in ("all real numbers", "all reals", "real numbers", "全体实数"):
         return Node("named", value="reals")
@@ -38,7 +38,7 @@ def set_in_words(text: str) -> Node | None:
 
 
 def time_of_day(text: str) -> Node | None:
-    """6:30 p.m. as hours, minutes and seconds. Without a.m. or p.m. it may be a ratio (12:30)."""
+    """The time of 6:30 p.m. as hours, minutes and seconds. Without a.m. or p.m. (12:30) it may be a ratio."""
     match = _TIME.fullmatch(text)
     if match is None or not 1 <= int(match[1]) <= 12:
         return None
@@ -52,7 +52,7 @@ def is_clock(text: str) -> bool:
 
 
 def compound(text: str) -> Node | None:
-    """2 h 30 min, 45°30', 5 feet and 3 inches: one quantity, in its first unit."""
+    """The quantity of 2 h 30 min, 45°30', or 5 feet and 3 inches, in its first unit."""
     if not _COMPOUND.fullmatch(text):
         return None
     parts = [(Fraction(value), known_unit(unit)) for value, unit in _EACH_PART.findall(text)]
@@ -74,7 +74,7 @@ def compound(text: str) -> Node | None:
 
 
 def scale_of(text: str) -> tuple[Fraction, str]:
-    """The factor that a text behind a value begins with (`million dollars`, `percent`), and what is left."""
+    """The factor at the beginning of the text after a value (`million dollars`, `percent`), and the rest."""
     if _PERCENT.fullmatch(text):
         return Fraction(1, 100), ""
     match = _SCALE.match(text)
@@ -82,7 +82,7 @@ def scale_of(text: str) -> tuple[Fraction, str]:
 
 
 def chinese_fraction(text: str) -> Node | None:
-    """三分之一, 百分之五."""
+    """The value of 三分之一 or 百分之五."""
     match = _CHINESE_FRACTION.fullmatch(text)
     if match is None:
         return None
@@ -107,7 +107,7 @@ def _chinese(text: str) -> int:
 
 
 def with_currency(names: list[str]) -> tuple[int, Unit] | None:
-    """How many of the words that begin a quantity are a currency (`$`, `US $`, `Rs.`), and which."""
+    """How many of the first words of a quantity are a currency (`$`, `US $`, `Rs.`), and which one."""
     match names:
         case ["US" | "USD" | "AU" | "CAD" as country, "$", *_]:
             return 2, _currency("$" if country.startswith("US") else country)

@@ -1,7 +1,7 @@
-"""One spelling for what is written in many ways: Unicode, LaTeX's spaces and sizes, full-width forms.
+"""Normalises spelling: Unicode symbols, LaTeX's spaces and sizes, full-width forms.
 
-`spelled` gives LaTeX in ASCII as far as the characters are known; what is unknown stays, and makes the
-text unreadable as mathematics later. `plain` gives the words that a reader sees, to compare text and units.
+`spelled` gives LaTeX in ASCII as far as the characters are known; unknown ones stay, and later make the text
+unreadable as mathematics. `plain` gives the words that a reader sees, for comparing text and units.
 """
 
 import re
@@ -77,7 +77,7 @@ _OLD_FONT = re.compile(r"\{\s*\\(rm|bf|it)(?![A-Za-z])\s*([^{}]*)\}")
 
 
 def spelled(text: str) -> str:
-    """The text in one spelling. Linear in its length."""
+    """The text in normalised spelling. Linear in its length."""
     if not text.isascii():
         text = _OVERLINED.sub(lambda m: rf"\overline{{{m[0][::2]}}}", text)
         text = _DOTTED.sub(r"\\dot{\1}", text)
@@ -111,7 +111,7 @@ _EDGES = " .!?\"'`,;:"
 
 
 def plain(text: str) -> str:
-    """The words that a reader of the (spelled) text sees; punctuation and quotes at the ends do not count."""
+    """The words that a reader of the (spelled) text sees, without punctuation and quotes at the ends."""
     text = _FRACTION.sub(r"(\1)/(\2)", _FONT.sub("", text))
     for pattern, replacement in _PLAIN:
         text = pattern.sub(replacement, text)
@@ -123,7 +123,7 @@ def plain(text: str) -> str:
 
 
 def normal(text: str) -> str:
-    """`plain`, in which words do not differ by capitals; formulas do."""
+    """`plain` with words in lower case; formulas keep their capitals."""
     text = plain(text)
     lower = text.casefold()
     return lower if _LONG_WORD.search(text) or " " in text or lower in TWO_LETTERS else text

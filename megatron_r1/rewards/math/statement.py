@@ -1,7 +1,7 @@
-"""What an answer says: a number, a quantity, a list, a relation, a set, a time, a ratio, or a text.
+"""Parser of answers: a number, quantity, list, relation, set, time, ratio, or text.
 
-An answer is split at commas, `and` and `or` outside brackets, each item at its relations, and each side is a
-formula with or without a unit. An item that is not understood to its last token is a text as a whole.
+An answer is split at commas, `and` and `or` outside brackets, and each item at its relations; each side is a
+formula with or without a unit. An item that can't be parsed to its last token is text as a whole.
 """
 
 import re
@@ -36,8 +36,8 @@ from megatron_r1.rewards.math.tokens import LETTERS, SETS, WORDS_OF_MATHEMATICS,
 from megatron_r1.rewards.math.units import NOTHING, Unit, known_unit, product_of_units, read_unit
 
 RELATIONS = ("=", "!=", "<", "<=", ">", ">=", "~", "in", "notin")
-MAX_CHARS = 4_000  # in one spelling, where a character may become a command
-MAX_SIGNS = 6  # of \pm in an item
+MAX_CHARS = 4_000  # after `spelled`, which may turn a character into a command
+MAX_SIGNS = 6  # number of \pm in an item
 _AND, _OR = ("and", "as well as", "和", "与", "以及", "&"), ("or", "或", "或者", "或是")
 _FUNCTION_NAME = re.compile(r"[A-Za-z](?:_\w+)?'*\([A-Za-z](?:,[A-Za-z])*\)|[fghFGHPEV](?:_\w+)?'*\([^()]*\)")
 _WORDS = re.compile(r"[^\W\d_][\w .]*(?:\([\w ]+\))?")
@@ -53,14 +53,14 @@ _VARIABLES = re.compile(r"[xyzuvw]+|[abc]{2}|[pqr]{2}|[mn]{2}")
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """readings: the trees that the text may mean, the likeliest first. text: in one spelling."""
+    """readings: the possible trees of the text, the most likely first. text: in normalised spelling."""
 
     readings: tuple[Node, ...]
     text: str
 
 
 def read_statement(text: str) -> Statement:
-    """Every text is a statement. TooLarge: it holds numbers or brackets beyond the limits."""
+    """The statement of any text. Raises TooLarge for numbers or brackets beyond the limits."""
     text = spelled(text)
     if len(text) > MAX_CHARS:
         raise TooLarge(f"more than {MAX_CHARS} characters")
@@ -82,7 +82,7 @@ class _Reader:
         return phrase or self._system() or self._list(self.tokens) or self._as_text(self.tokens)
 
     def _system(self) -> Node | None:
-        """\\begin{cases} x=1 \\\\ y=2 \\end{cases}: its rows are a list."""
+        """The rows of \\begin{cases} x=1 \\\\ y=2 \\end{cases} as a list."""
         match = _SYSTEM.fullmatch(self.source)
         if match is None:
             return None
@@ -117,7 +117,7 @@ class _Reader:
         return Node("relation", tuple(nodes), " ".join(operators))
 
     def _left(self, tokens: Sequence[Token]) -> Node:
-        """The left side may be a function (`f(x) = 2x`) or a name in words (`Area = 5`)."""
+        """The left side of a relation, which may be a function (`f(x) = 2x`) or words (`Area = 5`)."""
         text = plain(self._text(tokens))
         if len(tokens) == 1 and tokens[0].kind == "letter":  # e is no constant there
             return Node("symbol", value=tokens[0].text)
@@ -210,7 +210,7 @@ class _Reader:
         return Node("quantity", (value,) if product is None else (value, product), unit)
 
     def _product_of_quantities(self, tokens: Sequence[Token]) -> Node | None:
-        """5 cm × 3 cm; None where the last factor alone has a unit, or one is neither quantity nor number."""
+        """5 cm × 3 cm; None if only the last factor has a unit, or one is neither quantity nor number."""
         parts = split(tokens, ("*",))
         if len(parts) < 2 or not all(parts):
             return None
@@ -229,7 +229,7 @@ class _Reader:
         return None if unit is None else Node("quantity", (value, product) if product else (value,), unit)
 
     def _unit(self, first: Token, tail: str, currency: Unit) -> Unit:
-        """The unit that stands behind a value. A sign begins a known one only."""
+        """The unit after a value. Only a known unit may begin with a sign."""
         unit = read_unit(tail)
         is_word = first.kind in ("letter", "run", "text")
         if (
@@ -244,7 +244,7 @@ class _Reader:
         return known_unit(both) or Unit(normal(both))
 
     def _as_product(self, tokens: Sequence[Token], left: Sequence[Token]) -> Node | None:
-        """The value times its unit's letters, where these may be variables: 5 m."""
+        """The value times its unit's letters if these may be variables, as in 5 m."""
         kinds = ("letter", "run", "sign", "number")
         if not left or any(token.kind not in kinds or len(token.text) > 3 for token in left):
             return None
@@ -266,7 +266,7 @@ class _Reader:
 
 
 def _pieces(tokens: Sequence[Token]) -> tuple[list[Sequence[Token]], str]:
-    """The tokens between top-level commas and conjunctions, and what joins them: and, or, comma."""
+    """The tokens split at top-level commas and conjunctions, and what joins them: and, or, comma."""
     pieces: list[Sequence[Token]] = []
     begin, word = 0, "comma"
     for at, token in outside_brackets(tokens):
@@ -289,7 +289,7 @@ def _conjunction(token: Token) -> str | None:
 
 
 def _alternatives(node: Node) -> list[Node]:
-    """An item with \\pm is two items."""
+    """The two items of one with \\pm."""
     signs = sum(part.op == "either" for part in node.walk())
     return [_chosen(node, plus=True), _chosen(node, plus=False)] if 0 < signs <= MAX_SIGNS else [node]
 
@@ -305,7 +305,7 @@ def _chosen(node: Node, *, plus: bool) -> Node:
 
 
 def _all_named(items: list[Node]) -> list[Node]:
-    """`n = 2, 3, 4` names all three."""
+    """The items with the first one's name for all: `n = 2, 3, 4`."""
     first = items[0]
     is_named = first.op == "relation" and first.value == "=" and first.args[0].op == "symbol"
     if is_named and all(item.op not in ("relation", "text") for item in items[1:]):
@@ -314,7 +314,7 @@ def _all_named(items: list[Node]) -> list[Node]:
 
 
 def _without_currency(tokens: Sequence[Token]) -> tuple[Sequence[Token], Unit]:
-    """The tokens without a currency sign in front; -$5 and $-5 alike."""
+    """The tokens without a currency sign in front (-$5 or $-5), and the currency."""
     begin = 1 if tokens[0].text == "-" else 0
     found = with_currency([token.text for token in tokens[begin : begin + 2]])
     if found is None or len(tokens) <= begin + found[0]:
@@ -323,7 +323,7 @@ def _without_currency(tokens: Sequence[Token]) -> tuple[Sequence[Token], Unit]:
 
 
 def _is_wordy(tokens: Sequence[Token]) -> bool:
-    """Whether a side holds nothing but letters, and these are words rather than a product."""
+    """Whether a side contains only letters that are words rather than a product."""
     if not all(token.kind in ("run", "letter") for token in tokens):
         return False
     words = [token.text for token in tokens if token.kind == "run" and not _is_known(token.text)]

@@ -1,8 +1,8 @@
-"""Spelled text to tokens: nothing is skipped but spaces, and what is unknown becomes a token that says so.
+"""Tokenizer of spelled text: skips only spaces; unknown characters become tokens of kind `unknown`.
 
-Kinds: number, based (`101_2`), letter, run (letters side by side), command (`\\frac`), text (`\\text{...}`),
-sign, unknown. A token knows its place in the text, and whether a space stands before it: `5 m` is a quantity
-and `3 1/2` a mixed number.
+Kinds: number, based (`101_2`), letter, run (adjacent letters), command (`\\frac`), text (`\\text{...}`),
+sign, unknown. A token has its position in the text, and whether a space precedes it: `5 m` is a quantity, `3
+1/2` a mixed number.
 """
 
 import re
@@ -73,7 +73,7 @@ _LONG_SIGN = re.compile(r"<=|>=|!=|=<|=>|==|\.\.\.|!!|\^|[-+*/^_(){}\[\]|,;:=<>!
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """value: of a number; text: the name of anything else, of a `based` one its digits and base."""
+    """value: a number's; text: any other token's name, or the digits and base of a `based` one."""
 
     kind: str
     text: str
@@ -86,7 +86,7 @@ class Token:
 def tokens_of(text: str, *, commas: bool) -> list[Token]:
     """The tokens of a spelled text. commas: whether a comma may be part of a number (see literals).
 
-    TooLarge: brackets are nested too deep, so that a parser would be too.
+    Raises TooLarge if brackets are nested too deep for the parser.
     """
     depth = 0
     for bracket in _BRACKETS.findall(text):
@@ -177,7 +177,7 @@ def _command(text: str, start: int, spaced: bool) -> Token:
 
 
 def argument(text: str, start: int) -> tuple[str, int] | None:
-    """What the braces at start hold, and where they end; without braces the next letters or digits."""
+    """(content, end) of the braces at start; without braces, of the next letters or digits."""
     if text[start : start + 1] != "{":
         match = re.compile(r"[A-Za-z0-9]+").match(text, start)
         return (match[0], match.end()) if match else None
@@ -193,12 +193,12 @@ def argument(text: str, start: int) -> tuple[str, int] | None:
 
 
 def is_name(content: str) -> bool:
-    """Capitals in a text group, such as \\mathrm{AB}: the name of a segment."""
+    """Whether a text command contains capitals, such as \\mathrm{AB}, the name of a segment."""
     return len(content) > 1 and content.isascii() and content.isalpha() and content.isupper()
 
 
 def is_mathematical(content: str) -> bool:
-    """Whether a text group holds mathematics: letters, numbers, commands, but no word."""
+    """Whether a text command contains mathematics: letters, numbers and commands, but no word."""
     words = _OTHER_WORD.findall(_COMMAND.sub(" ", content))
     if not any(character.isalnum() for character in content):
         return False

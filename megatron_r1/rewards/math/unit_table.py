@@ -1,7 +1,7 @@
-"""The units that are known, in terms of bases: exact factors, SI prefixes, English and Chinese names.
+"""Table of the known units: exact factors to base units, SI prefixes, English and Chinese names.
 
-A line says `names = factor bases`. Bases are any words: m, kg and s, but also `dollar` or `celsius`, which
-nothing else is measured in. °C, °F and K differ, since their zeros do; a month is no number of days.
+A line is `names = factor bases`. Base units are arbitrary words: m, kg and s, but also `dollar` or `celsius`.
+°C, °F and K are different bases, as their zeros differ; a month is not a number of days.
 """
 
 from collections.abc import Iterator

@@ -1,9 +1,9 @@
-"""Units behind a value: 5 cm is not 5 m, and 100 cm is 1 m.
+"""Parser of units after a value: 5 cm is not 5 m, and 100 cm is 1 m.
 
-A known unit has a dimension and an exact factor (rewards/math/unit_table), and so have products of known
-ones (`km/h`, `kg·m^2`, `m s^{-2}`, `square metres`, `千米/时`). What the table lacks is a unit all the
-same, known by its text alone (`apples`). A value without a unit is held against the value alone, as questions
-often ask "how many metres"; `units`, `square units` and ordinals (`3rd`) say nothing either.
+A known unit has a dimension and an exact factor (unit_table.py), and so have products of these (`km/h`,
+`kg·m^2`, `m s^{-2}`, `square metres`, `千米/时`). Other units (`apples`) are compared as text. A value
+without a unit is compared by its number only, as questions often ask "how many metres"; `units`, `square
+units` and ordinals (`3rd`) count as no unit.
 """
 
 import re
@@ -40,7 +40,7 @@ _SPELLINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """text: its normal form. dimension, and factor to the bases, where they are known; () says nothing."""
+    """text: its normal form. dimension and factor to the base units, if it is known."""
 
     text: str
     dimension: Dimension | None = None
@@ -52,7 +52,7 @@ NOTHING = Unit("", ())
 
 @lru_cache(maxsize=16_384)
 def read_unit(text: str) -> Unit | None:
-    """The unit that the (spelled) text names, in the table or not; None if it can be none."""
+    """The unit of a (spelled) text, in the table or not; None if it can't be a unit."""
     words = normal(text).strip(" .,;:()")
     if not words or words in _SAYS_NOTHING or _GENERIC.fullmatch(words):
         return NOTHING
@@ -69,7 +69,7 @@ def read_unit(text: str) -> Unit | None:
 
 @lru_cache(maxsize=16_384)
 def known_unit(text: str) -> Unit | None:
-    """The unit of the table, or the product of such, that the (spelled) text names."""
+    """The unit of a (spelled) text, if it is in the table or a product of such units."""
     words = text.strip()
     if words not in UNITS:
         words = plain(text).strip(" .,;:")
@@ -83,7 +83,7 @@ def known_unit(text: str) -> Unit | None:
 
 
 def product_of_units(units: Sequence[Unit]) -> Unit | None:
-    """Of those of several quantities that are multiplied; None if one has no known dimension."""
+    """The unit of a product of quantities; None if one has no known dimension."""
     powers: dict[str, int] = {}
     factor = Fraction(1)
     for unit in units:
@@ -97,15 +97,15 @@ def product_of_units(units: Sequence[Unit]) -> Unit | None:
 
 
 def is_bare_symbol(letter: str, *, spaced: bool, left: str) -> bool:
-    """Whether a single letter behind a number, outside of a text, may be a unit rather than a variable.
+    """Whether a single letter after a number, outside a text command, may be a unit rather than a variable.
 
-    left: all that stands there; a quotient or a product of units says more than a letter does.
+    left: the rest of the text; a quotient or a product of units is less ambiguous than a letter.
     """
     return any(sign in left for sign in "/*Ωµμ") or letter in (_BARE_SPACED if spaced else _BARE)
 
 
 def _product(text: str, at: int) -> tuple[Parsed, int] | None:
-    """The product of units that begins there, and where it ends; what follows a slash is divided by."""
+    """The product of units that begins at `at`, and its end; units after a slash are divided by."""
     powers: dict[str, int] = {}
     factor, sign = Fraction(1), 1
     while True:
@@ -149,7 +149,7 @@ def _to_exponent(parsed: Parsed, text: str, at: int) -> tuple[Parsed, int]:
 
 
 def _named(name: str) -> Parsed | None:
-    """By its symbol as it is written, else by its name: case and plural do not count there."""
+    """The unit of a symbol, or of a name in any case, singular or plural."""
     if name in UNITS or len(name) == 1:
         return UNITS.get(name)
     lower = name.casefold()

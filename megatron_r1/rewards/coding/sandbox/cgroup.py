@@ -1,10 +1,10 @@
-"""A control group (cgroup v2) around a sandbox, where this machine lends one.
+"""A control group (cgroup v2) around a sandbox, where this machine allows one.
 
-Only the kernel counts all of it, exactly and with nobody looking: the CPU time of children that have ended
-and that nobody waited for, the pages of /tmp, the buffers of sockets and pipes, page tables. It takes a group
-that this process may write to: its own, or the one above it (`systemd-run --user --scope`; or, as root in a
-container, a shell that has gone into a group of its own first). CPU time is counted in any; memory and
-processes are limited where that group has those controllers (Documentation/admin-guide/cgroup-v2.rst).
+Only the kernel accounts for everything: CPU time of ended children that nobody waited for, pages of /tmp,
+buffers of sockets and pipes, page tables. This process needs a group that it may write to: its own, or the
+parent (`systemd-run --user --scope`; or, as root in a container, a shell that first moves into a group of its
+own). CPU time is counted in any group; memory and processes are limited if the group has those controllers
+(Documentation/admin-guide/cgroup-v2.rst).
 """
 
 import contextlib
@@ -21,15 +21,15 @@ from megatron_r1.rewards.coding.sandbox.limits import MIB, Limits
 
 MEMBERS = "cgroup.procs"
 ENTER = 'echo $$ > "$0" && exec "$@"'  # $0: the members of the group; then the command, if any
-SLACK_BYTES = 16 * MIB  # for bubblewrap and the kernel's own records
-SLACK_PROCESSES = 8  # bubblewrap's, and those that build the sandbox
+SLACK_BYTES = 16 * MIB  # for bubblewrap and the kernel's accounting
+SLACK_PROCESSES = 8  # for bubblewrap and the processes that build the sandbox
 REMOVAL_LIMIT_S = 5.0
 _numbers = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
 class Lent:
-    """A group that sandboxes can be put into, and what the kernel limits there beside counting CPU time."""
+    """A parent group for sandboxes, and what the kernel can limit in it beside counting CPU time."""
 
     parent: Path
     memory: bool
@@ -41,7 +41,7 @@ class Lent:
 
 
 def holds() -> str:
-    """Which bounds hold on this machine, in words."""
+    """Which limits hold on this machine, for a message."""
     where = lent()
     if where is None:
         return (
@@ -55,7 +55,7 @@ def holds() -> str:
 
 @cache
 def lent() -> Lent | None:
-    """What this machine lends; None if nothing. Tried out once, with a process that enters and leaves."""
+    """The group for sandboxes, None if there is none; tried once, with a process that enters and leaves."""
     own = _own_group()
     if own is None:
         return None
@@ -110,14 +110,14 @@ class Group:
 
     @property
     def enter(self) -> list[str]:
-        """What stands before a command that is to run in the group."""
+        """The command prefix that makes a command run in the group."""
         return _enter(self.path)
 
     def cpu_s(self) -> float:
         return _numbers_of(self.path / "cpu.stat")["usage_usec"] / 1e6
 
     def ran_out_of_memory(self) -> bool:
-        """By its own limit: the machine's lack of memory is no program's fault."""
+        """Whether the group hit its own limit, rather than the machine running out of memory."""
         if not self.lent.memory:
             return False
         events = _numbers_of(self.path / "memory.events")
@@ -126,7 +126,7 @@ class Group:
 
 @contextlib.contextmanager
 def group(limits: Limits) -> Iterator[Group | None]:
-    """A new group for a sandbox, removed with all that is in it. OSError where it can't be made any more."""
+    """A new group for a sandbox, removed at the end with its processes. OSError if it can't be made."""
     where = lent()
     if where is None:
         yield None
@@ -161,7 +161,7 @@ def _numbers_of(path: Path) -> dict[str, int]:
 
 
 def _remove_left_behind(parent: Path) -> None:
-    """Groups of ranks that were killed, with what is left in them.
+    """Remove groups left by killed ranks, with their processes.
 
     bubblewrap 0.8 waits for ever if the rank is killed while it builds a sandbox (the program never starts).
     """
@@ -171,7 +171,7 @@ def _remove_left_behind(parent: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """It can be removed once the last of its processes is gone, which takes the kernel a moment."""
+    """Kill the group's processes and remove it, once the last is gone, which takes the kernel a moment."""
     with contextlib.suppress(OSError):  # before Linux 5.14
         _write(path / "cgroup.kill", 1)
     deadline = time.monotonic() + REMOVAL_LIMIT_S

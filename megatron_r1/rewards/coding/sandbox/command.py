@@ -1,6 +1,6 @@
 """The command line of a sandbox.
 
-Who drops what, from the outside in:
+Its layers, from the outside in:
 
     setpriv   as root only: another user, or RLIMIT_NPROC would not count
     unshare   a user and a mount namespace, so that /tmp and /dev/shm can be a tmpfs with a limit on its
@@ -21,11 +21,11 @@ from megatron_r1.rewards.coding.sandbox import seccomp
 from megatron_r1.rewards.coding.sandbox.limits import Limits
 
 INTERPRETER = "/usr/bin/python3"
-PATH = "/usr/sbin:/usr/bin:/sbin:/bin"  # all that the sandbox can learn of our environment (/proc/1/environ)
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin"  # the only variable that the sandbox can read (/proc/1/environ)
 TOOLS = ("bwrap", "unshare", "mount", "prlimit", "sh")
 REMEDY = "`megatron-r1 doctor bubblewrap` says what is missing and the command that mends it"
-FIRST_UID = 2_000_000_000  # nobody's: files, processes and signals of no other user are in reach
-ADDRESS_SPACE_BYTES = 2 << 30  # for stacks that are asked for and hardly used: threading.stack_size(2**29)
+FIRST_UID = 2_000_000_000  # an unused user, who can reach no other user's files, processes or signals
+ADDRESS_SPACE_BYTES = 2 << 30  # for large stacks that are hardly used: threading.stack_size(2**29)
 STACK_BYTES = 256 << 20  # of the main thread, for deep recursion
 DRIVER, PROGRAM, REQUEST = "/driver.py", "/program.py", "/request.json"
 
@@ -35,7 +35,7 @@ MOUNT_TMP = 'mount -t tmpfs -o "$1" tmpfs /tmp && mkdir -m 1777 /tmp/tmp /tmp/sh
 
 
 def require_tools() -> None:
-    """R1Error, in words, where the sandbox can't be built: code is then not run at all."""
+    """Raise R1Error if a tool of the sandbox is missing, so that no code runs without it."""
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     if os.geteuid() == 0 and shutil.which("setpriv") is None:
         missing.append("setpriv")
@@ -63,7 +63,7 @@ def sandboxed(
     status_fd: int,
     slot: int,
 ) -> list[str]:
-    """The whole command; the descriptors have to be inherited. slot: which worker, for a user of its own."""
+    """The whole command, which must inherit the descriptors. slot: the worker's number, for its own user."""
     tmp = f"size={limits.disk_bytes},nr_inodes={limits.files},mode=1777,nosuid,nodev"
     return [
         *_other_user(slot),
@@ -82,7 +82,7 @@ def sandboxed(
 
 @cache
 def _found(tool: str) -> str:
-    """Its whole path: the sandbox's own PATH may not lead to it."""
+    """The absolute path of a tool, as the sandbox's PATH may lack it."""
     path = shutil.which(tool)
     assert path is not None, f"{tool}: require_tools comes first"
     return path
@@ -124,7 +124,7 @@ def _bubblewrap() -> tuple[str, ...]:
 
 
 def _system_directory(name: str) -> tuple[str, ...] | None:
-    """/bin and the like are links into /usr on most systems, directories of their own on old ones."""
+    """bwrap's options for /bin and the like: links into /usr on most systems, directories on old ones."""
     path = Path("/", name)
     if path.is_symlink():
         return ("--symlink", os.readlink(path), str(path))

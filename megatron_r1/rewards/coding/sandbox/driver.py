@@ -1,17 +1,16 @@
-"""What runs inside the sandbox: compiles /program.py, then runs it or calls its function.
+"""The driver inside the sandbox: compiles /program.py, then runs it or calls its function.
 
-Imported by nobody: rewards/coding/sandbox/run.py sends this file's text in. It stands alone and runs on the
-system's Python, whatever its version. Standard input is the program's alone; what is asked lies in
-/request.json:
+No module imports this file; rewards/coding/sandbox/run.py passes its text in. It is self-contained and runs
+on the system's Python of any version. Standard input belongs to the program; the request is in /request.json:
 
     {"function": null}                               runs as python3 program.py does
     {"function": "solve", "calls": [[1, 2], ...]}    one line of JSON a call goes to standard output
     "alternatives": [source, ...]                    the first that compiles runs if /program.py doesn't
 
-A function, or a method of Solution, finds the names that LeetCode's own template provides (PROVIDED) unless
-it brings its own; a program finds nothing that it hasn't imported.
+A function, or a method of Solution, gets the names that LeetCode's template provides (PROVIDED), unless it
+defines them; a program gets only what it imports.
 
-Exit codes are for the audit only; a program that fakes one fools nobody but its own note.
+Exit codes only decide the score's note; a program that fakes one can't change its score.
 """
 
 import _sitebuiltins
@@ -24,8 +23,8 @@ import sys
 
 COMPILE_ERROR, NO_FUNCTION = 121, 122
 PROGRAM, REQUEST = "/program.py", "/request.json"
-CPUS = 4  # what programs are told: a pool of a large machine's size would be over the limit of processes
-THREAD_STACK_BYTES = 8 << 20  # as usual; the main thread's own is larger (command.py), for deep recursion
+CPUS = 4  # os.cpu_count() for programs: a pool of a large machine's size would exceed the limit of processes
+THREAD_STACK_BYTES = 8 << 20  # the usual size; the main thread's is larger (command.py), for deep recursion
 
 PROVIDED = {
     "typing": "Any Callable Deque Dict Generator Generic Hashable Iterable Iterator List Literal Mapping "
@@ -72,7 +71,7 @@ NODES = {"ListNode": ListNode, "TreeNode": TreeNode}
 
 
 def compiled(sources):  # noqa: ANN001, ANN201
-    """The first that compiles; what is wrong with the first of all if none does."""
+    """The code of the first source that compiles; if none does, print the first one's error and exit."""
     first = None
     for source in sources:
         try:
@@ -85,7 +84,7 @@ def compiled(sources):  # noqa: ANN001, ANN201
 
 
 def provided(code, function):  # noqa: ANN001, ANN201
-    """Of PROVIDED what the program names, and no more: imports take time. Never its own function."""
+    """The names of PROVIDED that the program uses, as imports take time; never its own function."""
     named, inside = set(), [code]
     while inside:
         part = inside.pop()
@@ -104,7 +103,7 @@ def provided(code, function):  # noqa: ANN001, ANN201
 
 
 def method(names, function):  # noqa: ANN001, ANN201
-    """What is to be called; of a method's class every call gets a new instance."""
+    """The callable of the request; a method of Solution gets a new instance for every call."""
     solution = names.get("Solution")
     if isinstance(solution, type) and callable(getattr(solution, function, None)):
         return lambda *arguments: getattr(solution(), function)(*arguments)
@@ -121,7 +120,7 @@ def call_all(names, request, replies):  # noqa: ANN001, ANN201
 
 
 def module(name):  # noqa: ANN001, ANN201
-    """A real module, as pickle, dataclasses and multiprocessing look one up."""
+    """A real module in sys.modules, where pickle, dataclasses and multiprocessing look it up."""
     made = type(sys)(name)
     made.__file__ = PROGRAM
     sys.modules[name] = made
@@ -129,7 +128,7 @@ def module(name):  # noqa: ANN001, ANN201
 
 
 def prepare():  # noqa: ANN201
-    """What python3 has and one without site packages has not; and what would depend on the machine."""
+    """Add what `python3 -I -S` lacks, and fix what would depend on the machine."""
     builtins.exit = _sitebuiltins.Quitter("exit", "Ctrl-D")
     builtins.quit = _sitebuiltins.Quitter("quit", "Ctrl-D")
     builtins.help = _sitebuiltins._Helper()
@@ -151,13 +150,13 @@ def read(path):  # noqa: ANN001, ANN201
 def main():  # noqa: ANN201
     prepare()
     request = json.loads(read(REQUEST))
-    # text, not bytes: a line such as "# coding: latin-1" does not say how the answer was written
+    # text rather than bytes: a line such as "# coding: latin-1" must not change how it is decoded
     code = compiled([read(PROGRAM), *request.get("alternatives", [])])
     if request["function"] is None:
         exec(code, module("__main__"))
         return
     replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what the program prints is no reply
+    os.dup2(2, 1)  # the program's prints must not be taken for replies
     names = module("program")
     names.update(provided(code, request["function"]))
     try:

@@ -1,4 +1,4 @@
-"""What a sandboxed program may use."""
+"""The limits of a sandboxed program."""
 
 from dataclasses import dataclass
 
@@ -9,10 +9,10 @@ MIB = 1 << 20
 class Limits:
     """cpu_s, memory_bytes and processes count all processes of a program together.
 
-    cpu_s: the kernel holds it for each process, the watch for their sum. wall_s: far above cpu_s, for
+    cpu_s: the kernel enforces it for each process, the watch for their sum. wall_s: far above cpu_s, for
     programs that sleep; a busy machine must not turn right programs into wrong ones.
-    memory_bytes: the kernel holds each process's address space, the watch the sum of what is resident.
-    disk_bytes, files: of /tmp, the only place that can be written; held by the kernel (tmpfs).
+    memory_bytes: the kernel limits each process's address space, the watch the sum of resident memory.
+    disk_bytes, files: of /tmp, the only writable place; enforced by the kernel (tmpfs).
     output_bytes: standard output and error together.
     """
 

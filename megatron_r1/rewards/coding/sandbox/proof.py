@@ -1,4 +1,4 @@
-"""The proof that the sandbox holds on this machine: a probe inside it, before any program of a model runs."""
+"""Checks that the sandbox holds on this machine, by a probe inside it, before any program of a model runs."""
 
 import json
 from functools import cache
@@ -8,7 +8,7 @@ from megatron_r1.rewards.coding.sandbox.command import REMEDY, require_tools
 from megatron_r1.rewards.coding.sandbox.limits import Limits
 from megatron_r1.rewards.coding.sandbox.run import Fate, run_program
 
-# each check must be true; what the machine hides is told apart from what the probe could not find out
+# every claim must be true; the first false one is the fault
 PROBE = """
 import ctypes, json, os, resource, socket, subprocess
 
@@ -43,7 +43,7 @@ print(json.dumps({
 
 @cache
 def fault() -> str | None:
-    """What does not hold, in words; None if all does. Raises R1Error where a tool is missing."""
+    """The protection that fails, for a message; None if all hold. Raises R1Error if a tool is missing."""
     ran = run_program(PROBE, {"function": None}, "", limits=Limits(cpu_s=10.0, wall_s=60.0))
     if ran.fate is not Fate.DONE:
         return f"a probe ended with {ran.fate}: {ran.stderr.strip()[-300:] or 'no message'}"
@@ -52,7 +52,7 @@ def fault() -> str | None:
 
 
 def require_sandbox() -> None:
-    """R1Error, in words, unless the sandbox is there and holds."""
+    """Raise R1Error unless the sandbox can be built and holds."""
     require_tools()
     found = fault()
     if found is not None:

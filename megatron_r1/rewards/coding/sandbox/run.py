@@ -1,4 +1,4 @@
-"""One program in one sandbox: what it wrote, and what became of it."""
+"""Runs one program in one sandbox; returns its output and how it ended."""
 
 import contextlib
 import fcntl
@@ -21,14 +21,14 @@ from megatron_r1.rewards.coding.sandbox.limits import Limits
 
 COMPILE_ERROR, NO_FUNCTION = 121, 122  # driver.py's exit codes
 WATCH_EVERY_S = 0.02
-START_LIMIT_S = 60.0  # until bubblewrap has built the sandbox: a busy machine, not the program
+START_LIMIT_S = 60.0  # for bubblewrap to build the sandbox; exceeding it is the machine's fault
 STDERR_KEPT = 2000
 JOB_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # SLURM sends them to all processes of a step
 SEALED = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 
 class Fate(StrEnum):
-    """What became of a program; the words are those of the audit."""
+    """How a program ended; the text is the score's note."""
 
     DONE = "done"
     COMPILE_ERROR = "compile error"
@@ -43,7 +43,7 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """stderr: the end of it."""
+    """The result of a run. stderr: only its end."""
 
     fate: Fate
     stdout: bytes
@@ -65,10 +65,10 @@ class _Sandbox:
 
 
 def run_program(source: str, request: Mapping[str, Any], stdin: str, *, limits: Limits, slot: int = 0) -> Ran:
-    """Run Python source; request: see driver.py. Raises R1Error where there can be no sandbox.
+    """Run Python source; request: see driver.py. Raises R1Error if the sandbox can't be built.
 
-    What a signal ended that asks the whole job to stop is run once more: it says nothing of the program, and
-    the resumed run has to find what the uninterrupted one does.
+    A program that was ended by a stop signal of the whole job runs once more: the signal says nothing about
+    the program, and a resumed run must give the same score as an uninterrupted one.
     """
     require_tools()
     texts = (stdin, source, json.dumps(dict(request)))
@@ -78,7 +78,7 @@ def run_program(source: str, request: Mapping[str, Any], stdin: str, *, limits: 
 
 
 def _run(data: Sequence[bytes], limits: Limits, slot: int) -> tuple[Ran, bool]:
-    """data: standard input, program and request. Whether one of JOB_SIGNALS ended it or its sandbox, too."""
+    """The result, and whether one of JOB_SIGNALS ended it. data: standard input, program and request."""
     with contextlib.ExitStack() as stack:
         try:
             group = stack.enter_context(cgroup.group(limits))
@@ -126,7 +126,7 @@ def _driver() -> bytes:
 
 @contextlib.contextmanager
 def _sealed(data: bytes) -> Iterator[int]:
-    """An anonymous file that nobody can change or grow any more, at its start."""
+    """The descriptor of an anonymous read-only file, sealed against changes, at its start."""
     descriptor = os.memfd_create("sandbox", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         with open(descriptor, "wb", closefd=False) as file:
@@ -165,7 +165,7 @@ def _supervise(sandbox: _Sandbox, status: int, limits: Limits) -> Ran:
 
 
 def _read_status(sandbox: _Sandbox, news: bytearray, limits: Limits) -> None:
-    """bubblewrap's own words: the first process's number, and the program's exit code once it has one."""
+    """Read bubblewrap's status: the first process's id and, once it has ended, the exit code."""
     while b"\n" in news:
         line, _, rest = bytes(news).partition(b"\n")
         news[:] = rest
@@ -178,7 +178,7 @@ def _read_status(sandbox: _Sandbox, news: bytearray, limits: Limits) -> None:
 
 
 def _excess(sandbox: _Sandbox, limits: Limits) -> Fate | None:
-    """Which limit is broken, if any."""
+    """The fate of a program that exceeds a limit; None if it doesn't."""
     elapsed_s = time.monotonic() - sandbox.began
     if sandbox.looks is None:
         return Fate.NOT_RUN if elapsed_s > START_LIMIT_S else None
@@ -214,7 +214,7 @@ def _tail(err: bytearray) -> str:
 
 
 def _end(sandbox: _Sandbox) -> None:
-    """Kill what is left: with its first process the whole process namespace goes."""
+    """Kill the sandbox: killing its first process ends the whole process namespace."""
     if sandbox.first_pid and sandbox.exit_code is None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(sandbox.first_pid, signal.SIGKILL)

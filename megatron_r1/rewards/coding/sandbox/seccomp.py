@@ -1,15 +1,15 @@
-"""A seccomp filter: sockets between a program's own processes only, no hidden memory, no kernel corners.
+"""Seccomp filter of the sandbox: only local stream sockets, no unaccounted memory, no rare kernel features.
 
-Refused for every argument, by kind: memory that stays allocated without being mapped anywhere (memfd files,
-System V and POSIX queues, inotify watches, rings of asynchronous I/O), which neither RLIMIT_AS nor a look at
-the processes sees; other processes' memory and descriptors; namespaces and mounts; keys, tracing, BPF and the
-administration of the machine. No contest program needs them, and most kernel exploits begin with one.
+Always refused: memory that stays allocated without being mapped (memfd files, System V and POSIX queues,
+inotify watches, asynchronous I/O rings), which neither RLIMIT_AS nor /proc accounts for; other processes'
+memory and descriptors; namespaces and mounts; keys, tracing, BPF and administration of the machine. No
+contest program needs them, and most kernel exploits begin with one.
 
-Refused by argument: sockets of any family but AF_UNIX and any type but streams, so that all of them stand in
-/proc/net/unix (watch.py counts them there); larger buffers of sockets and pipes; new namespaces in clone.
+Refused by argument: sockets other than AF_UNIX streams, so that watch.py can count all of them in
+/proc/net/unix; larger buffers of sockets and pipes; new namespaces in clone.
 
-Refused calls fail with EPERM; clone3, whose flags no filter can see, and calls that are newer than this list
-fail with ENOSYS, on which every C library takes the older call. The filter is classic BPF, struct sock_filter
+Refused calls fail with EPERM. clone3, whose flags a filter can't see, and calls newer than this list fail
+with ENOSYS, upon which every C library uses the older call. The filter is classic BPF, struct sock_filter
 {u16 code; u8 jt, jf; u32 k} (linux/filter.h): another architecture -> kill, x32 calls -> EPERM.
 """
 
@@ -23,7 +23,7 @@ ALLOW, KILL, ERROR = 0x7FFF0000, 0x80000000, 0x00050000
 REFUSE, ABSENT = ERROR | errno.EPERM, ERROR | errno.ENOSYS
 NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data; an argument has eight bytes
 X32_BIT = 0x40000000
-NEWER = 453  # the first number that is not looked into here; the same on all machines
+NEWER = 453  # the first call number that is newer than this list; the same on all architectures
 
 # machine -> (AUDIT_ARCH_*, numbers by name); from the kernel's asm/unistd.h
 MACHINES: dict[str, tuple[int, dict[str, int]]] = {
@@ -125,7 +125,7 @@ def program() -> bytes:
 
 
 def _rules() -> dict[str, list[Line]]:
-    """What is refused of each call by its arguments; what is left is allowed."""
+    """The refused arguments of each call in RULED; other arguments are allowed."""
     stream = [*_only(0, socket.AF_UNIX), *_only(1, socket.SOCK_STREAM, mask=SOCKET_TYPE)]
     return {
         "socket": stream,
@@ -139,12 +139,12 @@ def _rules() -> dict[str, list[Line]]:
 
 
 def _load(argument: int) -> Line:
-    """The low half of an argument, which both machines put first."""
+    """Load the low half of an argument, which comes first on both architectures."""
     return LOAD, 0, 0, ARGUMENTS + 8 * argument
 
 
 def _only(argument: int, *values: int, mask: int | None = None) -> list[Line]:
-    """Refuse any other value of an int; the kernel doesn't look at its high half either."""
+    """Refuse other values of an int argument; like the kernel, ignore its high half."""
     masked = [] if mask is None else [(AND, 0, 0, mask)]
     checks = [(JUMP_EQUAL, len(values) - i, 0, value) for i, value in enumerate(values)]
     return [_load(argument), *masked, *checks, (RETURN, 0, 0, REFUSE)]
@@ -156,6 +156,6 @@ def _never(argument: int, *values: int) -> list[Line]:
 
 
 def _unless(test: Line, then: list[Line]) -> list[Line]:
-    """`then` where the test holds, else what follows it."""
+    """Run `then` if the test holds; otherwise skip it."""
     code, _, _, constant = test
     return [(code, 0, len(then), constant), *then]

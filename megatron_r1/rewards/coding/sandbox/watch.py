@@ -1,11 +1,10 @@
-"""Memory, processes and CPU time of a whole sandbox: what rlimits count for each process alone.
+"""Measures memory, processes and CPU time of a whole sandbox, which rlimits count for single processes only.
 
-The sandbox has a /proc of its own that lists its processes and no others; it is read from outside, through
-the root directory of its first process. A program can neither hide from it nor slow it down: it lists at most
-`processes` entries, because RLIMIT_NPROC holds as well.
+The sandbox's own /proc lists only its processes; it is read from outside, through the root directory of the
+first process. A program can neither hide from it nor slow it down: RLIMIT_NPROC bounds the number of entries.
 
-What a look can't see, a control group counts where the machine lends one (cgroup.py). Without: a child that
-nobody waits for takes its CPU time along when it ends, but for what the last look saw of it.
+Where the machine allows a control group (cgroup.py), that counts the rest. Without one, the CPU time of a
+child that nobody waits for is lost when it ends, except for what the last measurement saw.
 """
 
 import os
@@ -20,7 +19,7 @@ from megatron_r1.rewards.coding.sandbox.limits import Limits
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-PIPE_BYTES = 16 * PAGE_BYTES  # what a pipe can hold; seccomp.py refuses a larger size
+PIPE_BYTES = 16 * PAGE_BYTES  # the capacity of a pipe; seccomp.py refuses a larger one
 SOCKET_BYTES = (
     320 << 10
 )  # and a stream socket: net.core.wmem_default, once more half of it in its last message
@@ -29,12 +28,12 @@ OWN = 2  # bubblewrap's first process and, for a moment, prlimit
 
 
 class NotBuilt(OSError):
-    """The sandbox's first process has not entered it yet: nothing of the program runs so far."""
+    """The sandbox's first process has not entered it yet, so the program doesn't run yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Of all processes of a sandbox at one moment; cpu_s includes those that have ended."""
+    """The usage of all processes of a sandbox; cpu_s includes those that have ended."""
 
     cpu_s: float
     memory_bytes: int
@@ -46,7 +45,7 @@ NOTHING = Usage(0.0, 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class _Process:
-    """own_s: CPU seconds; reaped_s: those of the children that it waited for. key: no other's, ever."""
+    """own_s: its CPU seconds; reaped_s: of the children that it waited for. key: unique over time."""
 
     name: str
     key: tuple[str, int]
@@ -57,7 +56,7 @@ class _Process:
 
 @dataclass(slots=True)
 class Watch:
-    """One sandbox. first_pid: its first process, in this machine's numbers."""
+    """Measures one sandbox. first_pid: its first process's id outside the sandbox."""
 
     first_pid: int
     limits: Limits
@@ -70,7 +69,7 @@ class Watch:
             self._built_s = self.group.cpu_s()
 
     def look(self) -> Usage:
-        """OSError when the sandbox is not there."""
+        """The present usage. Raises OSError if the sandbox is not built yet or has ended."""
         root = Path(f"/proc/{self.first_pid}/root")
         # until bubblewrap changes its root, this is the machine's own /proc
         if os.stat(root).st_dev == os.stat("/").st_dev or not os.path.exists(f"{root}{DRIVER}"):
@@ -87,11 +86,11 @@ class Watch:
         return max(sum(p.own_s + p.reaped_s for p in found), sum(self._seen.values()))
 
     def _memory_bytes(self, folder: Path, found: Sequence[_Process]) -> int:
-        """What is resident, and what the buffers of sockets and pipes can hold.
+        """Resident memory, plus the capacity of all socket and pipe buffers.
 
-        Resident sizes count pages that a fork shares once for each process, and every descriptor is taken for
-        a pipe: where their sum is over the limit, proportional sizes and real pipes, which take longer to
-        read, decide.
+        The first estimate is too high: resident sizes count pages shared after a fork for each process, and
+        every descriptor counts as a pipe. If it is over the limit, proportional sizes and the real pipes,
+        which take longer to read, decide.
         """
         sockets = SOCKET_BYTES * _num_sockets(self.first_pid)
         open_files = sum(len(_descriptors(folder, p.name, self.limits)) for p in found)
@@ -103,7 +102,7 @@ class Watch:
 
 
 def _process(folder: Path, name: str) -> Iterator[_Process]:
-    """Nothing of a process that has ended."""
+    """The process; nothing if it has ended."""
     try:
         text = (folder / name / "stat").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
@@ -124,7 +123,7 @@ def _proportional_bytes(folder: Path, name: str) -> int:
 
 
 def _num_sockets(first_pid: int) -> int:
-    """All of them, also those that no process holds while they are sent: seccomp.py leaves AF_UNIX alone."""
+    """The number of sockets, also those in flight, which no process holds; all are AF_UNIX (seccomp.py)."""
     return Path(f"/proc/{first_pid}/net/unix").read_bytes().count(b"\n") - 1  # a line of headings
 
 
