@@ -222,8 +222,11 @@ def _in_flight(layout: Layout, demand: Demand, pipeline_rank: int) -> float:
 
 
 def kv_cache(run: RunConfig, demand: Demand) -> list[float]:
-    """rollout.max_concurrent of a replica's outputs at their full length, as
-    backend/rollout/batch_scheduler.py allocates them; by pipeline rank of the layout that samples."""
+    """Bytes of the KV cache, by pipeline rank of the rollout's layout.
+
+    Each slot of a data-parallel rank's batch holds a completion of full length
+    (backend/rollout/batch_scheduler.py).
+    """
     layout, config = run.sampling_layout, run.model.transformer_config()
     if not demand.outputs:
         return [0.0] * layout.pipeline

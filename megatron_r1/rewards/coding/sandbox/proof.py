@@ -8,7 +8,7 @@ from megatron_r1.rewards.coding.sandbox.command import REMEDY, require_tools
 from megatron_r1.rewards.coding.sandbox.limits import Limits
 from megatron_r1.rewards.coding.sandbox.run import Fate, run_program
 
-# every claim must be true; the first false one is the fault
+# every claim must be true; the false ones are the message of `fault`
 PROBE = """
 import ctypes, json, os, resource, socket, subprocess
 
