@@ -1,4 +1,4 @@
-"""Finds what one file adds: stage kinds, rewards, losses, families, sources, trackers, metrics, templates.
+"""Finds what one file adds: stage kinds, rewards, losses, families, sources, trackers, templates.
 
 A module of the folder that defines the folder's constant (STAGE = MyConfigClass) is an entry; without it, it
 is a plain helper. No list to edit. Folders are scanned, and their modules imported, when first asked for.
@@ -26,7 +26,7 @@ from pydantic import BaseModel, Discriminator, Field, Tag, create_model
 from megatron_r1.errors import ConfigError
 from megatron_r1.section import Section
 
-CONSTANTS = ("STAGE", "REWARD", "LOSS", "FAMILY", "SOURCE", "TRACKER", "METRIC", "TEMPLATE")
+CONSTANTS = ("STAGE", "REWARD", "LOSS", "FAMILY", "SOURCE", "TRACKER", "TEMPLATE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def plug_in(path: Path) -> None:
         if (known.path, known.digest) != (path.resolve(), digest):
             raise ConfigError(f"{path}: another plug-in of this name is in use, {known.path}; rename one")
         return
-    settled = (stages, rewards, losses, families, sources, trackers, metrics, templates)
+    settled = (stages, rewards, losses, families, sources, trackers, templates)
     if any(entries.cache_info().currsize for entries in settled):
         raise ConfigError(
             f"{path}: comes too late, what can be configured is settled; in `plugins`, name files with stages"
@@ -193,12 +193,6 @@ def losses() -> Mapping[str, Entry]:
 def trackers() -> Mapping[str, Entry]:
     """What metrics are written to besides metrics.jsonl, by the name of their file."""
     return scan("megatron_r1.tracking", constant="TRACKER", discriminator=None)
-
-
-@cache
-def metrics() -> Mapping[str, Entry]:
-    """Metrics of completions, by the name of their file."""
-    return scan("megatron_r1.stages.metrics", constant="METRIC", discriminator=None)
 
 
 @cache

@@ -116,7 +116,7 @@ def test_the_package_s_own_folders_are_found():
 def nothing_is_settled(monkeypatch):
     """As in a process that has read no configuration yet."""
     monkeypatch.setattr(registry, "_plug_ins", {})
-    for name in ("stages", "rewards", "losses", "families", "sources", "trackers", "metrics", "templates"):
+    for name in ("stages", "rewards", "losses", "families", "sources", "trackers", "templates"):
         monkeypatch.setattr(registry, name, cache(lambda: {}))
 
 

@@ -15,7 +15,7 @@ from megatron_r1.check.data_uses import Use, uses
 from megatron_r1.check.tasks import idle_rewards
 from megatron_r1.config import Loaded
 from megatron_r1.config.tree import Finding, Position
-from megatron_r1.data.chat_template import TAGS, TEMPLATES, THINK_CLOSE, THINK_OPEN, get_template
+from megatron_r1.data.chat_template import TAGS, THINK_CLOSE, THINK_OPEN, get_template, templates
 from megatron_r1.data.json_lines import data_files, numbered_lines, parse_line
 from megatron_r1.data.preferences import read_pair, read_point
 from megatron_r1.data.sources.gym import Gym
@@ -32,7 +32,13 @@ FOREIGN = (
     "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|start_header_id|>", "<|begin_of_text|>",
     "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "[INST]", "[/INST]",
 )  # fmt: skip
-OWN = tuple(dict.fromkeys(p for t in TEMPLATES.values() for p in t.required_pieces if p not in TAGS))
+
+
+@cache
+def _own_marks() -> tuple[str, ...]:
+    """The special pieces of all templates but the reasoning tags."""
+    pieces = (piece for one in templates().values() for piece in one.required_pieces)
+    return tuple(dict.fromkeys(piece for piece in pieces if piece not in TAGS))
 
 
 def data_findings(loaded: Loaded[RunConfig], *, whole: bool = False) -> Iterator[Finding]:
@@ -187,7 +193,7 @@ class _Reader:
 
 def _marks(messages: Sequence[Message]) -> str | None:
     for number, message in enumerate(messages, start=1):
-        mark = next((mark for mark in (*OWN, *FOREIGN) if mark in message.content), None)
+        mark = next((mark for mark in (*_own_marks(), *FOREIGN) if mark in message.content), None)
         if mark is not None:
             return (
                 f"message {number} ({message.role}) holds {mark!r}, which a chat template writes; give the "

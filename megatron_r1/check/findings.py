@@ -23,7 +23,7 @@ from megatron_r1.config import layout as layouts
 from megatron_r1.config import rollout as rollouts
 from megatron_r1.config.explain import near
 from megatron_r1.config.tree import Finding, KeyPath
-from megatron_r1.data.chat_template import TEMPLATES
+from megatron_r1.data.chat_template import templates
 from megatron_r1.errors import CheckpointError, ConfigError
 from megatron_r1.huggingface.source import Source
 from megatron_r1.models.shape import FamilyConfig, ModelShape
@@ -224,9 +224,9 @@ def _unknown_names(loaded: Loaded[RunConfig]) -> Iterator[Finding]:
     run = loaded.value
     named = [(("models", name), model) for name, model in run.models.items()]
     for owner, holder in [((), run), *named]:
-        if holder.template is not None and holder.template not in TEMPLATES:
+        if holder.template is not None and holder.template not in templates():
             path = (*owner, "template")
-            yield loaded.finding(path, _unknown("template", holder.template, list(TEMPLATES)))
+            yield loaded.finding(path, _unknown("template", holder.template, list(templates())))
         train = holder.tokenizer.train if holder.tokenizer is not None else None
         for source in [] if train is None else train.sources():
             if source not in registry.sources():

@@ -7,12 +7,16 @@ mention tags; if a closed vocabulary can't spell it, the tokenizer raises DataEr
 contain the reasoning tags and no other special piece.
 """
 
-from collections.abc import Sequence
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cache
+from types import ModuleType
+from typing import ClassVar
 
+from megatron_r1 import registry
 from megatron_r1.data.chat_jinja import JinjaParts, jinja_of
 from megatron_r1.data.tokenizers.tokenizer import Tokenizer
-from megatron_r1.errors import DataError
+from megatron_r1.errors import ConfigError, DataError
 from megatron_r1.types import Document, Message
 
 THINK_OPEN = "<think>"
@@ -21,98 +25,33 @@ ANSWER_OPEN = "<answer>"
 ANSWER_CLOSE = "</answer>"
 TAGS = (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)
 
-# DeepSeek-R1, table 1
-R1_ZERO_PREAMBLE = (
-    "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. "
-    "The assistant first thinks about the reasoning process in the mind and then provides the user with the "
-    f"answer. The reasoning process and answer are enclosed within {THINK_OPEN} {THINK_CLOSE} and "
-    f"{ANSWER_OPEN} {ANSWER_CLOSE} tags, respectively, i.e., {THINK_OPEN} reasoning process here "
-    f"{THINK_CLOSE} {ANSWER_OPEN} answer here {ANSWER_CLOSE}."
-)
 
+class TurnStyle(ABC):
+    """A chat template: the pieces it needs and how it writes each turn.
 
-class TurnStyle(Protocol):
-    """A format: the pieces that it needs and how it writes each turn."""
+    A module of data/templates, or a plug-in, with `TEMPLATE = ItsClass` is one, named as its file.
+    """
 
-    required_pieces: tuple[str, ...]
-    think_prefix: str  # the start of the response with force_think
-    writes_bos: bool  # True: the format begins with BOS; False: it begins as the tokenizer begins any text
-    parts: JinjaParts  # the same format for serving
+    required_pieces: ClassVar[tuple[str, ...]] = ()
+    """Special pieces that the tokenizer must have."""
+    think_prefix: ClassVar[str] = THINK_OPEN
+    """What force_think puts at the start of the response."""
+    writes_bos: ClassVar[bool] = False
+    """Whether BOS is part of the format, or as the tokenizer begins any text."""
+    parts: ClassVar[JinjaParts]
+    """The same format for those who serve the model."""
 
+    @abstractmethod
     def opening(self, system: str | None, tokenizer: Tokenizer) -> list[int]:
-        """Ids after BOS and before the first turn."""
-        ...
+        """Ids after BOS and before the first turn. DataError: the template has no system turn."""
 
+    @abstractmethod
     def user(self, content: str, tokenizer: Tokenizer) -> list[int]:
         """Ids of a user's turn, up to where the response begins."""
-        ...
 
     def past_answer(self, content: str) -> str:
-        """The part of an earlier response that is shown: some formats drop its reasoning."""
-        ...
-
-
-class R1Zero:
-    """R1-Zero's plain-text template, for any base model, as it needs no special pieces."""
-
-    required_pieces = ()
-    think_prefix = f" {THINK_OPEN}"
-    writes_bos = False
-    parts = JinjaParts(opening=R1_ZERO_PREAMBLE, system=" ", user=" User: ", after=".", cue=" Assistant:")
-
-    def opening(self, system: str | None, tokenizer: Tokenizer) -> list[int]:
-        ids = tokenizer.encode(R1_ZERO_PREAMBLE, special=TAGS)
-        return ids if system is None else ids + tokenizer.encode(f" {system}", special=())
-
-    def user(self, content: str, tokenizer: Tokenizer) -> list[int]:
-        return tokenizer.encode(f" User: {content}. Assistant:", special=())
-
-    def past_answer(self, content: str) -> str:
+        """The part of an earlier response that is shown: some templates drop its reasoning."""
         return content
-
-
-class Minimal:
-    """Only role pieces, for models trained from scratch: <bos><user> question <assistant>."""
-
-    user_piece = "<user>"
-    assistant_piece = "<assistant>"
-    required_pieces = (user_piece, assistant_piece, *TAGS)
-    think_prefix = THINK_OPEN
-    writes_bos = False
-    parts = JinjaParts(user=user_piece, after="", cue=assistant_piece, system=None)
-
-    def opening(self, system: str | None, tokenizer: Tokenizer) -> list[int]:
-        if system is not None:
-            raise DataError(f"template minimal has no system turn, got {system[:80]!r}; use another template")
-        return []
-
-    def user(self, content: str, tokenizer: Tokenizer) -> list[int]:
-        question = tokenizer.encode(content, special=())
-        return [tokenizer.piece_id(self.user_piece), *question, tokenizer.piece_id(self.assistant_piece)]
-
-    def past_answer(self, content: str) -> str:
-        return content
-
-
-class DeepSeek:
-    """DeepSeek-V3's and R1's chat format; the reasoning of earlier turns is dropped, as in their release."""
-
-    user_piece = "<｜User｜>"
-    assistant_piece = "<｜Assistant｜>"
-    required_pieces = (user_piece, assistant_piece)
-    think_prefix = f"{THINK_OPEN}\n"
-    writes_bos = True
-    parts = JinjaParts(user=user_piece, after="", cue=assistant_piece, reasoning_ends=THINK_CLOSE)
-
-    def opening(self, system: str | None, tokenizer: Tokenizer) -> list[int]:
-        return [] if system is None else tokenizer.encode(system, special=())
-
-    def user(self, content: str, tokenizer: Tokenizer) -> list[int]:
-        question = tokenizer.encode(content, special=())
-        return [tokenizer.piece_id(self.user_piece), *question, tokenizer.piece_id(self.assistant_piece)]
-
-    def past_answer(self, content: str) -> str:
-        return content.rsplit(THINK_CLOSE, 1)[-1]
 
 
 class ChatTemplate:
@@ -177,14 +116,28 @@ class ChatTemplate:
         return system, turns
 
 
-TEMPLATES: dict[str, ChatTemplate] = {
-    name: ChatTemplate(name, style)
-    for name, style in {"r1_zero": R1Zero(), "minimal": Minimal(), "deepseek": DeepSeek()}.items()
-}
+@cache
+def templates() -> Mapping[str, ChatTemplate]:
+    """All templates by name. ConfigError: a file's TEMPLATE is none."""
+    return {name: ChatTemplate(name, _style_of(module)) for name, module in registry.templates().items()}
+
+
+def _style_of(module: ModuleType) -> TurnStyle:
+    style = vars(module)["TEMPLATE"]
+    if not isinstance(style, type) or not issubclass(style, TurnStyle):
+        raise ConfigError(f"{module.__file__}: TEMPLATE must be a class, derived from TurnStyle")
+    missing = [name for name in (*sorted(style.__abstractmethods__), "parts") if not _has(style, name)]
+    if missing:
+        raise ConfigError(f"{module.__file__}: {style.__name__} lacks {', '.join(missing)}; add them")
+    return style()
+
+
+def _has(style: type[TurnStyle], name: str) -> bool:
+    return hasattr(style, name) and name not in style.__abstractmethods__
 
 
 def get_template(name: str) -> ChatTemplate:
-    """The template of that name; DataError for an unknown one lists the names."""
-    if name not in TEMPLATES:
-        raise DataError(f"template {name!r} is unknown; there are {', '.join(TEMPLATES)}")
-    return TEMPLATES[name]
+    """The template of that name; DataError lists the names there are."""
+    if name not in templates():
+        raise DataError(f"template {name!r} is unknown; there are {', '.join(templates())}")
+    return templates()[name]

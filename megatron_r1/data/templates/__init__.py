@@ -1,0 +1,1 @@
+"""Chat templates: one file each, found by the registry."""
