@@ -90,8 +90,11 @@ def schema(args: Namespace) -> int:
 
 
 def report(args: Namespace) -> int:
+    from megatron_r1.registry import plug_in
     from megatron_r1.report.html import write_report
 
+    for path in args.plugin:
+        plug_in(path)
     print(f"wrote {write_report(args.run_dir, args.out)}")
     return 0
 
@@ -303,6 +306,10 @@ def build_parser() -> ArgumentParser:
     command = add(report, "make one HTML page of a run: curves, samples, lineage", example="runs/tiny_zero")
     _add_run_dir(command)
     command.add_argument("--out", type=Path, metavar="FILE", help="where to write it (else DIR/report.html)")
+    command.add_argument(
+        "--plugin", type=Path, action="append", default=[], metavar="FILE",
+        help="a Python file with FINDINGS, which is run; a run's own plug-ins are not",
+    )  # fmt: skip
 
     command = add(doctor, "show what this machine has, what it is used for, and how to get what is missing",
                   example="transformer-engine")  # fmt: skip

@@ -26,7 +26,7 @@ from pydantic import BaseModel, Discriminator, Field, Tag, create_model
 from megatron_r1.errors import ConfigError
 from megatron_r1.section import Section
 
-CONSTANTS = ("STAGE", "REWARD", "LOSS", "FAMILY", "SOURCE", "TRACKER", "TEMPLATE")
+CONSTANTS = ("STAGE", "REWARD", "LOSS", "FAMILY", "SOURCE", "TRACKER", "TEMPLATE", "FINDINGS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +204,11 @@ def templates() -> Mapping[str, ModuleType]:
             raise ConfigError(f"{module.__file__}: {name!r} is also in {found[name].__file__}; rename one")
         found[name] = module
     return found
+
+
+def findings() -> list[Any]:
+    """What plug-ins say of an RL stage in the report: functions (report/findings.py has their type)."""
+    return [vars(one.module)["FINDINGS"] for one in _plug_ins.values() if "FINDINGS" in vars(one.module)]
 
 
 def scan(package: str, *, constant: str, discriminator: str | None) -> dict[str, Entry]:

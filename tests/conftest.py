@@ -12,7 +12,7 @@ from megatron_r1 import registry
 from tests.distributed.harness import ranks
 
 TOY = Path(__file__).parents[1] / "examples" / "toy"
-for name in ("arithmetic", "assistant", "checklist", "full_chain", "gym_words", "unusual"):
+for name in ("arithmetic", "assistant", "checklist", "findings", "full_chain", "gym_words", "unusual"):
     registry.plug_in(TOY / f"{name}.py")  # before anything asks for what can be configured
 
 

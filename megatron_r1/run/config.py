@@ -79,9 +79,10 @@ class RunConfig(Section):
     """Where run directories are made."""
 
     plugins: Annotated[list[str], NO_EFFECT] = Field(default_factory=list)
-    """Python files of your own with a REWARD, SOURCE, FAMILY, STAGE, TRACKER or TEMPLATE: paths from
-    the folder of the file that names them, else from where the command runs. `check`, `plan` and all ranks
-    run them: name only files that you trust. The text of those that a stage uses decides its result."""
+    """Python files of your own with a REWARD, LOSS, SOURCE, FAMILY, STAGE, TRACKER, TEMPLATE or FINDINGS:
+    paths from the folder of the file that names them, else from where the command runs. `check`, `plan`
+    and all ranks run them: name only files that you trust. The text of those that a stage uses decides
+    its result."""
 
     seed: int = Field(default=0, ge=0)
     """Decides weights, data order and samples; the same in every layout."""
