@@ -4,7 +4,8 @@
     A < 0:   -A min(p(y) / p_old(y), cap) log p(y)   less and less, the rarer the completion has become
 
 A loss is a section of the configuration (its keys, with types and a line of documentation each) that gives
-each token its loss, and is picked by its kind: `loss: {kind: own_loss, cap: 1.0}`. See own_loss.yaml.
+each token its loss, and is picked by its kind: `loss: {kind: own_loss, cap: 1.0}`. See own_loss.yaml. What it
+reports beside is `train/NAME`, which has its row in METRICS.
 """
 
 from typing import Literal
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from megatron_r1.rl.base import LossConfig, masked_difference, old_logprobs
 from megatron_r1.rl.sequences import sequence_sum
+from megatron_r1.tracking.metrics import Metric
 from megatron_r1.types import PackedBatch
 
 
@@ -32,7 +34,9 @@ class OwnLoss(LossConfig):
         log_ratio = masked_difference(logprobs.detach(), old_logprobs(logprobs, batch), response)
         ratio = sequence_sum(log_ratio, response, batch.cu_seqlens).exp()  # of each token's completion
         weight = torch.where(advantages < 0, ratio.clamp(max=self.cap), 1.0)
-        return -weight * advantages * logprobs, {}
+        capped = (advantages < 0) & (ratio > self.cap)
+        return -weight * advantages * logprobs, {"capped": capped.to(logprobs.dtype)}
 
 
 LOSS = OwnLoss
+METRICS = {"train/capped": Metric("tokens of completions whose ratio the cap lowers", "share", "down")}

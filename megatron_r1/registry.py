@@ -26,7 +26,7 @@ from pydantic import BaseModel, Discriminator, Field, Tag, create_model
 from megatron_r1.errors import ConfigError
 from megatron_r1.section import Section
 
-CONSTANTS = ("STAGE", "REWARD", "LOSS", "FAMILY", "SOURCE", "TRACKER", "TEMPLATE", "FINDINGS")
+CONSTANTS = ("STAGE", "REWARD", "LOSS", "FAMILY", "SOURCE", "TRACKER", "TEMPLATE", "METRICS", "FINDINGS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +204,12 @@ def templates() -> Mapping[str, ModuleType]:
             raise ConfigError(f"{module.__file__}: {name!r} is also in {found[name].__file__}; rename one")
         found[name] = module
     return found
+
+
+def metric_rows() -> list[tuple[Path, Any]]:
+    """The METRICS of plug-ins with their files: rows for tracking/metrics.py, by name."""
+    found = [(one.path, vars(one.module).get("METRICS")) for one in _plug_ins.values()]
+    return [(path, rows) for path, rows in found if rows is not None]
 
 
 def findings() -> list[Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from megatron_r1.report.plot import number
 from megatron_r1.report.record import StageRecord
-from megatron_r1.tracking.metrics import METRICS, STDERR, describe
+from megatron_r1.tracking.metrics import METRICS, STDERR, describe, rows
 
 ASKED = {"eval/accuracy": "pass@1", "eval/format": "form", "eval/language": "language", "eval/mixed": "mixed"}
 KEY = (*ASKED, "eval/cons", "eval/greedy", "eval/length")
@@ -69,7 +69,7 @@ def table(evaluations: Sequence[StageRecord], headline: Sequence[StageRecord]) -
         for name in [*stage.results, *stage.measured("eval/")]
         if name.startswith("eval/") and not name.endswith("_stderr")
     }
-    order = {id(metric): i for i, metric in enumerate(METRICS.values())}
+    order = {id(metric): i for i, metric in enumerate(rows().values())}
     unknown = METRICS[STDERR]  # of a name that a later version dropped: last
     return [
         _row(name, evaluations, headline)

@@ -29,6 +29,7 @@ from megatron_r1.files.run_directory import RESERVED
 from megatron_r1.models.shape import FamilyConfig
 from megatron_r1.section import NO_EFFECT, Section, deciding
 from megatron_r1.stages.base import StageConfig
+from megatron_r1.tracking.metrics import rows
 from megatron_r1.tracking.tracker import TrackerConfig
 
 HF = "hf:"  # marks the path of a Hugging Face checkpoint
@@ -79,10 +80,10 @@ class RunConfig(Section):
     """Where run directories are made."""
 
     plugins: Annotated[list[str], NO_EFFECT] = Field(default_factory=list)
-    """Python files of your own with a REWARD, LOSS, SOURCE, FAMILY, STAGE, TRACKER, TEMPLATE or FINDINGS:
-    paths from the folder of the file that names them, else from where the command runs. `check`, `plan`
-    and all ranks run them: name only files that you trust. The text of those that a stage uses decides
-    its result."""
+    """Python files of your own with a REWARD, LOSS, SOURCE, FAMILY, STAGE, TRACKER, TEMPLATE, METRICS or
+    FINDINGS: paths from the folder of the file that names them, else from where the command runs.
+    `check`, `plan` and all ranks run them: name only files that you trust. The text of those that a stage
+    uses decides its result."""
 
     seed: int = Field(default=0, ge=0)
     """Decides weights, data order and samples; the same in every layout."""
@@ -277,6 +278,10 @@ def _plug_in(tree: Tree) -> Iterator[Finding]:
             yield Finding(position, where, str(error))
         else:
             plugins[number] = str(path)
+    try:
+        rows()  # those of plug-ins too
+    except ConfigError as error:
+        yield Finding(position_of(tree, ("plugins",)), ("plugins",), str(error))
 
 
 def _found(name: str, position: Position) -> Path:

@@ -1,7 +1,8 @@
 """Metrics under stable names: the table that defines them, and the check that holds runs to it.
 
 Names are `phase/quantity`. `<...>` in a name stands for one word: the table has one row for all
-rewards. A name that the table lacks can't be written, so that plots and dashboards stay valid.
+rewards. A name that the table lacks can't be written, so that plots and dashboards stay valid. A plug-in
+that computes a metric of its own, such as a stage or a loss, adds its rows: METRICS = {name: Metric(...)}.
 """
 
 import math
@@ -11,7 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from megatron_r1.errors import GateError
+from megatron_r1 import registry
+from megatron_r1.errors import ConfigError, GateError
 
 Direction = Literal["up", "down", ""]
 
@@ -133,13 +135,27 @@ METRICS: dict[str, Metric] = {
 
 
 STDERR = "eval/<metric>_stderr"
+NAME = re.compile(r"[a-z][a-z_]*/[a-z0-9_]+")
+
+
+def rows() -> Mapping[str, Metric]:
+    """METRICS and the rows of plug-ins. ConfigError: one that the table has already, or that is no row."""
+    found = dict(METRICS)
+    for path, own in registry.metric_rows():
+        for name, metric in own.items():
+            if not isinstance(metric, Metric) or not NAME.fullmatch(name):
+                raise ConfigError(f"{path}: METRICS: {name!r}: write 'phase/quantity': Metric(meaning, unit)")
+            if name in found or any(_covers(pattern, name) for pattern in METRICS):
+                raise ConfigError(f"{path}: METRICS: {name!r} has a row already; take another name")
+            found[name] = metric
+    return found
 
 
 @cache
 def describe(name: str) -> Metric | None:
     """The table's row for a metric, an exact name before a pattern; None if it has none."""
-    if name in METRICS:
-        return METRICS[name]
+    if name in rows():
+        return rows()[name]
     if name.startswith("eval/") and name.endswith("_stderr"):
         return METRICS[STDERR] if describe(name.removesuffix("_stderr")) else None
     return next((METRICS[pattern] for pattern in METRICS if _covers(pattern, name)), None)
@@ -154,7 +170,7 @@ def _covers(pattern: str, name: str) -> bool:
 def require_valid(metrics: Mapping[str, float], *, step: int, where: str) -> None:
     """Raise GateError for a number that is not finite: call it on every rank. Each name needs a row."""
     for name, value in metrics.items():
-        assert describe(name) is not None, f"metric {name!r} has no row; see tracking/metrics.py"
+        assert describe(name) is not None, f"metric {name!r} has no row in tracking/metrics.py or METRICS"
         if not math.isfinite(value):
             raise GateError(
                 f"{where}: {name} is {value} at step {step}; the run has diverged: "

@@ -55,6 +55,7 @@ def test_a_loss_of_one_s_own_trains_and_reports_what_every_loss_does(runs):
     stage = runs / "own_loss" / "zero"
     first, *_ = lines(stage / "metrics.jsonl")
     assert {"train/ratio", "train/entropy", "rollout/drift"} <= first.keys()
+    assert 0 <= first["train/capped"] <= 1, "its own, by its row in METRICS"
     assert first["train/grad_norm"] > 0
     assert "train/kl" not in first, "it needs no reference, so none is kept"
     assert artifact(stage)["config"]["stage"]["loss"] == {"kind": "own_loss", "cap": 0.5}

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megatron_r1.errors import DataError, GateError
+from megatron_r1 import registry
+from megatron_r1.errors import ConfigError, DataError, GateError
 from megatron_r1.run.stage_runner import StageJournal
 from megatron_r1.tracking.jsonl import JsonLines, read_metrics
-from megatron_r1.tracking.metrics import METRICS, describe, metrics_page, require_valid
+from megatron_r1.tracking.metrics import METRICS, Metric, describe, metrics_page, require_valid, rows
 from megatron_r1.tracking.tracker import StageInfo
 from tests.run.toy_run import Learn
 from tests.stages.fake_policy import FakePolicy, FakeReplicas
@@ -90,3 +91,26 @@ def test_a_damaged_line_is_named(tmp_path):
 
 def test_the_page_on_metrics_is_current():
     assert DOCS.read_text() == metrics_page(), "run: python -m megatron_r1.tracking.metrics > docs/metrics.md"
+
+
+def test_a_plug_in_adds_rows_for_metrics_of_its_own(monkeypatch):
+    own = Metric("a plug-in's", "share", "down")
+    monkeypatch.setattr(registry, "metric_rows", lambda: [(Path("mine.py"), {"train/of_my_own": own})])
+    assert rows()["train/of_my_own"] is own
+    assert rows().keys() - METRICS.keys() == {"train/of_my_own"}
+
+
+@pytest.mark.parametrize(
+    ("added", "words"),
+    [
+        ({"train/loss": Metric("mine", "nats")}, "'train/loss' has a row already"),
+        ({"train/reward_mine": Metric("mine", "points")}, "'train/reward_mine' has a row already"),
+        ({"mine": Metric("mine", "points")}, "write 'phase/quantity'"),
+        ({"train/of_my_own": "points"}, "write 'phase/quantity'"),
+    ],
+)
+def test_rows_that_clash_or_are_none_are_refused_with_the_file(monkeypatch, added, words):
+    monkeypatch.setattr(registry, "metric_rows", lambda: [(Path("mine.py"), added)])
+    with pytest.raises(ConfigError, match=r"mine\.py: METRICS: ") as error:
+        rows()
+    assert words in str(error.value)
