@@ -14,6 +14,7 @@ from tests.distributed.harness import ranks
 TOY = Path(__file__).parents[1] / "examples" / "toy"
 for name in ("arithmetic", "assistant", "checklist", "findings", "full_chain", "gym_words", "unusual"):
     registry.plug_in(TOY / f"{name}.py")  # before anything asks for what can be configured
+registry.plug_in(TOY.parent / "glm4_moe.py")
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` chooses

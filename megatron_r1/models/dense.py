@@ -12,6 +12,7 @@ from megatron_r1.models.shape import (
     NonNegative,
     Positions,
     Positive,
+    Rope,
     Vocabulary,
     Width,
     divisors,
@@ -81,6 +82,13 @@ class DenseConfig(FamilyConfig):
             **self.megatron,
         }
 
+    def rope(self) -> Rope:
+        return Rope(self.rope_theta)
+
+    @property
+    def output_is_embedding(self) -> bool:
+        return self.tie_embeddings
+
     def problems(self) -> list[str]:
         return [*self._head_problems(), *self._network_problems()]
 
@@ -116,6 +124,8 @@ class DenseConfig(FamilyConfig):
     hf_recomputed: ClassVar[tuple[str, ...]] = (".rotary_emb.inv_freq",)
     hf_theta: ClassVar[float] = 1e4
     """Default of rope_theta in config.json."""
+    hf_partial_rotary: ClassVar[bool] = False
+    """Whether RoPE may turn a part of each head; the family then reads the part itself."""
     hf_head_dim: ClassVar[int | None] = None
     """Default of head_dim in config.json; None: hidden_size / num_attention_heads."""
 
@@ -147,7 +157,7 @@ class DenseConfig(FamilyConfig):
             )
         if (width or hidden // heads) % 2:
             config.refuse(f"head_dim={width or hidden // heads} is odd, and RoPE turns pairs")
-        theta, scaling = config.rope(cls.hf_theta)
+        theta, scaling = config.rope(cls.hf_theta, partial=cls.hf_partial_rotary)
         return {
             "family": get_args(cls.model_fields["family"].annotation)[0],
             "vocab_size": config.size("vocab_size"),

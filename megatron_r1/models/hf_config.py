@@ -95,8 +95,18 @@ class HfConfig:
     def refuse(self, text: str) -> None:
         self.refusals.append(text)
 
-    def rope(self, default_theta: float) -> tuple[float, dict[str, Any] | None]:
-        """(theta, scaling): scaling holds `type` and its numbers; None without rescaling."""
+    def rotated_share(self, default: float) -> float:
+        """Share of a head's channels that RoPE turns, in either spelling."""
+        joint = self.values.get("rope_parameters")
+        if isinstance(joint, Mapping) and joint.get("partial_rotary_factor") is not None:
+            return HfConfig(joint, self.refusals).positive("partial_rotary_factor", most=1.0)
+        return self.positive("partial_rotary_factor", default, most=1.0)
+
+    def rope(self, default_theta: float, *, partial: bool = False) -> tuple[float, dict[str, Any] | None]:
+        """(theta, scaling): scaling holds `type` and its numbers; None without rescaling.
+
+        partial: RoPE may turn a part of each head.
+        """
         joint = self.values.get("rope_parameters")
         scaling = joint if joint is not None else self.values.get("rope_scaling")
         if scaling is not None and not isinstance(scaling, Mapping):
@@ -117,7 +127,7 @@ class HfConfig:
             self.refuse(f"rope_scaling sets {', '.join(map(str, rest))} and names no rope_type")
         kind = kind or "default"
         for values in (scaling, self.values):
-            if values.get("partial_rotary_factor") not in (None, 1.0):
+            if not partial and values.get("partial_rotary_factor") not in (None, 1.0):
                 self.refuse("partial_rotary_factor: these families rotate whole heads")
         scaling.pop("partial_rotary_factor", None)
         return theta, None if kind == "default" else {"type": str(kind), **scaling}

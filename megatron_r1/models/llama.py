@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 
 from megatron_r1.models.dense import DenseConfig
 from megatron_r1.models.hf_config import HfConfig
-from megatron_r1.models.shape import Positions, Positive
+from megatron_r1.models.shape import Positions, Positive, Rope
 from megatron_r1.section import Section
 
 
@@ -50,6 +50,10 @@ class Llama(DenseConfig):
     """Of every RMSNorm."""
     rope_scaling: Llama3Rope | None = None
     """RoPE rescaling of Llama 3.1 to 3.3; null for 3.0."""
+
+    def rope(self) -> Rope:
+        scaling = self.rope_scaling
+        return Rope(self.rope_theta, rescale=None if scaling is None else scaling.rescale)
 
     @classmethod
     def _scaling(cls, config: HfConfig, scaling: dict[str, Any] | None) -> dict[str, Any]:

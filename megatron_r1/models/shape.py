@@ -3,7 +3,7 @@
 Imports neither torch nor Megatron, so that checking a configuration is quick.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Self
 
@@ -43,6 +43,18 @@ class ModelShape:
     cut_by_tensor: Mapping[str, int] = field(default_factory=dict)  # further sizes that tensor ranks divide
 
 
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """Rotary position embeddings of grouped-query attention.
+
+    share: of a head's channels, the first of which turn. rescale: inverse frequencies -> those in use.
+    """
+
+    base: float
+    share: float = 1.0
+    rescale: Callable[[list[float]], list[float]] | None = None
+
+
 # Far above any existing model: a larger size is a mistake, and planning it would exhaust the memory.
 Layers = Annotated[int, Field(ge=1, le=10_000)]
 Width = Annotated[int, Field(ge=1, le=1 << 20)]
@@ -71,6 +83,15 @@ class FamilyConfig(Section):
     def transformer_config(self) -> dict[str, Any]:
         """Arguments of megatron-core's TransformerConfig, `megatron` included."""
         raise NotImplementedError(f"{type(self).__name__}.transformer_config")
+
+    def rope(self) -> Rope | None:
+        """Rotary embeddings; None: the attention makes its own, as MLA does from transformer_config."""
+        return None
+
+    @property
+    def output_is_embedding(self) -> bool:
+        """Whether the output layer shares the embedding's weight."""
+        return False
 
     def problems(self) -> list[str]:
         """Reasons why this model can't be built in any layout: `key: what, the value, the remedy`."""

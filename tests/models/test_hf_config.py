@@ -155,3 +155,17 @@ def test_yarn_scales_are_those_that_transformers_computes_with(given, scales):
     yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, **given}
     found = read(V3, rope_scaling=yarn).yarn
     assert (found.mscale, found.mscale_all_dim) == scales
+
+
+def test_only_a_family_that_reads_the_share_may_turn_a_part_of_each_head():
+    spellings = (
+        {"partial_rotary_factor": 0.25, "rope_theta": 1e6},
+        {"rope_parameters": {"partial_rotary_factor": 0.25, "rope_theta": 1e6, "rope_type": "default"}},
+    )
+    for values in spellings:
+        config = HfConfig(values)
+        assert (config.rotated_share(0.5), config.rope(1e4, partial=True)) == (0.25, (1e6, None))
+        assert config.refusals == []
+        config.rope(1e4)
+        assert config.refusals == ["partial_rotary_factor: these families rotate whole heads"]
+    assert HfConfig({}).rotated_share(0.5) == 0.5

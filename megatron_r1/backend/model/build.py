@@ -47,8 +47,7 @@ from megatron_r1.backend.parallel.process_groups import device
 from megatron_r1.config.layout import Layout, precision_problems
 from megatron_r1.errors import ConfigError
 from megatron_r1.models.deepseek_v3 import LATENT_EPSILON
-from megatron_r1.models.llama import Llama
-from megatron_r1.models.shape import FamilyConfig
+from megatron_r1.models.shape import FamilyConfig, Rope
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -197,7 +196,7 @@ def build_chunk(
         layers = local_layer_specs(config)
         block = _slice_block(config, layers, vp_stage)
         mtp = _local_mtp_spec(config, layers[-1], vp_stage)
-    latent = config.multi_latent_attention
+    rope = family.rope()
     first = parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage)
     last = parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage)
     model = GPTModel(
@@ -207,14 +206,14 @@ def build_chunk(
         max_sequence_length=family.max_position_embeddings,
         pre_process=first,
         post_process=last,
-        share_embeddings_and_output_weights=getattr(family, "tie_embeddings", False),
-        position_embedding_type="none" if latent else "rope",  # MLA makes its own
-        rotary_base=family.rope_theta,  # type: ignore[attr-defined]
+        share_embeddings_and_output_weights=family.output_is_embedding,
+        position_embedding_type="none" if rope is None else "rope",
+        **({} if rope is None else {"rotary_base": rope.base, "rotary_percent": rope.share}),
         mtp_block_spec=mtp,
         vp_stage=vp_stage,
     )
-    if not latent:
-        _set_rotary(model, family, packed=not options.transformer_engine)
+    if rope is not None:
+        _set_rotary(model, rope, packed=not options.transformer_engine)
     mask_padding(model, family.shape().vocab_size)
     return model.to(on or device())  # Megatron creates routers, and torch norms, on the CPU
 
@@ -296,12 +295,11 @@ def _engine_mtp_spec(config: TransformerConfig, vp_stage: int | None) -> Any:
     return get_gpt_mtp_block_spec(config, layers[-1], use_transformer_engine=True, vp_stage=vp_stage)
 
 
-def _set_rotary(model: GPTModel, family: FamilyConfig, *, packed: bool) -> None:
-    """Set Llama's rescaled frequencies (Megatron takes only the factor) and packed positions."""
+def _set_rotary(model: GPTModel, rope: Rope, *, packed: bool) -> None:
+    """Set rescaled frequencies (Megatron takes only a factor) and packed positions."""
     rotary = model.rotary_pos_emb
-    scaling = family.rope_scaling if isinstance(family, Llama) else None
-    if scaling is not None and not rotary.inv_freq.is_meta:  # a plan's model has shapes only
-        rescaled = scaling.rescale(rotary.inv_freq.tolist())
+    if rope.rescale is not None and not rotary.inv_freq.is_meta:  # a plan's model has shapes only
+        rescaled = rope.rescale(rotary.inv_freq.tolist())
         rotary.inv_freq = torch.tensor(rescaled, dtype=rotary.inv_freq.dtype, device=rotary.inv_freq.device)
         rotary.forward.cache_clear()
     if packed:

@@ -81,6 +81,12 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "Qwen3Moe",
         {**MOE, "norm_topk_prob": False, "vocab_size": 97, "num_experts_per_tok": 3},
     ),
+    "glm4_moe": (  # a plug-in: examples/glm4_moe.py
+        "Glm4Moe",
+        {**GQA, "head_dim": 16, "attention_bias": True, "rms_norm_eps": 1e-5, "moe_intermediate_size": 32,
+         "n_routed_experts": 8, "num_experts_per_tok": 3, "n_shared_experts": 1, "first_k_dense_replace": 1,
+         "routed_scaling_factor": 1.5, "num_nextn_predict_layers": 0, "partial_rotary_factor": 0.5},
+    ),
     "llama": ("Llama", {**GQA, "rope_theta": 5e5}),
     "llama_8": (
         "Llama",
@@ -93,7 +99,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
          "rope_scaling": {**LLAMA_RULE, "factor": 32.0, "original_max_position_embeddings": 16}},
     ),
 }  # fmt: skip
-WITH_EXPERTS = tuple(name for name in MODELS if name.startswith(("v3", "qwen3_moe")))
+WITH_EXPERTS = tuple(name for name in MODELS if name.startswith(("v3", "qwen3_moe", "glm4")))
 OLD_SPELLING = ("v3_no_mscale", "v3_mtp", "llama_8", "qwen2_tied")  # rope_theta beside rope_scaling
 SHARDED = ("v3_lite", "qwen3")  # several files and an index
 

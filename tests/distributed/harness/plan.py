@@ -35,6 +35,7 @@ TRAINED_TWO = {
     "qwen3": ("dp2", "tp2", "pp2_vpp2", "cp2"),
     "llama": ("dp2", "tp2", "pp2_vpp2", "cp2"),
     "qwen3_moe_trained": ("dp2", "ep2", "tp2", "tp2_etp2", "tp2_ep2", "pp2", "pp2_vpp2", "cp2"),
+    "glm4_moe": ("tp2", "ep2"),
 }
 TRAINED_FOUR = {"qwen3_moe_trained": ("tp2_etp2_ep2", "tp2_ep2_pp2", "cp2_tp2", "ep2_pp2_vpp2")}
 INITIAL_TWO = {"v3": ("tp2", "ep2", "tp2_etp2", "pp2_vpp2"), "qwen2": ("tp2", "pp2")}
@@ -70,6 +71,7 @@ DECODED_TWO = (
     *(("v3", name) for name in ("ep2", "tp2", "pp2", "pp2_vpp2")),
     ("v3_plain", "tp2"), ("qwen2", "tp2"), ("qwen2", "pp2"),
     ("qwen3", "tp2"), ("llama", "tp2"), ("qwen3_moe", "ep2"), ("qwen3_moe", "tp2_ep2"),
+    ("glm4_moe", "tp2"),
 )  # fmt: skip
 FORGOTTEN_TWO = ("dp2", "dp2_overlap", "tp2")
 UNEVEN = ("v3", "qwen3_moe_trained")

@@ -8,7 +8,7 @@ from megatron_r1.backend.rollout.decoder.cuda_graphs import rounded_columns, rou
 from tests.distributed.harness import plan
 from tests.distributed.harness.ranks import Results, Scenario, run_scenarios
 
-FAMILIES = ("v3", "v3_plain", "v3_one_group", "qwen2", "qwen3", "llama", "qwen3_moe")
+FAMILIES = ("v3", "v3_plain", "v3_one_group", "qwen2", "qwen3", "llama", "qwen3_moe", "glm4_moe")
 TOLERANCE = 3e-5  # of a log-prob in fp32; weights and norms are far larger here than in training
 
 

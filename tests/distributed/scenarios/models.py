@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from megatron_r1 import registry
 from megatron_r1.backend.model.build import ModelOptions
 from megatron_r1.backend.policy import MegatronPolicy
 from megatron_r1.config.layout import Layout
@@ -82,6 +83,16 @@ FAMILIES: dict[str, FamilyConfig] = {
     "qwen3": Qwen3(family="qwen3", **{**DENSE, "head_dim": 24}),
     "llama": Llama(family="llama", **DENSE, rope_scaling=LLAMA3),
 }
+# a plug-in: RoPE turns half of each head, a sigmoid router over grouped-query attention
+FAMILIES["glm4_moe"] = registry.families()["glm4_moe"].config.model_validate(
+    {
+        "family": "glm4_moe",
+        **{**DENSE, "head_dim": 16},
+        "num_experts": 8,
+        "experts_per_token": 2,
+        "moe_ffn_hidden_size": 32,
+    }
+)
 # with a balance loss that shows in the curve, and layers enough for every pipeline
 FAMILIES["qwen3_moe_trained"] = FAMILIES["qwen3_moe"].model_copy(update={"num_layers": 4, "aux_loss": 1e-2})
 

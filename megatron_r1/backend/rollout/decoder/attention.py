@@ -102,7 +102,10 @@ class _Rotation:
         self.sin = (angles.sin() * sign * scale).to(dtype)
 
     def __call__(self, x: Tensor, position: Position) -> Tensor:
-        """x: [W, B, heads.., p]."""
+        """x: [W, B, heads.., d], of which the first p channels turn."""
+        turned = self.cos.shape[-1]
+        if x.shape[-1] > turned:
+            return torch.cat((self(x[..., :turned], position), x[..., turned:]), dim=-1)
         cos, sin = position.of(self.cos, x), position.of(self.sin, x)
         if self.interleaved:
             partner = x.unflatten(-1, (self.half, 2)).flip(-1).flatten(-2)
