@@ -5,7 +5,7 @@
 # Seen: the mark has no effect and nobody says so: xdist writes the group behind item._nodeid, which this pytest
 # does not read any more for item.nodeid. With pytest 9.1 the same tests keep to one worker. What was put into
 # one group since it shares a port, a file or the machine's memory now runs side by side.
-# megatron_r1 runs its tests in one process (Makefile).
+# megatron_r1 runs its tests in two processes that share no folder of tests (scripts/test.sh).
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
