@@ -10,7 +10,7 @@ from megatron_r1 import VERBOSE
 
 START = """
 import logging, warnings
-from megatron_r1.backend import optimizer  # imports Megatron
+from megatron_r1.backend.train import optimizer  # imports Megatron
 logging.getLogger("megatron.core.models.gpt.gpt_model").warning("GPTModel IS DEPRECATED")
 logging.getLogger("megatron.core.optimizer").warning("a line that nobody foresaw")
 warnings.warn("a case that nobody foresaw")

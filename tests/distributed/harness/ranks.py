@@ -30,8 +30,9 @@ LOG_LINES = 40
 EXIT_CODES = "exit_codes"
 STACKS_BEFORE_S = 15.0  # into the log, so long before a scenario is overdue
 GIVE_UP_AFTER = 3  # starts in a row that gave no result
-# the ranks never met: a port was taken between the choice and the start. Not a result: started again
-NOT_CONNECTED = "connectFullMesh failed"
+# the ranks never met: a port was taken between the choice and the start, and gloo fails, or waits beyond its own
+# timeout (the stacks of an overdue scenario say so). Not a result: started again
+NOT_CONNECTED = ("connectFullMesh failed", " in _new_process_group_helper")
 
 asked_by: pytest.Item | None = None  # the test that is running (tests/conftest.py)
 
@@ -73,7 +74,7 @@ def run_scenarios(num_ranks: int, scenarios: Sequence[Scenario], folder: Path, *
     while remaining:
         _run_until_failure(num_ranks, remaining, folder, shared)
         left = [s for s in remaining if not (folder / f"{s.name}.json").exists()]
-        if left and reconnects and NOT_CONNECTED in _logs(folder, num_ranks):
+        if left and reconnects and any(words in _logs(folder, num_ranks) for words in NOT_CONNECTED):
             remaining, reconnects = left, reconnects - 1
             continue
         failures = failures + 1 if len(left) == len(remaining) else 1

@@ -69,6 +69,6 @@ def test_all_outputs_have_the_frequencies_of_the_model(one: Results):
 
 def test_a_model_or_engine_that_checks_no_drafts_is_refused(one: Results):
     no_layer, engine, beyond = one["speculated_refused"]
-    assert "no MTP layer to draft with; set mtp_layers: 1" in no_layer
+    assert "no MTP layer to draft with; leave it out" in no_layer
     assert "rollout.engine=modules, which checks no drafts; use megatron" in engine
     assert "what model.megatron sets" in beyond
