@@ -30,8 +30,8 @@ LOG_LINES = 40
 EXIT_CODES = "exit_codes"
 STACKS_BEFORE_S = 15.0  # into the log, so long before a scenario is overdue
 GIVE_UP_AFTER = 3  # starts in a row that gave no result
-# the ranks never met: a port was taken between the choice and the start, and gloo fails, or waits beyond its own
-# timeout (the stacks of an overdue scenario say so). Not a result: started again
+# the ranks never met: a port was taken between the choice and the start, and gloo fails, or waits beyond its
+# own timeout (the stacks of an overdue scenario say so). Not a result: started again
 NOT_CONNECTED = ("connectFullMesh failed", " in _new_process_group_helper")
 
 asked_by: pytest.Item | None = None  # the test that is running (tests/conftest.py)
